@@ -1,0 +1,278 @@
+"""What the pipeline found in one CT series, and how it is kept on disk.
+
+numpy and nibabel only, so that whoever shows or delivers a result never loads a network.
+
+A result folder holds
+
+- ``analysis.json``: every field of `Analysis` but the two arrays, lengths in mm, volumes in ml,
+  positions as canonical (z, y, x) indices (`pipelines.volume`);
+- ``lungs.nii.gz`` and ``lesions.nii.gz``: the masks in the input's own axis order and geometry, so
+  that they overlay the input in any other program. NIfTI coordinates are RAS, ours LPS: x and y
+  change sign.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.errors import Refusal, ResultError, Rule
+from pipelines.volume import Affine, CTVolume, Orientation
+
+SCHEMA: Final = 1
+RIGHT_LUNG: Final = 1
+LEFT_LUNG: Final = 2
+
+_LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+Index = tuple[int, int, int]
+Box = tuple[Index, Index]
+
+
+class Side(StrEnum):
+    """The patient's own side."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    BOTH = "both"
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One connected lesion region.
+
+    Attributes:
+        id: 1 for the largest volume, then descending; the value in `Analysis.lesion_labels`.
+        volume_ml: Sum of its voxels.
+        diameter_mm: Longest diameter in any one axial slice.
+        mean_hu: Mean over its voxels, HU.
+        side: The lung or lungs it lies in.
+        first_slice: Most caudal canonical z.
+        last_slice: Most cranial canonical z, inclusive.
+        key_slice: Canonical z of the slice to look at first.
+        centroid: Canonical (z, y, x) index, fractional.
+        bbox: Half-open ((z0, y0, x0), (z1, y1, x1)).
+        lung_share: Its volume over that of both lungs, 0 to 1.
+        probability: That the region is COVID-like, 0 to 1; None until classified.
+    """
+
+    id: int
+    volume_ml: float
+    diameter_mm: float
+    mean_hu: float
+    side: Side
+    first_slice: int
+    last_slice: int
+    key_slice: int
+    centroid: tuple[float, float, float]
+    bbox: Box
+    lung_share: float
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class LungMeasures:
+    """Volumes of the two lungs, lesions included."""
+
+    left_ml: float
+    right_ml: float
+
+    @property
+    def total_ml(self) -> float:
+        return self.left_ml + self.right_ml
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which network said so; the digest is the sha256 of its ``weights.safetensors``."""
+
+    purpose: str
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Everything that is known about one analysed series.
+
+    Attributes:
+        series_uid: Series Instance UID, or a NIfTI volume's file name.
+        shape: Voxels of the canonical volume (z, y, x).
+        spacing: mm along (z, y, x).
+        affine: 4x4, canonical index (x, y, z, 1) → LPS mm.
+        lungs: Volumes of the lungs.
+        lesions: By descending volume.
+        probability: That the case is COVID-like, 0 to 1.
+        positive: Whether `probability` reaches `threshold`.
+        threshold: Operating point of the case score.
+        models: Every network that took part.
+        engine: Name and precision of the engine.
+        timings_s: Seconds for each step.
+        warnings: Sentences a radiologist should read with the result.
+        refused_series: The other series of the study, and why.
+        lung_mask: uint8 (z, y, x): 1 right lung, 2 left lung, 0 elsewhere.
+        lesion_labels: uint16 (z, y, x): `Lesion.id`, 0 elsewhere.
+    """
+
+    ANALYSIS_FILE: ClassVar[str] = "analysis.json"
+    LUNGS_FILE: ClassVar[str] = "lungs.nii.gz"
+    LESIONS_FILE: ClassVar[str] = "lesions.nii.gz"
+
+    series_uid: str
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    affine: Affine
+    lungs: LungMeasures
+    lesions: tuple[Lesion, ...]
+    probability: float
+    positive: bool
+    threshold: float
+    models: tuple[ModelRef, ...]
+    engine: str
+    timings_s: dict[str, float]
+    warnings: tuple[str, ...]
+    refused_series: tuple[Refusal, ...]
+    lung_mask: npt.NDArray[np.uint8]
+    lesion_labels: npt.NDArray[np.uint16]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``analysis.json`` holds: every field but the arrays, as JSON types."""
+        arrays = {"affine", "lung_mask", "lesion_labels"}
+        plain = {
+            f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in arrays
+        }
+        return {"schema": SCHEMA, **plain, "affine": self.affine.tolist()}
+
+    def save(self, folder: Path, volume: CTVolume) -> None:
+        """Write the result folder; it appears whole or not at all."""
+        with whole_folder(folder) as staging:
+            self.write(staging, volume)
+
+    def write(self, folder: Path, volume: CTVolume) -> None:
+        """Write the three files into a folder, one made by `whole_folder` if others join them."""
+        text = json.dumps(self.summary(), indent=1, allow_nan=False, ensure_ascii=False)
+        (folder / self.ANALYSIS_FILE).write_text(text + "\n", encoding="utf-8")
+        _save_mask(folder / self.LUNGS_FILE, self.lung_mask, volume.orientation)
+        _save_mask(folder / self.LESIONS_FILE, self.lesion_labels, volume.orientation)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Return the analysis saved in a folder.
+
+        Raises:
+            ResultError: The folder lacks a file or was written by another schema.
+        """
+        try:
+            summary = json.loads((folder / cls.ANALYSIS_FILE).read_text(encoding="utf-8"))
+            if summary.pop("schema") != SCHEMA:
+                raise ResultError(f"{folder / cls.ANALYSIS_FILE} has another schema than {SCHEMA}.")
+            return cls(
+                **_typed(summary),
+                lung_mask=_load_mask(folder / cls.LUNGS_FILE).astype(np.uint8),
+                lesion_labels=_load_mask(folder / cls.LESIONS_FILE).astype(np.uint16),
+            )
+        except (
+            OSError,
+            KeyError,
+            TypeError,
+            ValueError,
+            nib.filebasedimages.ImageFileError,
+        ) as error:
+            raise ResultError(f"{folder} holds no readable analysis: {error}") from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a staging folder that becomes `folder`, synced, if the block ends without an error.
+
+    Raises:
+        ResultError: `folder` exists already and is not empty; a result is never overwritten.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ResultError(f"{folder} exists already and is not empty.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield staging
+        for path in sorted(staging.rglob("*"), reverse=True):
+            _sync(path)
+        staging.chmod(0o755)
+        _sync(staging)
+        staging.rename(folder)
+        _sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _save_mask(path: Path, mask: npt.NDArray[np.integer[Any]], orientation: Orientation) -> None:
+    image = nib.Nifti1Image(  # type: ignore[no-untyped-call]
+        orientation.to_input(mask), _LPS_TO_RAS @ orientation.input_affine
+    )
+    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    nib.save(image, path)
+
+
+def _load_mask(path: Path) -> npt.NDArray[np.integer[Any]]:
+    image = nib.Nifti1Image.from_filename(path)
+    orientation = Orientation.from_affine(_LPS_TO_RAS @ np.asarray(image.affine, np.float64))
+    return orientation.to_canonical(np.asarray(image.dataobj))
+
+
+def _plain(value: Any) -> Any:
+    """Return a field as JSON types: dataclasses become objects, tuples lists."""
+    if isinstance(value, LungMeasures):
+        return asdict(value)
+    if isinstance(value, tuple):
+        return [asdict(item) if hasattr(item, "__dataclass_fields__") else item for item in value]
+    return value
+
+
+def _typed(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments from ``analysis.json``, arrays apart."""
+    return {
+        **summary,
+        "shape": tuple(summary["shape"]),
+        "spacing": tuple(summary["spacing"]),
+        "affine": np.array(summary["affine"], np.float64),
+        "lungs": LungMeasures(**summary["lungs"]),
+        "lesions": tuple(_lesion(row) for row in summary["lesions"]),
+        "models": tuple(ModelRef(**row) for row in summary["models"]),
+        "warnings": tuple(summary["warnings"]),
+        "refused_series": tuple(
+            Refusal(**{**row, "rule": Rule(row["rule"])}) for row in summary["refused_series"]
+        ),
+    }
+
+
+def _lesion(row: dict[str, Any]) -> Lesion:
+    low, high = row["bbox"]
+    return Lesion(
+        **{
+            **row,
+            "side": Side(row["side"]),
+            "centroid": tuple(row["centroid"]),
+            "bbox": (tuple(low), tuple(high)),
+        }
+    )
