@@ -1,0 +1,378 @@
+"""The settings: one TOML file, read once by each process, handed on as a frozen object.
+
+Every key with its default and meaning is a field below; `reference()` prints them all as TOML. An
+unknown key is refused with the nearest known one, so that a misspelling never silently means the
+default.
+"""
+
+import difflib
+import math
+import os
+import secrets
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from appliance.errors import ConfigError
+
+SETTINGS_VARIABLE: Final = "APPLIANCE_SETTINGS"
+"""The environment variable by which a parent tells its children which file to read."""
+
+Built = TypeVar("Built")
+
+GIB: Final = 2**30
+MIB: Final = 2**20
+
+
+def _key(
+    default: Any, doc: str, *, at_least: float | None = None, one_of: tuple[str, ...] = ()
+) -> Any:
+    """A setting with its meaning, its unit and what it may be."""
+    return field(default=default, metadata={"doc": doc, "at_least": at_least, "one_of": one_of})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiveSettings:
+    """When a study counts as complete."""
+
+    quiet_s: float = _key(
+        10.0, "seconds without a new instance after which a study is analysed", at_least=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifecycleSettings:
+    """How long work may take, and how often it is tried."""
+
+    lease_s: float = _key(
+        30.0,
+        "seconds after which a worker that stopped renewing its claim counts as dead",
+        at_least=1,
+    )
+    max_attempts: int = _key(3, "tries before a study is quarantined as FAILED", at_least=1)
+    sweep_s: float = _key(10.0, "seconds between two looks for stuck studies", at_least=0.1)
+    ring_again_s: float = _key(
+        30.0, "seconds a study waits unclaimed before its message is sent again", at_least=1
+    )
+    task_time_limit_s: int = _key(
+        3600,
+        "seconds after which a task is killed; the broker redelivers later than this",
+        at_least=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerSettings:
+    """One machine that may send; "*" stands for any."""
+
+    ae_title: str = _key("*", 'the calling AE title (PS3.8), "*" for any')
+    address: str = _key("*", 'an IP address or network such as 10.1.0.0/16, "*" for any')
+
+
+THIS_MACHINE: Final = (PeerSettings(address="127.0.0.1"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomSettings:
+    """The DICOM listener."""
+
+    ae_title: str = _key("CHESTCT", "the AE title that senders must call")
+    host: str = _key("127.0.0.1", "the address to listen on; 0.0.0.0 for every interface")
+    port: int = _key(11112, "the TCP port to listen on", at_least=1)
+    peers: tuple[PeerSettings, ...] = _key(THIS_MACHINE, "who may send; by default this machine")
+    max_associations: int = _key(64, "associations open at once; more are refused", at_least=1)
+    min_free_bytes: int = _key(
+        2 * GIB, "free disk space below which senders are told to try later (0xA700)", at_least=0
+    )
+    max_pdu_bytes: int = _key(
+        128 * 1024, "the longest P-DATA-TF PDU that a sender may use (PS3.8)", at_least=4096
+    )
+    max_instance_bytes: int = _key(2 * GIB, "the largest instance that is accepted", at_least=MIB)
+    network_timeout_s: float = _key(
+        60.0, "seconds of silence after which an association is aborted", at_least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebSettings:
+    """The web server."""
+
+    host: str = _key("127.0.0.1", "the address to listen on; 0.0.0.0 for every interface")
+    port: int = _key(8080, "the TCP port to listen on", at_least=1)
+    session_hours: float = _key(12.0, "hours after which a user signs in again", at_least=0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSettings:
+    """The networks and what they run on."""
+
+    engine: str = _key(
+        "auto",
+        "what runs the networks; auto takes the fastest that is there",
+        one_of=("auto", "torch", "openvino"),
+    )
+    threads: int = _key(0, "processor threads for one analysis; 0 for all", at_least=0)
+    weights_dir: Path | None = _key(
+        None, "the folder with one folder per network; absent: the one shipped"
+    )
+
+
+def _default_data_dir() -> Path:
+    shared = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(shared).expanduser() / "chest-ct-appliance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that can be set, valid once built."""
+
+    data_dir: Path
+    database_url: str
+    broker_url: str | None = None
+    receive: ReceiveSettings = field(default_factory=ReceiveSettings)
+    lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
+    dicom: DicomSettings = field(default_factory=DicomSettings)
+    web: WebSettings = field(default_factory=WebSettings)
+    analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Self:
+        """The settings of `path`, else of the file named by $APPLIANCE_SETTINGS, else the defaults.
+
+        Raises:
+            ConfigError: the file is missing or a key is unknown or out of range.
+        """
+        chosen = path or (Path(named) if (named := os.environ.get(SETTINGS_VARIABLE)) else None)
+        if chosen is None:
+            return cls.parse({})
+        try:
+            document = tomllib.loads(chosen.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the settings file {chosen}: {error.strerror}"
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{chosen} is not valid TOML: {error}") from error
+        return cls.parse(document, folder=chosen.parent)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], *, folder: Path = Path()) -> Self:
+        """The settings of a parsed TOML document; relative paths start at `folder`."""
+        _refuse_unknown(document, known=[*SECTIONS, "data_dir"], where="")
+        tables = {name: _table(document, name) for name in SECTIONS}
+        for name, key in (("database", "url"), ("broker", "url")):
+            _refuse_unknown(tables[name], known=[key], where=name)
+        data_dir = _data_dir(document, folder=folder)
+        return cls(
+            data_dir=data_dir,
+            database_url=_text(tables["database"], "url", where="database")
+            or f"sqlite:///{data_dir / 'appliance.db'}",
+            broker_url=_text(tables["broker"], "url", where="broker"),
+            receive=_build(ReceiveSettings, tables["receive"], where="receive", folder=folder),
+            lifecycle=_build(
+                LifecycleSettings, tables["lifecycle"], where="lifecycle", folder=folder
+            ),
+            dicom=_build(DicomSettings, tables["dicom"], where="dicom", folder=folder),
+            web=_build(WebSettings, tables["web"], where="web", folder=folder),
+            analysis=_build(AnalysisSettings, tables["analysis"], where="analysis", folder=folder),
+        )
+
+    @property
+    def store_dir(self) -> Path:
+        """Where received bytes lie, by content."""
+        return self.data_dir / "store"
+
+    @property
+    def analyses_dir(self) -> Path:
+        """Where results lie, one folder per analysis; `Analysis.folder` is relative to `data_dir`."""
+        return self.data_dir / "analyses"
+
+    @property
+    def run_dir(self) -> Path:
+        """What lives no longer than the running appliance: lock, sockets, schedules."""
+        return self.data_dir / "run"
+
+    def prepare(self) -> None:
+        """Make the data folders, readable by nobody else: they hold patients' images."""
+        try:
+            for folder in (self.data_dir, self.store_dir, self.analyses_dir, self.run_dir):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot make the data folder {self.data_dir}: {error.strerror};"
+                " set data_dir to a folder that this user may write"
+            ) from error
+
+
+SECTIONS: Final[Mapping[str, type | None]] = {
+    "database": None,
+    "broker": None,
+    "receive": ReceiveSettings,
+    "lifecycle": LifecycleSettings,
+    "dicom": DicomSettings,
+    "web": WebSettings,
+    "analysis": AnalysisSettings,
+}
+"""The tables of the settings file; those without a class hold one key, `url`."""
+
+
+def secret_key(settings: Settings) -> bytes:
+    """The key that signs sessions: made at first use, readable by this user alone."""
+    path = settings.data_dir / "secret.key"
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        settings.prepare()
+    aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(32))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        # A link and no rename: the first process wins, and the others read what it wrote.
+        os.link(aside, path)
+    except FileExistsError:
+        pass
+    finally:
+        aside.unlink()
+    return path.read_bytes()
+
+
+def reference() -> str:
+    """Every key with its default and meaning, as a TOML file that changes nothing when used."""
+    lines = [
+        "# where everything is kept; relative paths start at this file's folder",
+        f"# data_dir = {_toml(str(_default_data_dir()))}",
+        "",
+        "[database]",
+        '# "postgresql+psycopg://user:password@host/name"; absent: SQLite in data_dir',
+        "# url =",
+        "",
+        "[broker]",
+        '# "redis://host:6379/0"; absent: an embedded broker behind a private socket',
+        "# url =",
+    ]
+    for name, cls in SECTIONS.items():
+        if cls is None:
+            continue
+        lines += ["", f"[{name}]"]
+        for key in fields(cls):
+            lines += [f"# {key.metadata['doc']}", f"# {key.name} = {_toml(key.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def to_toml(document: Mapping[str, Any]) -> str:
+    """A settings document of plain values and one level of tables as TOML."""
+    top = [f"{key} = {_toml(value)}" for key, value in document.items() if not _is_table(value)]
+    for name, table in document.items():
+        if _is_table(table):
+            top += ["", f"[{name}]"]
+            top += [f"{key} = {_toml(value)}" for key, value in table.items()]
+    return "\n".join(top) + "\n"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return str(value)
+        case str() | Path():
+            # A TOML basic string escapes as JSON does, so quoting is safe for any path.
+            escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+        case PeerSettings():
+            return f"{{ ae_title = {_toml(value.ae_title)}, address = {_toml(value.address)} }}"
+        case tuple():
+            return f"[{', '.join(_toml(item) for item in value)}]"
+        case _:
+            raise TypeError(f"no TOML for {type(value).__name__}")
+
+
+def _refuse_unknown(table: Mapping[str, Any], *, known: list[str], where: str) -> None:
+    for key in table:
+        if key in known:
+            continue
+        place = f"[{where}] {key}" if where else key
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+        raise ConfigError(f"unknown setting {place}: {hint}")
+
+
+def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = document.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name} must be a table, written [{name}]")
+    return table
+
+
+def _text(table: Mapping[str, Any], key: str, *, where: str) -> str | None:
+    value = table.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"[{where}] {key} must be text")
+    return value
+
+
+def _data_dir(document: Mapping[str, Any], *, folder: Path) -> Path:
+    value = document.get("data_dir")
+    if value is None:
+        return _default_data_dir()
+    if not isinstance(value, str) or not value:
+        raise ConfigError("data_dir must be the path of a folder")
+    return (folder / Path(value).expanduser()).absolute()
+
+
+def _build(cls: type[Built], table: Mapping[str, Any], *, where: str, folder: Path) -> Built:
+    """An instance of the settings class `cls` from one TOML table, every value checked."""
+    hints = get_type_hints(cls)
+    keys = {key.name: key for key in fields(cls)}  # type: ignore[arg-type]
+    _refuse_unknown(table, known=list(keys), where=where)
+    values = {}
+    for name, value in table.items():
+        place = f"[{where}] {name}"
+        values[name] = _convert(value, hints[name], place=place, folder=folder)
+        _check(values[name], keys[name].metadata, place=place)
+    missing = [k for k, v in keys.items() if k not in values and v.default is MISSING]
+    if missing:
+        raise ConfigError(f"[{where}] lacks {', '.join(missing)}")
+    return cls(**values)
+
+
+def _convert(value: Any, hint: Any, *, place: str, folder: Path) -> Any:
+    if get_origin(hint) in (types.UnionType, Union):
+        hint = next(option for option in get_args(hint) if option is not types.NoneType)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if hint is Path and isinstance(value, str) and value:
+        return (folder / Path(value).expanduser()).absolute()
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise ConfigError(f"{place} must be a list of tables")
+        where = place.removeprefix("[").replace("] ", ".")
+        return tuple(_build(item, entry, where=where, folder=folder) for entry in value)
+    if hint in (int, float, str) and type(value) is hint:
+        return value
+    named = {int: "a whole number", float: "a number", str: "text", Path: "a path"}[hint]
+    raise ConfigError(f"{place} must be {named}, not {value!r}")
+
+
+def _check(value: Any, metadata: Mapping[str, Any], *, place: str) -> None:
+    least = metadata.get("at_least")
+    if least is not None and not (value >= least and math.isfinite(value)):
+        raise ConfigError(f"{place} must be at least {least}, not {value}")
+    choices = metadata.get("one_of")
+    if choices and value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{place} must be one of {', '.join(choices)}, not {value!r}{hint}")

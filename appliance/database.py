@@ -1,0 +1,194 @@
+"""The connection to the database: SQLite for one small site, PostgreSQL otherwise.
+
+Times are UTC, everywhere. One `transaction()` per unit of work; what only asks uses `snapshot()`.
+
+SQLite runs in WAL mode so that readers never wait for the writer, with `synchronous = FULL` so that
+a commit survives a power cut, and each writing transaction starts with `BEGIN IMMEDIATE`: a
+transaction that begins by reading and then writes fails at once with "database is locked", whatever
+the busy timeout (https://www.sqlite.org/lang_transaction.html).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy
+from sqlalchemy import Connection, DateTime, Dialect, Engine, MetaData, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.types import TypeDecorator
+
+from appliance.config import Settings
+from appliance.errors import ConfigError, TransientError
+
+BUSY_TIMEOUT_MS: Final = 30_000
+READ_ONLY: Final = "appliance_read_only"
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A moment in UTC; refuses one without a time zone instead of guessing."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        # SQLite has no zones: what was stored is UTC.
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The parent of every table; constraints are named by rule so that migrations find them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UTCDateTime}  # noqa: RUF012 - SQLAlchemy reads it as is
+
+
+class Database:
+    """Transactions on one engine; safe to share between threads, not across a fork."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._reader = engine.execution_options(**{READ_ONLY: True})
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One unit of work: committed when the block ends, rolled back when it raises."""
+        with Session(self.engine, expire_on_commit=False) as db, db.begin():
+            yield db
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A consistent view that refuses to write and that no writer has to wait for."""
+        with Session(self._reader, expire_on_commit=False, autoflush=False) as db:
+            yield db
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def utc_now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def create_engine(settings: Settings) -> Engine:
+    """The engine for `settings.database_url`; opens no connection yet."""
+    try:
+        url = make_url(settings.database_url)
+    except ArgumentError as error:
+        raise ConfigError(
+            "[database] url is no database address; write sqlite:////path/to/file.db"
+            " or postgresql+psycopg://user:password@host/name"
+        ) from error
+    match url.get_backend_name():
+        case "sqlite":
+            return _sqlite_engine(url)
+        case "postgresql":
+            return _postgresql_engine(url)
+        case other:
+            raise ConfigError(f"[database] url names {other}; use sqlite or postgresql+psycopg")
+
+
+def open_database(settings: Settings) -> Database:
+    """The database of these settings, its folder made if it is the SQLite file in `data_dir`."""
+    settings.prepare()
+    return Database(create_engine(settings))
+
+
+def upgrade(settings: Settings) -> None:
+    """Bring the database to this release's tables; does nothing when it already has them.
+
+    Raises:
+        TransientError: the database does not answer.
+    """
+    from alembic import command  # noqa: PLC0415 - a quarter second that only this function needs
+
+    settings.prepare()
+    engine = create_engine(settings)
+    try:
+        with engine.connect() as connection:
+            command.upgrade(migration_config(connection), "head")
+            connection.commit()
+    except OperationalError as error:
+        raise TransientError(f"the database does not answer: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
+def migration_config(connection: Connection) -> Any:
+    """Alembic's configuration for the migrations shipped beside this module."""
+    from alembic.config import Config  # noqa: PLC0415 - see upgrade()
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
+    if url.database in (None, "", ":memory:"):
+        raise ConfigError("[database] url: several processes share the database, so name a file")
+    engine = sqlalchemy.create_engine(
+        url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=8, max_overflow=64
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        # Leaves BEGIN to us; sqlite3 would begin late and deferred.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in (
+            f"busy_timeout = {BUSY_TIMEOUT_MS}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        read_only = bool(connection.get_execution_options().get(READ_ONLY))
+        connection.exec_driver_sql(f"PRAGMA query_only = {int(read_only)}")
+        connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql_engine(url: sqlalchemy.URL) -> Engine:
+    engine = sqlalchemy.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_size=8,
+        max_overflow=64,
+        connect_args={"connect_timeout": 10, "options": "-c timezone=UTC"},
+    )
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get(READ_ONLY):
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+    return engine

@@ -1,0 +1,123 @@
+"""Bytes on disk by their content: written aside, synced, renamed; a received UID is never a path.
+
+    root/incoming/<random>          being written, worthless
+    root/objects/ab/cd/abcd….dcm    whole, for ever; the name is the SHA-256 of the bytes
+
+The store knows no database: a row that names a digest is written after `commit()` returned.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+DIGEST_PATTERN: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """Bytes that are on disk for good."""
+
+    digest: str
+    size_bytes: int
+    path: Path
+
+
+class Incoming:
+    """A file being written; whatever ends the block before `commit()`, nothing of it stays."""
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+        self._path = store.incoming_dir / f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._file = self._path.open("xb")
+        self._hash = hashlib.sha256()
+        self._size_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`; raises OSError when the disk is full."""
+        self._file.write(data)
+        self._hash.update(data)
+        self._size_bytes += len(data)
+
+    def commit(self) -> StoredObject:
+        """Make the bytes permanent and return where they are; the same bytes are kept once."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        digest = self._hash.hexdigest()
+        target = self._store.path_of(digest)
+        if not target.exists():
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.replace(target)
+        # Every level, also when it was there: whoever made it may not have come to this line yet.
+        for folder in (target.parent, target.parent.parent, self._store.objects_dir):
+            _sync_folder(folder)
+        return StoredObject(digest=digest, size_bytes=self._size_bytes, path=target)
+
+
+class Store:
+    """A content-addressed store below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.incoming_dir = root / "incoming"
+        self.objects_dir = root / "objects"
+        for folder in (self.incoming_dir, self.objects_dir):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def incoming(self) -> Incoming:
+        """A new file to write to, used as a context manager."""
+        return Incoming(self)
+
+    def path_of(self, digest: str) -> Path:
+        """Where the bytes with this SHA-256 lie, or would."""
+        if not DIGEST_PATTERN.fullmatch(digest):
+            raise ValueError("a digest is 64 hexadecimal digits")
+        return self.objects_dir / digest[:2] / digest[2:4] / f"{digest}.dcm"
+
+    def free_bytes(self) -> int:
+        """Free space on the store's disk for this user."""
+        return shutil.disk_usage(self.root).free
+
+    def sweep_incoming(self, *, older_than_s: float = 3600.0) -> int:
+        """Remove what dead writers left; returns how many files.
+
+        A live writer touches its file with every fragment, so an old one has no writer.
+        """
+        before = time.time() - older_than_s
+        removed = 0
+        for path in self.incoming_dir.iterdir():
+            try:
+                if path.stat().st_mtime <= before:
+                    path.unlink()
+                    removed += 1
+            except FileNotFoundError:
+                continue
+        return removed
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable once its folder is synced (POSIX leaves it open until then)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,492 @@
+"""Facts about studies and questions about them: what came, what is shown, what was found.
+
+Every function takes the caller's transaction (`db`), but for `start_step` and `record_step`, which
+a running analysis calls with the whole `database`: each is a unit of work of its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import case, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from appliance import lifecycle
+from appliance.database import Database, utc_now
+from appliance.errors import ApplianceError, LostRaceError
+from appliance.lifecycle import Claim, State
+from appliance.tables import (
+    Analysis,
+    Instance,
+    InstanceConflict,
+    Patient,
+    Series,
+    StepResult,
+    Study,
+    StudyEvent,
+)
+
+UID_LIMIT: Final = 256
+"""Characters of a UID that is taken. The standard allows 64 (PS3.5, 9.1); real senders pass it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientAttributes:
+    """The person as the instance names them (PS3.3, C.7.1.1), each "" when absent."""
+
+    patient_id: str = ""
+    issuer: str = ""
+    name: str = ""
+    birth_date: str = ""
+    sex: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyAttributes:
+    """The study as the instance describes it (PS3.3, C.7.2.1), each "" when absent."""
+
+    accession_number: str = ""
+    description: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    referring_physician: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesAttributes:
+    """The series as the instance describes it (PS3.3, C.7.3.1), each "" when absent."""
+
+    modality: str = ""
+    description: str = ""
+    series_number: str = ""
+    body_part: str = ""
+    manufacturer: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivedInstance:
+    """An instance whose bytes are durable in the store under `digest`."""
+
+    study_uid: str
+    series_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    digest: str
+    size_bytes: int
+    source_ae: str
+    patient: PatientAttributes = field(default_factory=PatientAttributes)
+    study: StudyAttributes = field(default_factory=StudyAttributes)
+    series: SeriesAttributes = field(default_factory=SeriesAttributes)
+
+
+class Recorded(StrEnum):
+    """What an instance was to the appliance; Success is the answer to all three."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True)
+class InstanceFile:
+    """An instance and where its bytes are: `Store.path_of(digest)`."""
+
+    digest: str
+    series_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class SeriesOutcome:
+    """What the analysis did with a series; `reason` is shown to people when it was refused."""
+
+    series_uid: str
+    outcome: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One finished step of an analysis, for the page that shows it as it comes."""
+
+    step: str
+    position: int
+    seconds: float
+    summary: Mapping[str, Any]
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is; `step` is under way, `steps` are done."""
+
+    state: State
+    state_reason: str | None
+    step: str | None
+    step_done: int
+    step_total: int
+    steps: tuple[StepDone, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorklistRow:
+    """One line of the worklist. `stale`: the result was made before the last instances came."""
+
+    study_id: int
+    study_uid: str
+    patient_id: str
+    patient_name: str
+    birth_date: str
+    sex: str
+    accession_number: str
+    description: str
+    study_date: str
+    study_time: str
+    source_ae: str
+    state: State
+    state_reason: str | None
+    state_since: datetime
+    first_received_at: datetime
+    last_received_at: datetime
+    attempts: int
+    step: str | None
+    step_done: int
+    step_total: int
+    instance_count: int
+    conflict_count: int
+    analysis_id: int | None
+    probability: float | None
+    positive: bool | None
+    lesion_count: int | None
+    lesion_volume_ml: float | None
+    stale: bool
+
+
+def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
+    """Note an instance that is in the store; several may share one transaction.
+
+    A new one counts up the study's revision and, when the study was closed, opens it again. The
+    same bytes again change nothing but, in a study being received, when it was last heard of.
+    """
+    now = utc_now()
+    instance = _clean(received)
+    study_id = _study(db, instance, now)
+    recorded = _keep(db, instance, study_id, now)
+    if recorded is Recorded.NEW:
+        lifecycle.reopen(db, study_id)
+        values: dict[str, Any] = {"revision": Study.revision + 1, "last_received_at": now}
+        db.execute(update(Study).where(Study.id == study_id).values(values))
+    else:
+        receiving = (Study.id == study_id, Study.state == State.RECEIVING)
+        db.execute(update(Study).where(*receiving).values(last_received_at=now))
+    return recorded
+
+
+def worklist(db: Session, *, limit: int = 100, offset: int = 0) -> list[WorklistRow]:
+    """The studies, suspicious ones first by probability, the others by arrival, newest first."""
+    conflicts = (
+        select(func.count())
+        .where(InstanceConflict.study_id == Study.id)
+        .correlate(Study)
+        .scalar_subquery()
+    )
+    suspicion = case((Analysis.positive.is_(True), Analysis.probability), else_=-1.0)
+    rows = db.execute(
+        select(Study, Analysis, conflicts)
+        .outerjoin(Analysis, (Analysis.study_id == Study.id) & Analysis.current)
+        .order_by(suspicion.desc(), Study.first_received_at.desc(), Study.id.desc())
+        .limit(limit)
+        .offset(offset)
+    )
+    return [_worklist_row(*row) for row in rows]
+
+
+def worklist_row(db: Session, study_uid: str) -> WorklistRow | None:
+    """The worklist's line for one study."""
+    row = db.execute(
+        select(Study, Analysis)
+        .outerjoin(Analysis, (Analysis.study_id == Study.id) & Analysis.current)
+        .where(Study.study_uid == study_uid)
+    ).one_or_none()
+    if row is None:
+        return None
+    conflicts = len(conflicts_of(db, row[0].id))
+    return _worklist_row(row[0], row[1], conflicts)
+
+
+def count(db: Session) -> int:
+    """How many studies there are."""
+    return db.scalar(select(func.count()).select_from(Study)) or 0
+
+
+def find(db: Session, study_uid: str) -> Study | None:
+    """The study with this UID."""
+    return db.scalar(select(Study).where(Study.study_uid == study_uid))
+
+
+def progress(db: Session, study_id: int) -> Progress | None:
+    """How far a study is."""
+    study = db.get(Study, study_id)
+    if study is None:
+        return None
+    done = select(StepResult).where(StepResult.study_id == study_id).order_by(StepResult.position)
+    return Progress(
+        state=State(study.state),
+        state_reason=study.state_reason,
+        step=study.step,
+        step_done=study.step_done,
+        step_total=study.step_total,
+        steps=tuple(
+            StepDone(row.step, row.position, row.seconds, row.summary, row.at)
+            for row in db.scalars(done)
+        ),
+    )
+
+
+def current_analysis(db: Session, study_id: int) -> Analysis | None:
+    """The analysis to show."""
+    return db.scalar(select(Analysis).where(Analysis.study_id == study_id, Analysis.current))
+
+
+def analyses_of(db: Session, study_id: int) -> Sequence[Analysis]:
+    """Every analysis of a study, oldest first, superseded ones too."""
+    return db.scalars(
+        select(Analysis).where(Analysis.study_id == study_id).order_by(Analysis.id)
+    ).all()
+
+
+def series_of(db: Session, study_id: int) -> Sequence[Series]:
+    """The series of a study in the order they came."""
+    return db.scalars(select(Series).where(Series.study_id == study_id).order_by(Series.id)).all()
+
+
+def conflicts_of(db: Session, study_id: int) -> Sequence[InstanceConflict]:
+    """What came under a UID that was already there with other bytes."""
+    return db.scalars(
+        select(InstanceConflict)
+        .where(InstanceConflict.study_id == study_id)
+        .order_by(InstanceConflict.id)
+    ).all()
+
+
+def events_of(db: Session, study_id: int) -> Sequence[StudyEvent]:
+    """Every move of a study, oldest first."""
+    return db.scalars(
+        select(StudyEvent).where(StudyEvent.study_id == study_id).order_by(StudyEvent.id)
+    ).all()
+
+
+def instances_of(db: Session, study_id: int) -> list[InstanceFile]:
+    """Every instance of a study, ordered by UID: whatever order they came in, the order is one."""
+    rows = db.execute(
+        select(
+            Instance.digest,
+            Series.series_uid,
+            Instance.sop_instance_uid,
+            Instance.sop_class_uid,
+            Instance.transfer_syntax_uid,
+            Instance.size_bytes,
+        )
+        .join(Series, Instance.series_id == Series.id)
+        .where(Series.study_id == study_id)
+        .order_by(Series.series_uid, Instance.sop_instance_uid)
+    )
+    return [InstanceFile(*row) for row in rows]
+
+
+def record_series_outcomes(db: Session, study_id: int, outcomes: Iterable[SeriesOutcome]) -> None:
+    """Note what the analysis did with each series."""
+    for outcome in outcomes:
+        db.execute(
+            update(Series)
+            .where(Series.study_id == study_id, Series.series_uid == outcome.series_uid)
+            .values(outcome=outcome.outcome, outcome_reason=outcome.reason)
+        )
+
+
+def start_step(database: Database, claim: Claim, *, step: str, done: int, total: int) -> None:
+    """Say which step is under way, `done` of `total` behind it. Raises LostRaceError."""
+    with database.transaction() as db:
+        _set_step(db, claim, {"step": step, "step_done": done, "step_total": total})
+
+
+def record_step(
+    database: Database,
+    claim: Claim,
+    *,
+    step: str,
+    position: int,
+    total: int,
+    seconds: float,
+    summary: Mapping[str, Any] | None = None,
+) -> None:
+    """Publish what step number `position` (from 0) of `total` found. Raises LostRaceError."""
+    with database.transaction() as db:
+        _set_step(db, claim, {"step": step, "step_done": position + 1, "step_total": total})
+        db.add(
+            StepResult(
+                study_id=claim.study_id,
+                attempt=claim.attempt,
+                step=step,
+                position=position,
+                seconds=seconds,
+                summary=dict(summary or {}),
+                at=utc_now(),
+            )
+        )
+
+
+def _set_step(db: Session, claim: Claim, values: dict[str, Any]) -> None:
+    statement = update(Study).where(*lifecycle.held(claim)).values(values).returning(Study.id)
+    if db.scalar(statement) is None:
+        raise LostRaceError(claim.study_id, State.ANALYSING)
+
+
+def _clean(received: ReceivedInstance) -> ReceivedInstance:
+    """The same instance with text that both databases can hold, or a refusal."""
+    uids = {name: _text(getattr(received, name)).strip() for name in _UIDS}
+    for name, uid in uids.items():
+        if not 0 < len(uid) <= UID_LIMIT:
+            raise ApplianceError(f"the instance's {name} is {'empty' if not uid else 'too long'}")
+    return ReceivedInstance(
+        **uids,
+        digest=received.digest,
+        size_bytes=received.size_bytes,
+        source_ae=_text(received.source_ae).strip(),
+        patient=PatientAttributes(**_texts(received.patient)),
+        study=StudyAttributes(**_texts(received.study)),
+        series=SeriesAttributes(**_texts(received.series)),
+    )
+
+
+_UIDS: Final = (
+    "study_uid",
+    "series_uid",
+    "sop_instance_uid",
+    "sop_class_uid",
+    "transfer_syntax_uid",
+)
+
+
+def _texts(attributes: PatientAttributes | StudyAttributes | SeriesAttributes) -> dict[str, str]:
+    return {name: _text(value) for name, value in vars(attributes).items()}
+
+
+def _text(value: str) -> str:
+    """`value` without what PostgreSQL or UTF-8 refuses: NUL padding and lone surrogates."""
+    return str(value).replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _study(db: Session, instance: ReceivedInstance, now: datetime) -> int:
+    """The id of the instance's study, its row locked until the transaction ends."""
+    by_uid = select(Study.id).where(Study.study_uid == instance.study_uid)
+    locked = by_uid.with_for_update(of=Study, key_share=True)
+    if (study_id := db.scalar(locked)) is not None:
+        return study_id
+    patient = vars(instance.patient)
+    _insert_once(db, Patient, patient)
+    patient_key = db.scalars(select(Patient.id).filter_by(**patient)).one()
+    created = lifecycle.begin(
+        db,
+        {
+            "study_uid": instance.study_uid,
+            "patient_key": patient_key,
+            "source_ae": instance.source_ae,
+            "first_received_at": now,
+            "last_received_at": now,
+            **vars(instance.study),
+        },
+    )
+    return created if created is not None else db.scalars(locked).one()
+
+
+def _keep(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) -> Recorded:
+    """Add the instance under its series; says what it was."""
+    series = {"study_id": study_id, "series_uid": instance.series_uid}
+    if (series_id := db.scalar(select(Series.id).filter_by(**series))) is None:
+        new = Series(**series, **vars(instance.series))
+        db.add(new)
+        db.flush()
+        series_id = new.id
+    kept = db.scalar(
+        select(Instance.digest).where(
+            Instance.series_id == series_id,
+            Instance.sop_instance_uid == instance.sop_instance_uid,
+        )
+    )
+    if kept == instance.digest:
+        return Recorded.DUPLICATE
+    if kept is not None:
+        conflict = {
+            "study_id": study_id,
+            "sop_instance_uid": instance.sop_instance_uid,
+            "kept_digest": kept,
+            "other_digest": instance.digest,
+            "source_ae": instance.source_ae,
+            "received_at": now,
+        }
+        _insert_once(db, InstanceConflict, conflict)
+        return Recorded.CONFLICT
+    db.add(
+        Instance(
+            series_id=series_id,
+            sop_instance_uid=instance.sop_instance_uid,
+            sop_class_uid=instance.sop_class_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            digest=instance.digest,
+            size_bytes=instance.size_bytes,
+            source_ae=instance.source_ae,
+            received_at=now,
+        )
+    )
+    count_up = update(Series).where(Series.id == series_id)
+    db.execute(count_up.values(instance_count=Series.instance_count + 1))
+    return Recorded.NEW
+
+
+def _insert_once(db: Session, table: type[DeclarativeBase], values: Mapping[str, Any]) -> None:
+    """Insert unless another transaction did; waits for that one to end (both databases do)."""
+    dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
+    db.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
+
+
+def _worklist_row(study: Study, analysis: Analysis | None, conflicts: int) -> WorklistRow:
+    patient = study.patient
+    return WorklistRow(
+        study_id=study.id,
+        study_uid=study.study_uid,
+        patient_id=patient.patient_id,
+        patient_name=patient.name,
+        birth_date=patient.birth_date,
+        sex=patient.sex,
+        accession_number=study.accession_number,
+        description=study.description,
+        study_date=study.study_date,
+        study_time=study.study_time,
+        source_ae=study.source_ae,
+        state=State(study.state),
+        state_reason=study.state_reason,
+        state_since=study.state_since,
+        first_received_at=study.first_received_at,
+        last_received_at=study.last_received_at,
+        attempts=study.attempts,
+        step=study.step,
+        step_done=study.step_done,
+        step_total=study.step_total,
+        instance_count=study.revision,
+        conflict_count=conflicts,
+        analysis_id=analysis.id if analysis else None,
+        probability=analysis.probability if analysis else None,
+        positive=analysis.positive if analysis else None,
+        lesion_count=analysis.lesion_count if analysis else None,
+        lesion_volume_ml=analysis.lesion_volume_ml if analysis else None,
+        stale=analysis is not None and analysis.revision != study.revision,
+    )

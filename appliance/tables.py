@@ -1,0 +1,238 @@
+"""The tables. What is received is kept as it came, as text: a sender's date need not be a date.
+
+Rules that hold whatever the code does are constraints here: one study per UID, one instance per
+series and UID, one current analysis per study.
+"""
+
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from appliance.database import Base
+
+STATES: Final = ("RECEIVING", "QUEUED", "ANALYSING", "READY", "REJECTED", "FAILED")
+"""The values of `Study.state`; `lifecycle.State` gives them their meaning."""
+
+OUTCOMES: Final = ("analysed", "refused")
+"""The values of `Series.outcome`."""
+
+ROLES: Final = ("radiologist", "administrator", "viewer")
+"""The values of `Account.role`; `accounts.Role` gives them their meaning."""
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+class Patient(Base):
+    """A person as one sender describes them.
+
+    All five attributes identify the row: two senders without an issuer may use the same number for
+    two people, and nobody's study may ever be shown under another's name.
+    """
+
+    __tablename__ = "patient"
+    __table_args__ = (UniqueConstraint("patient_id", "issuer", "name", "birth_date", "sex"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    patient_id: Mapped[str] = mapped_column(Text, default="")
+    issuer: Mapped[str] = mapped_column(Text, default="")
+    name: Mapped[str] = mapped_column(Text, default="")
+    birth_date: Mapped[str] = mapped_column(Text, default="")
+    sex: Mapped[str] = mapped_column(Text, default="")
+
+
+class Study(Base):
+    """A study and where it stands; `state` is written by `lifecycle` alone."""
+
+    __tablename__ = "study"
+    __table_args__ = (
+        CheckConstraint(_one_of("state", STATES), name="state"),
+        Index("ix_study_state_state_since", "state", "state_since"),
+        Index("ix_study_first_received_at", "first_received_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(Text, unique=True)
+    patient_key: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True)
+    accession_number: Mapped[str] = mapped_column(Text, default="")
+    description: Mapped[str] = mapped_column(Text, default="")
+    study_date: Mapped[str] = mapped_column(Text, default="")
+    study_time: Mapped[str] = mapped_column(Text, default="")
+    referring_physician: Mapped[str] = mapped_column(Text, default="")
+    source_ae: Mapped[str] = mapped_column(Text, default="")
+    state: Mapped[str] = mapped_column(Text)
+    state_reason: Mapped[str | None] = mapped_column(Text)
+    state_since: Mapped[datetime]
+    first_received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    # Counts distinct instances as they come, so that a result says what it was made from.
+    revision: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]
+    step: Mapped[str | None] = mapped_column(Text)
+    step_done: Mapped[int] = mapped_column(default=0)
+    step_total: Mapped[int] = mapped_column(default=0)
+
+    patient: Mapped[Patient] = relationship(lazy="joined", innerjoin=True)
+
+
+class Series(Base):
+    """A series of a study, and whether it was analysed or refused, with the reason."""
+
+    __tablename__ = "series"
+    __table_args__ = (
+        UniqueConstraint("study_id", "series_uid"),
+        CheckConstraint(_one_of("outcome", OUTCOMES), name="outcome"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    series_uid: Mapped[str] = mapped_column(Text)
+    modality: Mapped[str] = mapped_column(Text, default="")
+    description: Mapped[str] = mapped_column(Text, default="")
+    series_number: Mapped[str] = mapped_column(Text, default="")
+    body_part: Mapped[str] = mapped_column(Text, default="")
+    manufacturer: Mapped[str] = mapped_column(Text, default="")
+    model: Mapped[str] = mapped_column(Text, default="")
+    instance_count: Mapped[int] = mapped_column(default=0)
+    outcome: Mapped[str | None] = mapped_column(Text)
+    outcome_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class Instance(Base):
+    """An instance whose bytes lie in the store under `digest` (SHA-256, hexadecimal)."""
+
+    __tablename__ = "instance"
+    __table_args__ = (UniqueConstraint("series_id", "sop_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(Text)
+    sop_class_uid: Mapped[str] = mapped_column(Text)
+    transfer_syntax_uid: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(Text)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    source_ae: Mapped[str] = mapped_column(Text, default="")
+    received_at: Mapped[datetime]
+
+
+class InstanceConflict(Base):
+    """Other bytes under a UID that is already there: kept aside, used for nothing, reported."""
+
+    __tablename__ = "instance_conflict"
+    __table_args__ = (UniqueConstraint("study_id", "sop_instance_uid", "other_digest"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(Text)
+    kept_digest: Mapped[str] = mapped_column(Text)
+    other_digest: Mapped[str] = mapped_column(Text)
+    source_ae: Mapped[str] = mapped_column(Text, default="")
+    received_at: Mapped[datetime]
+
+
+class StudyEvent(Base):
+    """One move of one study; `source` is absent when the study was first seen."""
+
+    __tablename__ = "study_event"
+    __table_args__ = (
+        CheckConstraint(_one_of("source", STATES), name="source"),
+        CheckConstraint(_one_of("target", STATES), name="target"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    source: Mapped[str | None] = mapped_column(Text)
+    target: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    at: Mapped[datetime]
+
+
+class Analysis(Base):
+    """A finished analysis; its files lie in `folder`, relative to the data folder."""
+
+    __tablename__ = "analysis"
+    __table_args__ = (
+        Index(
+            "uq_analysis_current",
+            "study_id",
+            unique=True,
+            sqlite_where=text("current"),
+            postgresql_where=text("current"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    revision: Mapped[int]
+    current: Mapped[bool]
+    superseded_by: Mapped[int | None] = mapped_column(ForeignKey("analysis.id"))
+    folder: Mapped[str] = mapped_column(Text)
+    probability: Mapped[float | None]
+    positive: Mapped[bool | None]
+    lesion_count: Mapped[int] = mapped_column(default=0)
+    lesion_volume_ml: Mapped[float] = mapped_column(default=0.0)
+    models: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    timings: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    created_at: Mapped[datetime]
+
+
+class StepResult(Base):
+    """What one step of the analysis under way found; replaced at each claim."""
+
+    __tablename__ = "step_result"
+    __table_args__ = (UniqueConstraint("study_id", "attempt", "position"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    attempt: Mapped[int]
+    step: Mapped[str] = mapped_column(Text)
+    position: Mapped[int]
+    seconds: Mapped[float]
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    at: Mapped[datetime]
+
+
+class Account(Base):
+    """A person who may sign in."""
+
+    __tablename__ = "account"
+    __table_args__ = (CheckConstraint(_one_of("role", ROLES), name="role"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    password_hash: Mapped[str] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(Text)
+    active: Mapped[bool] = mapped_column(default=True)
+    created_at: Mapped[datetime]
+    failed_logins: Mapped[int] = mapped_column(default=0)
+    locked_until: Mapped[datetime | None]
+
+
+class AuditEntry(Base):
+    """One line of the audit; triggers refuse every change and removal."""
+
+    __tablename__ = "audit_entry"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(Text)
+    tag: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str] = mapped_column(Text)
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    previous_hash: Mapped[str] = mapped_column(Text)
+    hash: Mapped[str] = mapped_column(Text)
