@@ -170,6 +170,28 @@ class WorklistRow:
     stale: bool
 
 
+@dataclass(frozen=True)
+class Moving:
+    """A study that is being received or analysed, for pages that follow it live."""
+
+    study_id: int
+    state: State
+    instance_count: int
+    step: str | None
+    step_done: int
+    step_total: int
+    steps: tuple[StepDone, ...]
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What moves right now. `marker` differs whenever any other fact of the worklist may have."""
+
+    marker: str
+    counts: Mapping[State, int]
+    moving: tuple[Moving, ...]
+
+
 def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
     """Note an instance that is in the store; several may share one transaction.
 
@@ -209,12 +231,13 @@ def worklist(db: Session, *, limit: int = 100, offset: int = 0) -> list[Worklist
     return [_worklist_row(*row) for row in rows]
 
 
-def worklist_row(db: Session, study_uid: str) -> WorklistRow | None:
-    """The worklist's line for one study."""
+def worklist_row(db: Session, study: str | int) -> WorklistRow | None:
+    """The worklist's line for one study, named by its UID or by its row id."""
+    named = Study.id == study if isinstance(study, int) else Study.study_uid == study
     row = db.execute(
         select(Study, Analysis)
         .outerjoin(Analysis, (Analysis.study_id == Study.id) & Analysis.current)
-        .where(Study.study_uid == study_uid)
+        .where(named)
     ).one_or_none()
     if row is None:
         return None
@@ -249,6 +272,44 @@ def progress(db: Session, study_id: int) -> Progress | None:
             for row in db.scalars(done)
         ),
     )
+
+
+def pulse(db: Session) -> Pulse:
+    """What moves right now: a few small queries whatever the number of studies."""
+    newest = [
+        db.scalar(select(func.max(table.id))) or 0 for table in (StudyEvent, InstanceConflict)
+    ]
+    counts = db.execute(select(Study.state, func.count()).group_by(Study.state))
+    under_way = db.scalars(
+        select(Study).where(Study.state.in_((State.RECEIVING, State.ANALYSING))).order_by(Study.id)
+    ).all()
+    found: dict[int, list[StepDone]] = {}
+    analysing = [study.id for study in under_way if study.state == State.ANALYSING]
+    done = select(StepResult).where(StepResult.study_id.in_(analysing))
+    for row in db.scalars(done.order_by(StepResult.position)):
+        step = StepDone(row.step, row.position, row.seconds, row.summary, row.at)
+        found.setdefault(row.study_id, []).append(step)
+    return Pulse(
+        marker=".".join(str(number) for number in newest),
+        counts={State(state): number for state, number in counts},
+        moving=tuple(
+            Moving(
+                study_id=study.id,
+                state=State(study.state),
+                instance_count=study.revision,
+                step=study.step,
+                step_done=study.step_done,
+                step_total=study.step_total,
+                steps=tuple(found.get(study.id, ())),
+            )
+            for study in under_way
+        ),
+    )
+
+
+def analysis(db: Session, analysis_id: int) -> Analysis | None:
+    """The analysis with this row id, superseded or not."""
+    return db.get(Analysis, analysis_id)
 
 
 def current_analysis(db: Session, study_id: int) -> Analysis | None:
