@@ -187,7 +187,7 @@ class Settings:
 
     @property
     def analyses_dir(self) -> Path:
-        """Where results lie, one folder per analysis; `Analysis.folder` is relative to `data_dir`."""
+        """Where results lie, a folder each; `Analysis.folder` is relative to `data_dir`."""
         return self.data_dir / "analyses"
 
     @property

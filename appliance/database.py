@@ -151,7 +151,11 @@ def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
     if url.database in (None, "", ":memory:"):
         raise ConfigError("[database] url: several processes share the database, so name a file")
     engine = sqlalchemy.create_engine(
-        url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=8, max_overflow=64
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+        pool_size=8,
+        max_overflow=64,
+        hide_parameters=True,  # they hold names of patients, and errors are logged
     )
 
     @event.listens_for(engine, "connect")
@@ -181,6 +185,7 @@ def _postgresql_engine(url: sqlalchemy.URL) -> Engine:
     engine = sqlalchemy.create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
+        hide_parameters=True,
         pool_size=8,
         max_overflow=64,
         connect_args={"connect_timeout": 10, "options": "-c timezone=UTC"},

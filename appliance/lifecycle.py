@@ -147,13 +147,14 @@ def move(
     ring(database, doorbell, study_id, target)
 
 
-def ring(database: Database, doorbell: Doorbell | None, study_id: int, state: State) -> None:
-    """Send the task that belongs to `state`, and note when, so that the sweep need not soon."""
+def ring(database: Database, doorbell: Doorbell | None, study_id: int, state: State) -> bool:
+    """Whether the task that belongs to `state` was sent; notes when, so that no sweep does soon."""
     name = ON_ENTER.get(state)
     if name is None or doorbell is None or not doorbell.send(name, study_id):
-        return
+        return False
     with database.transaction() as db:
         db.execute(update(Study).where(Study.id == study_id).values(rung_at=utc_now()))
+    return True
 
 
 def reopen(db: Session, study_id: int) -> State:

@@ -1,0 +1,153 @@
+"""The periodic tasks: close studies that went quiet, find stuck ones, hear the workers.
+
+Each works from the database alone and may run at any time, twice, or half: it decides by
+compare-and-set, and whoever comes second finds nothing to do.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import structlog
+from celery import shared_task
+from sqlalchemy import or_, select
+
+from appliance import lifecycle, queue
+from appliance.config import Settings
+from appliance.database import Database, utc_now
+from appliance.errors import LostRaceError
+from appliance.lifecycle import Doorbell, State
+from appliance.store import Store
+from appliance.tables import Study
+
+log = structlog.get_logger()
+
+RING_AT_MOST: Final = 8
+"""Studies rung again in one sweep, oldest first, so that a long queue does not flood the broker."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What one sweep did, in study ids, and how many dead files it removed."""
+
+    given_back: tuple[int, ...]
+    failed: tuple[int, ...]
+    rung: tuple[int, ...]
+    removed_files: int
+
+
+def close_quiet_studies(
+    database: Database, doorbell: Doorbell, settings: Settings, *, now: datetime | None = None
+) -> list[int]:
+    """Queue every study of which nothing came for `receive.quiet_s`; returns their ids."""
+    quiet = timedelta(seconds=settings.receive.quiet_s)
+    quiet_since = (now or utc_now()) - quiet
+    with database.snapshot() as db:
+        ids = db.scalars(
+            select(Study.id)
+            .where(Study.state == State.RECEIVING, Study.last_received_at <= quiet_since)
+            .order_by(Study.last_received_at)
+        ).all()
+    closed = []
+    for study_id in ids:
+        try:
+            _close(database, study_id, quiet_since)
+        except LostRaceError:
+            continue  # an instance came after the look, or another process closed it
+        lifecycle.ring(database, doorbell, study_id, State.QUEUED)
+        closed.append(study_id)
+        log.info("study.closed", study_id=study_id)
+    return closed
+
+
+def sweep(
+    database: Database,
+    doorbell: Doorbell,
+    settings: Settings,
+    *,
+    now: datetime | None = None,
+) -> Swept:
+    """Take back what dead workers held, ring for what waits unheard, remove what is left over."""
+    moment = now or utc_now()
+    moved = lifecycle.expire(database, max_attempts=settings.lifecycle.max_attempts, now=moment)
+    for study_id, state in moved:
+        log.warning("study.taken_back", study_id=study_id, state=state)
+        lifecycle.ring(database, doorbell, study_id, state)
+    swept = Swept(
+        given_back=tuple(study_id for study_id, state in moved if state is State.QUEUED),
+        failed=tuple(study_id for study_id, state in moved if state is State.FAILED),
+        rung=tuple(_ring_again(database, doorbell, settings, moment)),
+        removed_files=Store(settings.store_dir).sweep_incoming(),
+    )
+    if swept.rung or swept.removed_files:
+        log.info("sweep.done", rung=swept.rung, removed_files=swept.removed_files)
+    return swept
+
+
+def heard_file(settings: Settings, name: str) -> Path:
+    """The file that a worker of queue `name` touches whenever it is heard to work."""
+    return settings.run_dir / f"heard-{name}"
+
+
+def hear(settings: Settings, name: str) -> None:
+    """Leave a sign of life that only a worker which really consumes its queue can leave."""
+    path = heard_file(settings, name)
+    path.touch()
+    os.utime(path)
+
+
+def _close(database: Database, study_id: int, quiet_since: datetime) -> None:
+    """Queue one study if it is still quiet, under a lock that keeps instances out meanwhile."""
+    still_quiet = select(Study.id).where(
+        Study.id == study_id,
+        Study.state == State.RECEIVING,
+        Study.last_received_at <= quiet_since,
+    )
+    with database.transaction() as db:
+        if db.scalar(still_quiet.with_for_update(of=Study, key_share=True)) is None:
+            raise LostRaceError(study_id, "quiet")
+        lifecycle.advance(db, study_id, State.RECEIVING, State.QUEUED)
+
+
+def _ring_again(
+    database: Database, doorbell: Doorbell, settings: Settings, moment: datetime
+) -> list[int]:
+    """Ring for studies that wait longer than they should; returns those the broker took."""
+    before = moment - timedelta(seconds=settings.lifecycle.ring_again_s)
+    unheard = (
+        select(Study.id)
+        .where(
+            Study.state == State.QUEUED,
+            Study.state_since <= before,
+            or_(Study.rung_at.is_(None), Study.rung_at <= before),
+        )
+        .order_by(Study.state_since)
+        .limit(RING_AT_MOST)
+    )
+    with database.snapshot() as db:
+        ids = db.scalars(unheard).all()
+    return [
+        study_id for study_id in ids if lifecycle.ring(database, doorbell, study_id, State.QUEUED)
+    ]
+
+
+@shared_task(name="appliance.close_quiet_studies")
+def close_quiet_studies_task() -> None:
+    """Run `close_quiet_studies` in a worker."""
+    app = queue.current()
+    close_quiet_studies(app.database, queue.Queue(app), app.settings)
+
+
+@shared_task(name="appliance.sweep")
+def sweep_task() -> None:
+    """Run `sweep` in a worker."""
+    app = queue.current()
+    sweep(app.database, queue.Queue(app), app.settings)
+
+
+@shared_task(name="appliance.hear")
+def hear_task(name: str) -> None:
+    """Run `hear` in a worker."""
+    hear(queue.current().settings, name)
