@@ -1,0 +1,154 @@
+"""Files, folders and zip files as instances ready to be sent (PS3.10).
+
+A file goes out as it is, under the UIDs of its data set: in de-identified data the file meta
+information may name others, or none. An instance without a SOP Instance UID, which cannot be sent
+(PS3.7 9.1.1.1), gets one derived from its content, so that sending it again sends the same
+instance. What has to be changed for that is changed in a copy.
+"""
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+from uuid import NAMESPACE_OID, uuid5
+
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import MediaStorageDirectoryStorage
+from pynetdicom.dsutils import split_dataset
+
+from dicom_node.errors import DicomNodeError, SendError
+from dicom_node.part10 import file_head, read_header, with_instance_uid
+
+# What a zip file may unpack to; a chest CT compresses to a half or a third.
+UNZIPPED_BYTES: Final = 64 << 30
+UNZIPPED_RATIO: Final = 200
+UNZIPPED_FILES: Final = 100_000
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A Part 10 file whose meta information is complete."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+    @property
+    def context(self) -> tuple[str, str]:
+        """The abstract and the transfer syntax of the presentation context it needs."""
+        return self.sop_class_uid, self.transfer_syntax_uid
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was found: instances in the order of their names, and files that are none, with why."""
+
+    instances: tuple[Outgoing, ...]
+    skipped: tuple[tuple[Path, str], ...]
+
+
+def collect(source: Path, *, scratch: Path) -> Collected:
+    """Return the instances in a file, a folder or a zip file; copies are made in `scratch`.
+
+    Raises:
+        SendError: there is no such path, or the zip file is broken or a bomb.
+    """
+    instances: list[Outgoing] = []
+    skipped: list[tuple[Path, str]] = []
+    for path in _files(source, scratch):
+        try:
+            instances.append(_outgoing(path, scratch))
+        except DicomNodeError as error:
+            skipped.append((path, str(error)))
+    return Collected(tuple(instances), tuple(skipped))
+
+
+def _files(source: Path, scratch: Path) -> Iterator[Path]:
+    if source.is_dir():
+        yield from sorted(path for path in source.rglob("*") if path.is_file())
+    elif not source.is_file():
+        raise SendError(f"{source}: no such file or folder")
+    elif zipfile.is_zipfile(source):
+        yield from _unzipped(source, scratch)
+    else:
+        yield source
+
+
+def _unzipped(source: Path, scratch: Path) -> Iterator[Path]:
+    """Unpack under numbers: the names in a zip file are data, never paths."""
+    allowed = min(UNZIPPED_BYTES, UNZIPPED_RATIO * source.stat().st_size)
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            # The sizes are the archive's own claim, and what zipfile reads at most.
+            if len(members) > UNZIPPED_FILES or sum(m.file_size for m in members) > allowed:
+                raise SendError(f"{source}: unpacks to more than an archive of images would")
+            for number, member in enumerate(members):
+                target = scratch / f"member-{number:06d}"
+                with archive.open(member) as packed, target.open("xb") as file:
+                    shutil.copyfileobj(packed, file)
+                yield target
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise SendError(f"{source}: cannot be unpacked: {error}") from error
+
+
+def _outgoing(path: Path, scratch: Path) -> Outgoing:
+    meta, offset = _split(path)
+    if _uid(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise DicomNodeError("a DICOMDIR, no instance")
+    transfer_syntax_uid = _uid(meta, "TransferSyntaxUID")
+    if not transfer_syntax_uid:
+        raise DicomNodeError("the file does not name its transfer syntax")
+    dataset = path.read_bytes()[offset:]
+    header = read_header(dataset, transfer_syntax_uid)
+    sop_class_uid = header.sop_class_uid or _uid(meta, "MediaStorageSOPClassUID")
+    sop_instance_uid = header.sop_instance_uid
+    if not sop_class_uid:
+        raise DicomNodeError("SOPClassUID is missing")
+    if not sop_instance_uid:
+        sop_instance_uid = _derived_uid(dataset)
+        dataset = with_instance_uid(dataset, transfer_syntax_uid, sop_instance_uid)
+    outgoing = Outgoing(path, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+    named = _uid(meta, "MediaStorageSOPClassUID"), _uid(meta, "MediaStorageSOPInstanceUID")
+    return (
+        outgoing
+        if named == (sop_class_uid, sop_instance_uid)
+        else _copy(outgoing, dataset, scratch)
+    )
+
+
+def _derived_uid(dataset: bytes) -> str:
+    """Return a UID in the manner of PS3.5 B.2 that the same bytes always get."""
+    return f"2.25.{uuid5(NAMESPACE_OID, hashlib.sha256(dataset).hexdigest()).int}"
+
+
+def _copy(outgoing: Outgoing, dataset: bytes, scratch: Path) -> Outgoing:
+    """Return the instance as a file whose meta information agrees with its data set."""
+    head = file_head(
+        sop_class_uid=outgoing.sop_class_uid,
+        sop_instance_uid=outgoing.sop_instance_uid,
+        transfer_syntax_uid=outgoing.transfer_syntax_uid,
+    )
+    content = head + dataset
+    path = scratch / f"{hashlib.sha256(content).hexdigest()}.dcm"
+    path.write_bytes(content)
+    return replace(outgoing, path=path)
+
+
+def _split(path: Path) -> tuple[Dataset, int]:
+    """Return the file meta information and where the data set begins."""
+    try:
+        return split_dataset(path)
+    except InvalidDicomError as error:
+        raise DicomNodeError("no DICOM file") from error
+    except Exception as error:  # pydicom raises a dozen kinds on malformed bytes
+        raise DicomNodeError(f"unreadable meta information ({type(error).__name__})") from error
+
+
+def _uid(meta: Dataset, keyword: str) -> str:
+    return str(meta.get(keyword, "") or "")

@@ -1,0 +1,254 @@
+"""A received data set as a file (PS3.10 section 7.1), and what of its header the database keeps.
+
+The file is a function of the data set, its UIDs and its transfer syntax alone: the same instance
+sent again, by whomever, is the same bytes, hence the same name in the content store. For that the
+preamble is zero (which also disarms polyglot files, CVE-2019-11687) and the meta information names
+neither the sender nor our version. The same instance in another transfer syntax is other bytes.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.dataelem import RawDataElement
+from pydicom.filereader import data_element_generator
+from pydicom.tag import Tag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+from appliance.studies import UID_LIMIT, PatientAttributes, SeriesAttributes, StudyAttributes
+from dicom_node.errors import DatasetMismatchError, UnreadableDatasetError
+
+IMPLEMENTATION_CLASS_UID: Final = "2.25.187230427716743564036048548176326372447"
+"""Ours (PS3.7 D.3.3.2). Part of every stored file: it never changes, whatever the release."""
+
+PREAMBLE: Final = bytes(128) + b"DICM"
+UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+FIRST_PIXEL_DATA_TAG: Final = 0x7FE00008  # Float Pixel Data; the bulk of an instance starts here
+SPECIFIC_CHARACTER_SET: Final = 0x00080005
+
+# A header beyond this is no header; it bounds what a deflated data set may unpack to.
+INFLATED_HEADER_BYTES: Final = 16 << 20
+# The longest of the attributes kept, a PN of three groups, has 194 characters (PS3.5 section 6.2).
+TEXT_LIMIT: Final = 1024
+
+DEFLATED: Final = frozenset(
+    {
+        DeflatedExplicitVRLittleEndian,
+        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
+        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
+    }
+)
+IMPLICIT: Final = frozenset(
+    {
+        ImplicitVRLittleEndian,
+        "1.2.840.113619.5.2",  # GE private: pixel data big endian, the rest as implicit VR
+    }
+)
+
+REQUIRED: Final[Mapping[str, str]] = {
+    "study_uid": "StudyInstanceUID",
+    "series_uid": "SeriesInstanceUID",
+}
+IDENTITY: Final[Mapping[str, str]] = {
+    "sop_instance_uid": "SOPInstanceUID",
+    "sop_class_uid": "SOPClassUID",
+}
+PATIENT: Final[Mapping[str, str]] = {
+    "patient_id": "PatientID",
+    "issuer": "IssuerOfPatientID",
+    "name": "PatientName",
+    "birth_date": "PatientBirthDate",
+    "sex": "PatientSex",
+}
+STUDY: Final[Mapping[str, str]] = {
+    "accession_number": "AccessionNumber",
+    "description": "StudyDescription",
+    "study_date": "StudyDate",
+    "study_time": "StudyTime",
+    "referring_physician": "ReferringPhysicianName",
+}
+SERIES: Final[Mapping[str, str]] = {
+    "modality": "Modality",
+    "description": "SeriesDescription",
+    "series_number": "SeriesNumber",
+    "body_part": "BodyPartExamined",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+}
+TAGS: Final[Mapping[str, int]] = {
+    keyword: Tag(keyword)
+    for names in (REQUIRED, IDENTITY, PATIENT, STUDY, SERIES)
+    for keyword in names.values()
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a data set says about itself; its SOP UIDs may be "", as the command has them too."""
+
+    study_uid: str
+    series_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    patient: PatientAttributes
+    study: StudyAttributes
+    series: SeriesAttributes
+
+
+def file_head(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Return preamble and File Meta Information (PS3.10 table 7.1-1), ready for the data set."""
+    elements = b"".join(
+        (
+            _element(0x0001, b"OB", b"\x00\x01"),
+            _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
+            _element(0x0003, b"UI", sop_instance_uid.encode("ascii")),
+            _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
+            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+        )
+    )
+    return PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(elements))) + elements
+
+
+def read_header(dataset: bytes, transfer_syntax_uid: str) -> Header:
+    """Return what an encoded data set says about itself, without touching its pixel data.
+
+    Raises:
+        UnreadableDatasetError: it does not parse, or ends within an element.
+        DatasetMismatchError: it names no study or no series, or a UID is too long to be one.
+    """
+    values = _Values(dataset, transfer_syntax_uid)
+    return Header(
+        **{name: values.required_uid(keyword) for name, keyword in REQUIRED.items()},
+        **{name: values.uid(keyword) for name, keyword in IDENTITY.items()},
+        patient=PatientAttributes(**values.texts(PATIENT)),
+        study=StudyAttributes(**values.texts(STUDY)),
+        series=SeriesAttributes(**values.texts(SERIES)),
+    )
+
+
+def with_instance_uid(dataset: bytes, transfer_syntax_uid: str, uid: str) -> bytes:
+    """Return an encoded data set whose missing or empty SOP Instance UID is filled in.
+
+    Raises UnreadableDatasetError if it is deflated, or does not parse that far.
+    """
+    if transfer_syntax_uid in DEFLATED:
+        raise UnreadableDatasetError("a deflated data set cannot be completed")
+    tag = Tag("SOPInstanceUID")
+    implicit, big_endian = (
+        transfer_syntax_uid in IMPLICIT,
+        transfer_syntax_uid == ExplicitVRBigEndian,
+    )
+    stream = BytesIO(dataset)
+    empty = False
+
+    def reached(found: int, _vr: str | None, length: int) -> bool:
+        nonlocal empty
+        empty = found == tag and length == 0
+        return found >= int(tag)
+
+    for _element_before in data_element_generator(
+        stream, implicit, not big_endian, stop_when=reached, specific_tags=[tag]
+    ):
+        pass
+    value = uid.encode("ascii") + b"\0" * (len(uid) % 2)
+    order = ">" if big_endian else "<"
+    head = struct.pack(f"{order}HH", tag.group, tag.element)
+    head += struct.pack(f"{order}L", len(value)) if implicit else b"UI"
+    head += b"" if implicit else struct.pack(f"{order}H", len(value))
+    before = stream.tell()
+    after = before + (8 if empty else 0)
+    return dataset[:before] + head + value + dataset[after:]
+
+
+class _Values:
+    """The attributes that the database keeps, as raw bytes and their character set."""
+
+    def __init__(self, dataset: bytes, transfer_syntax_uid: str) -> None:
+        try:
+            elements = list(_elements(dataset, transfer_syntax_uid))
+        except UnreadableDatasetError:
+            raise
+        except Exception as error:  # pydicom raises a dozen kinds on malformed bytes
+            raise UnreadableDatasetError(
+                f"data set cannot be parsed ({type(error).__name__})"
+            ) from error
+        self._raw = {
+            int(element.tag): element.value or b""
+            for element in elements
+            if isinstance(element.value, bytes)
+        }
+        charset = self._raw.get(SPECIFIC_CHARACTER_SET, b"").decode("ascii", errors="replace")
+        self._encodings = convert_encodings([term.strip(" \0") for term in charset.split("\\")])
+
+    def uid(self, keyword: str) -> str:
+        """Return an identifier as it came, legal or not: it is only ever data."""
+        uid = self._raw.get(TAGS[keyword], b"").decode("ascii", errors="replace").strip(" \0")
+        if len(uid) > UID_LIMIT:
+            raise DatasetMismatchError(f"{keyword} is longer than {UID_LIMIT} characters")
+        return uid
+
+    def required_uid(self, keyword: str) -> str:
+        """Return an identifier that must be there."""
+        if uid := self.uid(keyword):
+            return uid
+        raise DatasetMismatchError(f"{keyword} is missing")
+
+    def texts(self, keywords: Mapping[str, str]) -> dict[str, str]:
+        """Return attributes by our names for them, each "" when absent."""
+        return {name: self._text(keyword) for name, keyword in keywords.items()}
+
+    def _text(self, keyword: str) -> str:
+        raw = self._raw.get(TAGS[keyword], b"")[:TEXT_LIMIT]
+        # The delimiters end what an escape sequence switched to (PS3.5 section 6.1.2.5.3).
+        return decode_bytes(raw, self._encodings, set(b"^=\\")).strip(" \0")
+
+
+def _elements(dataset: bytes, transfer_syntax_uid: str) -> Iterable[RawDataElement]:
+    """Yield the wanted elements before the pixel data, or raise UnreadableDatasetError."""
+    whole = True
+    if transfer_syntax_uid in DEFLATED:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        dataset = inflater.decompress(dataset, INFLATED_HEADER_BYTES)
+        whole = inflater.eof
+    stream = BytesIO(dataset)
+    bulk: list[tuple[str | None, int]] = []
+
+    def reached_bulk(tag: int, vr: str | None, length: int) -> bool:
+        if tag < FIRST_PIXEL_DATA_TAG:
+            return False
+        bulk.append((vr, length))
+        return True
+
+    for element in data_element_generator(
+        stream,
+        transfer_syntax_uid in IMPLICIT,
+        transfer_syntax_uid != ExplicitVRBigEndian,
+        stop_when=reached_bulk,
+        specific_tags=[SPECIFIC_CHARACTER_SET, *TAGS.values()],
+    ):
+        if isinstance(element, RawDataElement):
+            if element.length != len(element.value or b""):
+                raise UnreadableDatasetError(f"data set ends within element {element.tag}")
+            yield element
+    end = stream.tell()
+    for vr, length in bulk:
+        if length != UNDEFINED_LENGTH:
+            end += length + (12 if vr in EXPLICIT_VR_LENGTH_32 else 8)
+    if whole and end > len(dataset):
+        raise UnreadableDatasetError("data set ends within an element")
+
+
+def _element(number: int, vr: bytes, value: bytes) -> bytes:
+    """Return one element of group 0002 in explicit VR little endian (PS3.5 section 7.1.2)."""
+    padded = value + b"\0" * (len(value) % 2)
+    length = struct.pack("<xxL" if vr == b"OB" else "<H", len(padded))
+    return struct.pack("<HH", 0x0002, number) + vr + length + padded

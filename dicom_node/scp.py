@@ -1,0 +1,162 @@
+"""The listener: C-ECHO and C-STORE as a service class provider (PS3.4 annexes A and B).
+
+Every storage SOP class is taken, private and unknown ones too, in every transfer syntax, and kept
+as it came; `reception` says what taking means, `guard` what a connection must show before.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, cast
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, evt
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.events import Event
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from appliance.config import DicomSettings, Settings
+from appliance.database import open_database
+from appliance.store import Store
+from dicom_node.errors import DicomNodeError, StoreError
+from dicom_node.guard import GuardedServer, Limits
+from dicom_node.part10 import IMPLEMENTATION_CLASS_UID
+from dicom_node.peers import AllowList
+from dicom_node.reception import Command, Reception
+
+log = structlog.get_logger()
+
+SUCCESS: Final = 0x0000
+PROCESSING_FAILURE: Final = 0x0110  # PS3.7 C.5.5
+IMPLEMENTATION_VERSION_NAME: Final = "CHESTCT"
+# Together less than what the supervisor and systemd wait before they kill.
+STOP_GRACE_S: Final = 6.0
+FAREWELL_S: Final = 2.0
+
+
+class Listener:
+    """A listening socket and the associations that came in by it."""
+
+    def __init__(self, settings: DicomSettings, reception: Reception) -> None:
+        self._reception = reception
+        try:
+            self._server = GuardedServer(
+                _application_entity(settings),
+                (settings.host, settings.port),
+                allow_list=AllowList.from_settings(settings),
+                limits=_limits(settings),
+                evt_handlers=[(evt.EVT_C_STORE, handle_store, [reception])],
+            )
+        except OSError as error:
+            raise DicomNodeError(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror};"
+                " end the other program or change [dicom] host and port"
+            ) from error
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="listener"
+        )
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, also when the settings left the choice to the system (0)."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Accept connections, in threads of their own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Accept no more, finish the stores under way, and end every association."""
+        self._server.shutdown()
+        self._thread.join()
+        if not self._reception.stop(timeout_s=STOP_GRACE_S):
+            log.warning("listener.stores_unfinished")
+        self._server.abort_all(timeout_s=FAREWELL_S)
+
+
+@contextmanager
+def listening(settings: DicomSettings, reception: Reception) -> Iterator[Listener]:
+    """Listen for as long as the block runs."""
+    listener = Listener(settings, reception)
+    listener.start()
+    log.info("listener.ready", host=settings.host, port=listener.port)
+    try:
+        yield listener
+    finally:
+        listener.stop()
+        log.info("listener.stopped")
+
+
+def serve(settings: Settings, stopping: threading.Event) -> None:
+    """Listen until told to stop, then finish what is under way.
+
+    Raises:
+        ApplianceError: the port is taken, or a setting cannot be used.
+    """
+    reception = Reception(
+        open_database(settings),
+        Store(settings.store_dir),
+        min_free_bytes=settings.dicom.min_free_bytes,
+    )
+    with listening(settings.dicom, reception):
+        stopping.wait()
+
+
+def handle_store(event: Event, reception: Reception) -> int | Dataset:
+    """Answer one C-STORE (pynetdicom's EVT_C_STORE) with the status of PS3.4 table B.2-1."""
+    try:
+        reception.take(event.encoded_dataset(include_meta=False), _command(event))
+    except StoreError as error:
+        cause = str(getattr(error.__cause__, "orig", error.__cause__ or ""))
+        log.warning(
+            "instance.refused", status=f"{error.status:#06x}", reason=str(error), cause=cause
+        )
+        return _refusal(error.status, error.comment)
+    except Exception:
+        # The last resort of this process: whatever it was, the sender must keep the instance.
+        log.exception("instance.failed")
+        return _refusal(PROCESSING_FAILURE, "internal error, see the appliance's log")
+    return SUCCESS
+
+
+def _command(event: Event) -> Command:
+    request = cast("C_STORE", event.request)
+    return Command(
+        sop_class_uid=str(request.AffectedSOPClassUID),
+        sop_instance_uid=str(request.AffectedSOPInstanceUID),
+        transfer_syntax_uid=str(event.context.transfer_syntax),
+        source_ae=str(event.assoc.requestor.ae_title).strip(),
+    )
+
+
+def _refusal(status: int, comment: str) -> Dataset:
+    response = Dataset()
+    response.Status = status
+    response.ErrorComment = comment
+    return response
+
+
+def _application_entity(settings: DicomSettings) -> AE:
+    """Return pynetdicom's application entity; the guard decides who may call it."""
+    # Process-wide switches of pynetdicom, set in the one process that listens.
+    _config.UNRESTRICTED_STORAGE_SERVICE = True
+    _config.LOG_HANDLER_LEVEL = "none"
+    ae = AE(settings.ae_title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.maximum_pdu_size = settings.max_pdu_bytes
+    ae.maximum_associations = settings.max_associations + 1  # ours is the exact count
+    for timeout in ("acse_timeout", "dimse_timeout", "network_timeout"):
+        setattr(ae, timeout, settings.network_timeout_s)
+    ae.add_supported_context(Verification)
+    return ae
+
+
+def _limits(settings: DicomSettings) -> Limits:
+    return Limits(
+        pdu_bytes=settings.max_pdu_bytes,
+        message_bytes=settings.max_instance_bytes,
+        pdu_timeout_s=settings.network_timeout_s,
+        associations=settings.max_associations,
+    )
