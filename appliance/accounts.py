@@ -1,7 +1,6 @@
 """People who may sign in: roles, passwords by Argon2, and a lock after too many wrong ones."""
 
 import secrets
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -34,15 +33,6 @@ class Role(StrEnum):
     VIEWER = "viewer"
 
 
-@dataclass(frozen=True)
-class SignedIn:
-    """A person whose password was right, or who still has an active account."""
-
-    account_id: int
-    name: str
-    role: Role
-
-
 def add(db: Session, name: str, *, password: str, role: Role, actor: str) -> int:
     """The id of a new account.
 
@@ -50,7 +40,7 @@ def add(db: Session, name: str, *, password: str, role: Role, actor: str) -> int
         ApplianceError: the name is taken, or name or password is not acceptable.
     """
     _check_name(name)
-    if find(db, name) is not None:
+    if named(db, name) is not None:
         raise ApplianceError(f"there is a user {name} already; choose another name")
     account = Account(
         name=name, password_hash=_hash(password), role=role, active=True, created_at=utc_now()
@@ -64,7 +54,12 @@ def add(db: Session, name: str, *, password: str, role: Role, actor: str) -> int
     return account.id
 
 
-def find(db: Session, name: str) -> Account | None:
+def find(db: Session, account_id: int) -> Account | None:
+    """The account with this id, active or not."""
+    return db.get(Account, account_id)
+
+
+def named(db: Session, name: str) -> Account | None:
     """The account with this name, active or not."""
     return db.scalar(select(Account).where(Account.name == name))
 
@@ -92,14 +87,14 @@ def disable(db: Session, name: str, *, actor: str) -> None:
 
 def authenticate(
     database: Database, *, name: str, password: str, now: datetime | None = None
-) -> SignedIn | None:
-    """The person, or nothing: a wrong name, password, a lock and a disabled account look alike.
+) -> Account | None:
+    """The account, or nothing: a wrong name, password, a lock and a disabled account look alike.
 
     The slow hash is computed outside of any transaction, so that nobody waits for it.
     """
     moment = now or utc_now()
     with database.snapshot() as db:
-        account = find(db, name) if len(name) <= NAME_LIMIT else None
+        account = named(db, name) if len(name) <= NAME_LIMIT else None
     # An unknown name costs the same time as a known one.
     right = _verify(account.password_hash if account else _nobody(), password)
     if account is None:
@@ -107,19 +102,11 @@ def authenticate(
     open_now = account.locked_until is None or account.locked_until <= moment
     if right and open_now and account.active:
         _note_success(database, account, password)
-        return SignedIn(account.id, account.name, Role(account.role))
+        return account
     # A locked account counts no further tries: an attacker could keep it locked for ever.
     if not right and open_now:
         _note_failure(database, account.id, moment)
     return None
-
-
-def active(db: Session, account_id: int) -> SignedIn | None:
-    """The person of a running session, unless the account was disabled since."""
-    account = db.get(Account, account_id)
-    if account is None or not account.active:
-        return None
-    return SignedIn(account.id, account.name, Role(account.role))
 
 
 def new_password() -> str:
@@ -161,7 +148,7 @@ def _note_failure(database: Database, account_id: int, moment: datetime) -> None
 
 
 def _existing(db: Session, name: str) -> Account:
-    account = find(db, name)
+    account = named(db, name)
     if account is None:
         raise ApplianceError(f"there is no user {name}; `appliance user list` shows all")
     return account

@@ -21,6 +21,9 @@ from appliance.errors import ConfigError
 SETTINGS_VARIABLE: Final = "APPLIANCE_SETTINGS"
 """The environment variable by which a parent tells its children which file to read."""
 
+PROCESS_VARIABLE: Final = "APPLIANCE_PROCESS"
+"""The environment variable by which a process knows its own name, for its log lines and claims."""
+
 Built = TypeVar("Built")
 
 GIB: Final = 2**30
@@ -115,7 +118,7 @@ class AnalysisSettings:
         one_of=("auto", "torch", "openvino"),
     )
     threads: int = _key(0, "processor threads for one analysis; 0 for all", at_least=0)
-    weights_dir: Path | None = _key(
+    weights_dir: Path | None = _key(  # noqa: RUF009 - a field, as every other
         None, "the folder with one folder per network; absent: the one shipped"
     )
 

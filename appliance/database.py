@@ -137,6 +137,20 @@ def upgrade(settings: Settings) -> None:
         engine.dispose()
 
 
+def pending(settings: Settings) -> bool:
+    """Whether the database lacks tables of this release."""
+    from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 - see upgrade()
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    engine = create_engine(settings)
+    try:
+        with engine.connect() as connection:
+            newest = ScriptDirectory.from_config(migration_config(connection)).get_heads()
+            return set(MigrationContext.configure(connection).get_current_heads()) != set(newest)
+    finally:
+        engine.dispose()
+
+
 def migration_config(connection: Connection) -> Any:
     """Alembic's configuration for the migrations shipped beside this module."""
     from alembic.config import Config  # noqa: PLC0415 - see upgrade()

@@ -11,6 +11,8 @@ A claim is a lease that its worker renews; when it expires, `sweep` takes the st
 This is the only module that writes `Study.state`.
 """
 
+import os
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from appliance import audit
+from appliance.config import PROCESS_VARIABLE
 from appliance.database import Database, utc_now
 from appliance.errors import InvalidMoveError, LostRaceError
 from appliance.tables import Analysis, StepResult, Study, StudyEvent
@@ -175,7 +178,7 @@ def claim(
 ) -> Claim | None:
     """The claim on a queued study, or nothing when it is not to be had: then the task just returns.
 
-    `owner` names the process for people; a random part makes every claim's owner its own.
+    `owner` names the process (`owner_here()`); a random part makes every claim's owner its own.
     """
     moment = now or utc_now()
     own = f"{owner}/{uuid4().hex}"
@@ -349,6 +352,16 @@ def expire(
             continue  # it was renewed or finished after the look
         moved.append((row.id, state))
     return moved
+
+
+def owner_named(process: str) -> str:
+    """The owner's name of claims by one process of this machine."""
+    return f"{socket.gethostname()}/{process}"
+
+
+def owner_here() -> str:
+    """The owner's name of claims by this process: what `claim` is given."""
+    return owner_named(os.environ.get(PROCESS_VARIABLE, f"process-{os.getpid()}"))
 
 
 def release(database: Database, *, owner: str) -> list[int]:

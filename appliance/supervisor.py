@@ -31,16 +31,13 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from appliance import broker, database, maintenance, queue
-from appliance.config import SETTINGS_VARIABLE, Settings
+from appliance import broker, database, lifecycle, maintenance, queue
+from appliance.config import PROCESS_VARIABLE, SETTINGS_VARIABLE, Settings
 from appliance.errors import ApplianceError, ConfigError, TransientError
 from appliance.lifecycle import State
 from appliance.tables import Study
 
 log = structlog.get_logger()
-
-NAME_VARIABLE: Final = "APPLIANCE_PROCESS"
-"""Tells a child its own name, for its log lines."""
 
 POLL_S: Final = 0.2
 FIRST_DELAY_S: Final = 0.5
@@ -50,6 +47,9 @@ BROKER_START_S: Final = 15.0
 STOP_GRACE_S: Final = 10.0
 DEAF_AFTER_S: Final = 120.0
 UNREADABLE_AFTER: Final = 3  # falls in a row after which the broker's file is taken for broken
+
+PYTHON: Final = (sys.executable, "-m")
+CELERY: Final = (*PYTHON, "celery", "--app", "appliance.worker:app")
 
 PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -97,12 +97,14 @@ class Report:
 class Child:
     """One program, running or waiting to be started again."""
 
-    def __init__(self, program: Program, *, environment: Mapping[str, str], logs: Path | None):
+    def __init__(
+        self, program: Program, *, environment: Mapping[str, str], logs: Path | None
+    ) -> None:
         self.program = program
         self.started_at = 0.0
         self.restarts = 0
         self.last_exit: str | None = None
-        self._environment = {**environment, **program.environment, NAME_VARIABLE: program.name}
+        self._environment = {**environment, **program.environment, PROCESS_VARIABLE: program.name}
         self._logs = logs
         self._process: subprocess.Popen[bytes] | None = None
         self._falls = 0
@@ -246,7 +248,8 @@ class Supervisor:
                 self._stop()
 
     def _start(self) -> None:
-        """The broker first, because the others ask for it, then the tables, then the rest."""
+        """The tables, then the broker, because the others ask for it, then the rest."""
+        database.upgrade(self._settings)
         for child in self._children:
             child.start()
             if child.program.name == "broker":
@@ -267,14 +270,23 @@ class Supervisor:
 
     def _stop(self) -> None:
         log.info("appliance.stopping")
-        owners = []
-        # Senders and pages first, the broker last.
+        # Pages and reception first, the broker last.
         for child in reversed(self._children):
-            if child.program.hears == queue.GPU and child.pid is not None:
-                owners.append(child.pid)
             child.stop(grace_s=STOP_GRACE_S)
+        self._release()
         report_file(self._settings).unlink(missing_ok=True)
         log.info("appliance.stopped")
+
+    def _release(self) -> None:
+        """Give back what the stopped workers held, so that a restart costs no study a try."""
+        opened = database.open_database(self._settings)
+        try:
+            for child in self._children:
+                lifecycle.release(opened, owner=lifecycle.owner_named(child.program.name))
+        except SQLAlchemyError:
+            log.warning("claims.not_released")  # their leases will expire
+        finally:
+            opened.dispose()
 
     def _forget(self) -> None:
         """Remove what an earlier run left, so that no old sign of life is taken for a new one."""
@@ -282,11 +294,11 @@ class Supervisor:
             maintenance.heard_file(self._settings, name).unlink(missing_ok=True)
 
     def _answering(self) -> bool:
-        dicom, web = self._settings.dicom, self._settings.web
-        return (
-            _accepts(dicom.host, dicom.port)
-            and _accepts(web.host, web.port)
-            and all(maintenance.heard_file(self._settings, name).exists() for name in queue.QUEUES)
+        """Whether both ports answer and both workers have given a sign of life."""
+        files = [maintenance.heard_file(self._settings, name) for name in queue.QUEUES]
+        places = addresses(self._settings)
+        return all(f.exists() for f in files) and all(
+            accepts(host, port) for _, host, port in places
         )
 
     def _deaf(self, child: Child) -> bool:
@@ -333,42 +345,18 @@ class Supervisor:
 
 def programs(settings: Settings) -> list[Program]:
     """What runs, in the order in which it is started."""
-    python = (sys.executable, "-m")
-    celery = (*python, "celery", "--app", "appliance.worker:app")
     web = settings.web
     listed = []
     if settings.broker_url is None:
         listed.append(Program("broker", broker.prepare(settings), before=_mend_broker(settings)))
-    for name in queue.QUEUES:
-        listed.append(
-            Program(
-                f"worker-{name}",
-                (
-                    *celery,
-                    "worker",
-                    "--queues",
-                    name,
-                    "--concurrency",
-                    "1",
-                    "--pool",
-                    "prefork",
-                    "--hostname",
-                    f"{name}@%h",
-                    "--without-gossip",
-                    "--without-mingle",
-                    "--loglevel",
-                    "INFO",
-                ),
-                hears=name,
-            )
-        )
+    listed.extend(_worker(name) for name in queue.QUEUES)
     listed += [
-        Program("beat", (*celery, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "")),
-        Program("listener", (*python, "appliance.cli", "listen")),
+        Program("beat", (*CELERY, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "")),
+        Program("listener", (*PYTHON, "appliance.cli", "listen")),
         Program(
             "web",
             (
-                *python,
+                *PYTHON,
                 "gunicorn",
                 "--config",
                 "python:appliance.web_server",
@@ -379,6 +367,13 @@ def programs(settings: Settings) -> list[Program]:
         ),
     ]
     return listed
+
+
+def _worker(name: str) -> Program:
+    """A Celery worker of one queue, one task at a time: an analysis uses the whole machine."""
+    options = ("--queues", name, "--concurrency", "1", "--pool", "prefork", "--loglevel", "INFO")
+    alone = ("--hostname", f"{name}@%h", "--without-gossip", "--without-mingle")
+    return Program(f"worker-{name}", (*CELERY, "worker", *options, *alone), hears=name)
 
 
 @contextmanager
@@ -434,15 +429,19 @@ def read_report(settings: Settings) -> Report | None:
     return Report(**document, children=children)
 
 
+def addresses(settings: Settings) -> tuple[tuple[str, str, int], ...]:
+    """What listens on the network: the table of the settings, the host and the port."""
+    dicom, web = settings.dicom, settings.web
+    return (("dicom", dicom.host, dicom.port), ("web", web.host, web.port))
+
+
 def check_ports(settings: Settings) -> None:
     """Refuse to start when another program has a port. Raises ConfigError."""
-    for section, host, port in (
-        ("dicom", settings.dicom.host, settings.dicom.port),
-        ("web", settings.web.host, settings.web.port),
-    ):
+    for section, host, port in addresses(settings):
         if not port_is_free(host, port):
             raise ConfigError(
-                f"another program uses port {port} on {host}: stop it, or set another [{section}] port"
+                f"another program uses port {port} on {host}:"
+                f" stop it, or set another [{section}] port"
             )
 
 
@@ -458,7 +457,8 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
-def _accepts(host: str, port: int) -> bool:
+def accepts(host: str, port: int) -> bool:
+    """Whether something listens there."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
     try:
         with socket.create_connection((reachable, port), timeout=1.0):

@@ -3,10 +3,10 @@
 import os
 from typing import Any
 
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import setup_logging, worker_process_init, worker_ready
 
-from appliance import logs, queue, supervisor
-from appliance.config import Settings
+from appliance import logs, maintenance, queue, supervisor
+from appliance.config import PROCESS_VARIABLE, Settings
 
 settings = Settings.load()
 app = queue.make_app(settings)
@@ -15,7 +15,14 @@ app = queue.make_app(settings)
 @setup_logging.connect
 def configure_logging(**_arguments: Any) -> None:
     """Log as every other process does; being connected keeps Celery from its own way."""
-    logs.configure(os.environ.get(supervisor.NAME_VARIABLE, "worker"))
+    logs.configure(os.environ.get(PROCESS_VARIABLE, "worker"))
+
+
+@worker_ready.connect
+def say_so(**_arguments: Any) -> None:
+    """Leave the first sign of life: this worker is connected and takes messages."""
+    for name in app.amqp.queues.consume_from:
+        maintenance.hear(settings, name)
 
 
 @worker_process_init.connect

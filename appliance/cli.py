@@ -1,0 +1,255 @@
+"""The command `appliance`: its own commands, and by name those of the packages above the core."""
+
+import getpass
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from appliance.config import SETTINGS_VARIABLE, Settings, reference
+from appliance.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from appliance.database import Database
+
+COMMANDS: Final = "appliance.commands"
+"""The entry-point group in which the other packages name their commands."""
+
+ROLES: Final = ("radiologist", "administrator", "viewer")
+
+
+class Appliance(click.Group):
+    """A group that also finds the commands of other packages, each loaded only when used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *(entry.name for entry in _mounted())})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (own := super().get_command(ctx, cmd_name)) is not None:
+            return own
+        for entry in _mounted():
+            if entry.name == cmd_name:
+                return _load(entry)
+        return None
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ApplianceError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _mounted() -> metadata.EntryPoints:
+    return metadata.entry_points(group=COMMANDS)
+
+
+def _load(entry: metadata.EntryPoint) -> click.Command:
+    try:
+        command: click.Command = entry.load()
+    except ImportError as error:
+        return _broken(entry.name, str(error))
+    return command
+
+
+def _broken(name: str, why: str) -> click.Command:
+    """A command that says why it cannot be had, so that the others still can."""
+
+    def explain() -> None:
+        raise click.ClickException(f"`appliance {name}` cannot be loaded: {why}")
+
+    return click.Command(name, callback=explain, help=f"(cannot be loaded: {why})")
+
+
+@click.group(cls=Appliance, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"Settings file; else the one that ${SETTINGS_VARIABLE} names.",
+)
+def main(settings_file: Path | None) -> None:
+    """On-premise chest CT: receives over DICOM, analyses, shows. Not for primary diagnosis."""
+    if settings_file is not None:
+        os.environ[SETTINGS_VARIABLE] = str(settings_file.absolute())
+
+
+@main.command()
+@click.option(
+    "--logs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for one log file per process; else all write to this terminal.",
+)
+def serve(logs: Path | None) -> None:
+    """Run the whole appliance until it is stopped."""
+    from appliance import logs as logging  # noqa: PLC0415 - other commands start without
+    from appliance.supervisor import Supervisor  # noqa: PLC0415
+
+    settings = Settings.load()
+    logging.configure("supervisor")
+    Supervisor(settings, logs=logs).run()
+
+
+@main.command()
+def status() -> None:
+    """Show what runs, what waits, what failed."""
+    from appliance import status as tables  # noqa: PLC0415
+    from appliance.supervisor import read_report  # noqa: PLC0415
+
+    settings = Settings.load()
+    report = read_report(settings)
+    for line in tables.processes(report):
+        click.echo(line)
+    with _database(settings) as database:
+        for line in tables.work(database):
+            click.echo(line)
+    if report is None:
+        sys.exit(3)  # as service managers say "not running"
+
+
+@main.command()
+def doctor() -> None:
+    """Check ports, disk, broker, database, weights and engine; say what to mend."""
+    from appliance.doctor import examine  # noqa: PLC0415
+
+    ill = 0
+    for finding in examine(Settings.load()):
+        click.echo(f"{'ok  ' if finding.well else 'BAD '}  {finding.subject}: {finding.text}")
+        if not finding.well:
+            click.echo(f"        {finding.mend}")
+            ill += 1
+    click.echo("All is well." if not ill else f"{ill} to mend.")
+    sys.exit(1 if ill else 0)
+
+
+@main.command()
+def settings() -> None:
+    """Print every setting with its default and meaning, as a file to start from."""
+    click.echo(reference(), nl=False)
+
+
+@main.command()
+@click.argument(
+    "study", required=False, type=click.Path(exists=True, file_okay=True, path_type=Path)
+)
+@click.option("--once", is_flag=True, envvar="ONCE", help="Stop after the result.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".demo"),
+    show_default=True,
+    help="Where the demo keeps everything.",
+)
+@click.option(
+    "--timeout", "timeout_s", type=float, default=3600.0, show_default=True, help="Seconds to wait."
+)
+def demo(study: Path | None, once: bool, data_dir: Path, timeout_s: float) -> None:  # noqa: FBT001
+    """Start everything, send a study over DICOM, print the result and stay up.
+
+    STUDY is a folder of DICOM files; without it a synthetic chest is made and sent.
+    """
+    from appliance.demo import run  # noqa: PLC0415
+
+    sys.exit(run(data_dir.absolute(), study=study, once=once, timeout_s=timeout_s))
+
+
+@main.group()
+def database() -> None:
+    """Look after the database."""
+
+
+@database.command("upgrade")
+def database_upgrade() -> None:
+    """Bring the tables to this release."""
+    from appliance.database import upgrade  # noqa: PLC0415
+
+    upgrade(Settings.load())
+    click.echo("The database has the tables of this release.")
+
+
+@main.group()
+def user() -> None:
+    """Look after the people who may sign in."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), default="radiologist", show_default=True)
+@click.option("--password-stdin", is_flag=True, help="Read the password from the standard input.")
+def user_add(name: str, role: str, password_stdin: bool) -> None:  # noqa: FBT001
+    """Add a user; without --password-stdin a password is made and shown once."""
+    from appliance import accounts  # noqa: PLC0415
+
+    password, made = _password(stdin=password_stdin)
+    with _database(Settings.load()) as database, database.transaction() as db:
+        accounts.add(db, name, password=password, role=accounts.Role(role), actor=_actor())
+    click.echo(f"Added {name} as {role}." + (f" Password: {password}" if made else ""))
+
+
+@user.command("password")
+@click.argument("name")
+@click.option("--password-stdin", is_flag=True, help="Read the password from the standard input.")
+def user_password(name: str, password_stdin: bool) -> None:  # noqa: FBT001
+    """Give a user a new password and lift a lock."""
+    from appliance import accounts  # noqa: PLC0415
+
+    password, made = _password(stdin=password_stdin)
+    with _database(Settings.load()) as database, database.transaction() as db:
+        accounts.set_password(db, name, password=password, actor=_actor())
+    click.echo(f"Changed the password of {name}." + (f" Password: {password}" if made else ""))
+
+
+@user.command("disable")
+@click.argument("name")
+def user_disable(name: str) -> None:
+    """Shut a user out."""
+    from appliance import accounts  # noqa: PLC0415
+
+    with _database(Settings.load()) as database, database.transaction() as db:
+        accounts.disable(db, name, actor=_actor())
+    click.echo(f"{name} cannot sign in any more.")
+
+
+@user.command("list")
+def user_list() -> None:
+    """List the users."""
+    from appliance import accounts  # noqa: PLC0415
+
+    with _database(Settings.load()) as database, database.snapshot() as db:
+        for account in accounts.everyone(db):
+            click.echo(f"{account.name}  {account.role}{'' if account.active else '  disabled'}")
+
+
+@contextmanager
+def _database(settings: Settings) -> "Iterator[Database]":
+    """The database with this release's tables, closed afterwards."""
+    from appliance.database import open_database, upgrade  # noqa: PLC0415
+
+    upgrade(settings)
+    opened = open_database(settings)
+    try:
+        yield opened
+    finally:
+        opened.dispose()
+
+
+def _password(*, stdin: bool) -> tuple[str, bool]:
+    """A password, and whether it was made here and must be shown."""
+    from appliance.accounts import new_password  # noqa: PLC0415
+
+    if stdin:
+        return sys.stdin.readline().rstrip("\n"), False
+    return new_password(), True
+
+
+def _actor() -> str:
+    """Who the audit says did it: the person at this machine's command line."""
+    return f"command line: {getpass.getuser()}"
+
+
+if __name__ == "__main__":
+    main(prog_name="appliance")

