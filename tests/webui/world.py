@@ -1,0 +1,172 @@
+"""A small appliance for the pages: a database, a person, and studies in every state."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from appliance import accounts, lifecycle, studies
+from appliance.config import Settings
+from appliance.database import Database, open_database, upgrade
+from appliance.lifecycle import Claim, FinishedAnalysis, State
+from appliance.studies import PatientAttributes, SeriesAttributes, StudyAttributes
+from pipelines import presentation
+from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Analysis, LungMeasures, ModelRef, whole_folder
+from pipelines.lesions import label_regions, measure_lesions
+from pipelines.phantom import Phantom, small_chest
+from pipelines.volume import CTVolume
+from webui.app import create_app
+
+NAME: Final = "reader"
+PASSWORD: Final = "correct horse battery"
+PATIENT: Final = PatientAttributes(
+    patient_id="PHANTOM-0001", name="Phantom^Chest", birth_date="19700101", sex="O"
+)
+MODELS: Final = tuple(
+    ModelRef(purpose, name, "1.0.0", f"{i:064x}")
+    for i, (purpose, name) in enumerate(
+        {"lungs": "U-Net", "lesions": "U-Net++", "screening": "ResNet-50"}.items()
+    )
+)
+DIGESTS: Final = MappingProxyType({"one": "1" * 64, "other": "2" * 64})
+
+
+@dataclass(frozen=True)
+class World:
+    """The appliance's own functions, arranged for tests."""
+
+    settings: Settings
+    database: Database
+
+    @classmethod
+    def at(cls, folder: Path) -> "World":
+        settings = Settings.parse({"data_dir": str(folder)})
+        upgrade(settings)
+        database = open_database(settings)
+        with database.transaction() as db:
+            accounts.add(
+                db, NAME, password=PASSWORD, role=accounts.Role.RADIOLOGIST, actor="test"
+            )
+        return cls(settings, database)
+
+    def app(self) -> Flask:
+        return create_app(self.settings)
+
+    def receive(
+        self,
+        study_uid: str,
+        *,
+        series_uid: str = "series",
+        instance: str = "1",
+        digest: str = DIGESTS["one"],
+        patient: PatientAttributes = PATIENT,
+        study: StudyAttributes | None = None,
+        series: SeriesAttributes | None = None,
+    ) -> int:
+        """The row id of the study that got one more instance."""
+        with self.database.transaction() as db:
+            studies.record_instance(
+                db,
+                studies.ReceivedInstance(
+                    study_uid=study_uid,
+                    series_uid=f"{study_uid}.{series_uid}",
+                    sop_instance_uid=f"{study_uid}.{series_uid}.{instance}",
+                    sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+                    transfer_syntax_uid="1.2.840.10008.1.2.1",
+                    digest=digest,
+                    size_bytes=1,
+                    source_ae="CT1",
+                    patient=patient,
+                    study=study or StudyAttributes(description="Thorax", study_date="20260305"),
+                    series=series or SeriesAttributes(modality="CT", description="Lung 1.0"),
+                ),
+            )
+            row = studies.find(db, study_uid)
+            assert row is not None
+            return row.id
+
+    def queue(self, study_id: int) -> None:
+        lifecycle.move(self.database, None, study_id, State.RECEIVING, State.QUEUED)
+
+    def claim(self, study_id: int) -> Claim:
+        self.queue(study_id)
+        claim = lifecycle.claim(self.database, study_id, owner="test", lease_s=600)
+        assert claim is not None
+        return claim
+
+    def finish(self, study_id: int, volume: CTVolume, analysis: Analysis) -> int:
+        """Analyse a received study with a result made beforehand; the row id of the analysis."""
+        claim = self.claim(study_id)
+        folder = Path("analyses") / f"{study_id}-{claim.revision}"
+        save(analysis, volume, self.settings.data_dir / folder)
+        finished = FinishedAnalysis(
+            folder=str(folder),
+            probability=analysis.probability,
+            positive=analysis.positive,
+            lesion_count=len(analysis.lesions),
+            lesion_volume_ml=sum(lesion.volume_ml for lesion in analysis.lesions),
+        )
+        lifecycle.finish(self.database, claim, finished)
+        with self.database.snapshot() as db:
+            return studies.analyses_of(db, study_id)[-1].id
+
+    def reject(self, study_id: int, reason: str, series: dict[str, str]) -> None:
+        """Refuse a received study, each of its series for a reason."""
+        claim = self.claim(study_id)
+        with self.database.transaction() as db:
+            outcomes = [studies.SeriesOutcome(uid, "refused", why) for uid, why in series.items()]
+            studies.record_series_outcomes(db, study_id, outcomes)
+        lifecycle.reject(self.database, claim, reason=reason)
+
+
+def save(analysis: Analysis, volume: CTVolume, folder: Path) -> None:
+    """Write a result folder as the pipeline does."""
+    with whole_folder(folder) as staging:
+        analysis.write(staging, volume)
+        presentation.write_viewer(volume, analysis, staging / "viewer")
+
+
+def truth(phantom: Phantom, **changes: Any) -> Analysis:
+    """The perfect analysis of a phantom: its own masks, measured."""
+    labels = label_regions(phantom.lesions > 0, smallest=1)
+    lesions = measure_lesions(phantom.volume, labels, phantom.lungs)
+    voxel_ml = phantom.volume.voxel_ml
+    analysis = Analysis(
+        series_uid=phantom.volume.series_uid,
+        shape=phantom.volume.shape,
+        spacing=phantom.volume.spacing,
+        affine=phantom.volume.affine,
+        lungs=LungMeasures(
+            left_ml=float((phantom.lungs == LEFT_LUNG).sum()) * voxel_ml,
+            right_ml=float((phantom.lungs == RIGHT_LUNG).sum()) * voxel_ml,
+        ),
+        lesions=tuple(replace(lesion, probability=0.9 - 0.1 * lesion.id) for lesion in lesions),
+        probability=0.87,
+        positive=True,
+        threshold=0.5,
+        models=MODELS,
+        engine="test",
+        timings_s={},
+        warnings=(),
+        refused_series=(),
+        lung_mask=phantom.lungs,
+        lesion_labels=labels,
+    )
+    return replace(analysis, **changes)
+
+
+def small_truth() -> tuple[CTVolume, Analysis]:
+    """A small synthetic chest and its perfect analysis."""
+    phantom = small_chest()
+    return phantom.volume, truth(phantom)
+
+
+def sign_in(client: FlaskClient, *, name: str = NAME, password: str = PASSWORD, target: str = "/"):
+    """Sign in as a browser does, form token included."""
+    page = client.get("/sign-in").get_data(as_text=True)
+    token = page.split('name="csrf_token" value="')[1].split('"')[0]
+    form = {"name": name, "password": password, "csrf_token": token}
+    return client.post("/sign-in", query_string={"next": target}, data=form)

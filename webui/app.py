@@ -1,0 +1,57 @@
+"""The web application: `create_app` puts the pages together."""
+
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from flask import Flask
+
+from appliance.config import Settings, secret_key
+from appliance.database import open_database
+from webui import auth, display, errors, headers, health, viewer, worklist
+from webui.live import LiveFeed
+from webui.resources import EXTENSION, Resources
+
+STATIC: Final = Path(__file__).parent / "static"
+LARGEST_REQUEST_BYTES: Final = 64 * 1024
+"""No page of this release takes more than a sign-in form."""
+
+A_YEAR: Final = timedelta(days=365)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The application for these settings, else for the file named by $APPLIANCE_SETTINGS."""
+    settings = settings or Settings.load()
+    # The fingerprint in the path makes static files immutable and an update visible at once,
+    # also to modules that import each other by relative address.
+    app = Flask(__name__, static_url_path=f"/static/{_fingerprint(STATIC)}")
+    app.config.update(
+        SECRET_KEY=secret_key(settings),
+        SESSION_COOKIE_NAME="chest_ct_session",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        PERMANENT_SESSION_LIFETIME=timedelta(hours=settings.web.session_hours),
+        MAX_CONTENT_LENGTH=LARGEST_REQUEST_BYTES,
+        SEND_FILE_MAX_AGE_DEFAULT=A_YEAR,
+        WTF_CSRF_TIME_LIMIT=None,
+    )
+    database = open_database(settings)
+    app.extensions[EXTENSION] = Resources(settings, database, LiveFeed(database))
+    display.register(app)
+    headers.register(app)
+    errors.register(app)
+    auth.register(app)
+    for page in (worklist, viewer, health):
+        app.register_blueprint(page.blueprint)
+    return app
+
+
+def _fingerprint(folder: Path) -> str:
+    """A short hash of every file in a folder, names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,117 @@
+"""Who is there: sign-in, sign-out, and the rule that everything else needs a signed-in person.
+
+The session is a signed cookie that names the account and a fingerprint of its password hash: a
+changed password or a disabled account ends every session at its next request.
+"""
+
+import hashlib
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Flask, abort, redirect, render_template, request, session, url_for
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
+from flask_wtf import CSRFProtect
+from werkzeug.wrappers import Response
+
+from appliance import accounts, audit
+from appliance.tables import Account
+from webui.resources import resources
+
+PUBLIC: Final = frozenset({"static", "auth.sign_in", "health.healthz"})
+"""The endpoints that answer strangers; every other one, new ones too, wants a sign-in."""
+
+SIGN_IN_LIMIT: Final = "20 per minute"
+"""From one address; an account is locked sooner by `accounts.authenticate`."""
+
+REFUSED: Final = "Name or password is wrong, or the account is locked for a while."
+
+blueprint = Blueprint("auth", __name__)
+csrf = CSRFProtect()
+limiter = Limiter(get_remote_address, storage_uri="memory://")
+login = LoginManager()
+
+
+class User(UserMixin):  # type: ignore[misc]  # flask-login has no types
+    """The signed-in person, as flask-login wants it."""
+
+    def __init__(self, account: Account) -> None:
+        self.account_id = account.id
+        self.name = account.name
+        self.role = account.role
+        digest = hashlib.sha256(account.password_hash.encode()).hexdigest()
+        self.session_id = f"{account.id}:{digest[:16]}"
+
+    def get_id(self) -> str:
+        return self.session_id
+
+
+def register(app: Flask) -> None:
+    """Put the sign-in before every page that is not public."""
+    csrf.init_app(app)
+    limiter.init_app(app)
+    login.init_app(app)
+    app.register_blueprint(blueprint)
+
+    @app.before_request
+    def require_sign_in() -> Response | None:
+        if request.endpoint in PUBLIC or current_user.is_authenticated:
+            return None
+        if request.path.startswith("/api/"):
+            abort(HTTPStatus.UNAUTHORIZED)
+        wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
+        return redirect(url_for("auth.sign_in", next=wanted))
+
+
+@blueprint.route("/sign-in", methods=["GET", "POST"])
+@limiter.limit(SIGN_IN_LIMIT, methods=["POST"])
+def sign_in() -> Response | str | tuple[str, int]:
+    """The form; a right answer opens a session and goes where the person wanted to."""
+    if request.method == "GET":
+        return render_template("auth/sign_in.html")
+    account = accounts.authenticate(
+        resources().database,
+        name=request.form.get("name", ""),
+        password=request.form.get("password", ""),
+    )
+    if account is None:
+        return render_template("auth/sign_in.html", message=REFUSED), HTTPStatus.UNAUTHORIZED
+    session.clear()
+    session.permanent = True
+    login_user(User(account))
+    return redirect(_local(request.args.get("next", "/")))
+
+
+@blueprint.post("/sign-out")
+def sign_out() -> Response:
+    """End this session."""
+    with resources().database.transaction() as db:
+        subject = f"account {current_user.account_id}"
+        audit.record(db, actor=current_user.name, tag="accounts:session:closed", subject=subject)
+    logout_user()
+    session.clear()
+    return redirect(url_for("auth.sign_in"))
+
+
+@login.user_loader  # type: ignore[untyped-decorator]
+def load_user(session_id: str) -> User | None:
+    """The person a session names, unless the account or its password changed since."""
+    account_id = session_id.partition(":")[0]
+    if not account_id.isdecimal():
+        return None
+    with resources().database.snapshot() as db:
+        account = accounts.find(db, int(account_id))
+    if account is None or not account.active:
+        return None
+    user = User(account)
+    return user if user.session_id == session_id else None
+
+
+def _local(target: str) -> str:
+    """`target` if it is a path on this server, else the front page: no sign-in leads elsewhere."""
+    # Browsers read a backslash as a slash, and "//host" as another server.
+    parts = urlsplit(target.replace("\\", "/"))
+    is_path = not parts.scheme and not parts.netloc and parts.path.startswith("/")
+    return target if is_path else "/"

@@ -1,0 +1,62 @@
+"""What a person or a script sees when something is wrong: a page, or JSON below /api."""
+
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from flask import Flask, Response, jsonify, make_response, render_template, request
+from flask_wtf.csrf import CSRFError
+from werkzeug.exceptions import HTTPException
+
+log = structlog.get_logger()
+
+SENTENCES: Final = {
+    HTTPStatus.BAD_REQUEST: "The browser sent something that could not be understood.",
+    HTTPStatus.UNAUTHORIZED: "Sign in first.",
+    HTTPStatus.FORBIDDEN: "Your role does not allow this.",
+    HTTPStatus.NOT_FOUND: "There is nothing at this address.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that kind of request.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The request is too large.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many attempts. Wait a minute and try again.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Something failed. Try again; the fault has been logged.",
+}
+FORM_TOO_OLD: Final = "The form was open for too long. Go back, reload the page and try again."
+
+
+def register(app: Flask) -> None:
+    """Answer every error in one way; what is not an HTTP error ends here and nowhere else."""
+
+    @app.errorhandler(CSRFError)
+    def form_refused(error: CSRFError) -> Response:
+        return _answer(error.code or HTTPStatus.BAD_REQUEST, FORM_TOO_OLD)
+
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response | HTTPException:
+        if error.code is None or error.code < HTTPStatus.BAD_REQUEST:
+            return error
+        return _answer(error.code)
+
+    @app.errorhandler(Exception)
+    def failed(error: Exception) -> Response:
+        # The text of an error may name a patient: its type and place must do.
+        log.error("request_failed", endpoint=request.endpoint, error=_trace(error))
+        return _answer(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _answer(code: int, sentence: str | None = None) -> Response:
+    status = HTTPStatus(code)
+    said = sentence or SENTENCES.get(status, status.phrase)
+    if request.path.startswith("/api/"):
+        return make_response(jsonify(error=said), code)
+    page = render_template("errors/error.html", title=status.phrase, sentence=said)
+    return make_response(page, code)
+
+
+def _trace(error: BaseException) -> str:
+    """Where an error arose, without its text: the innermost places of the traceback."""
+    places = []
+    frame = error.__traceback__
+    while frame is not None:
+        places.append(f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}")
+        frame = frame.tb_next
+    return f"{type(error).__name__} at {' < '.join(reversed(places[-4:]))}"

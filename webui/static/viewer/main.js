@@ -1,0 +1,203 @@
+/**
+ * The viewer page: puts its parts together and starts loading.
+ *
+ * Leaves three marks on the performance timeline, for whoever measures: "first-lesion-slice" when
+ * the first slice is on the screen with its mask, "volume" when all slices are, "ready" when the page takes input.
+ *
+ * @typedef {import("./manifest.js").Manifest} Manifest
+ */
+import { byId, element } from "../dom.js";
+import { fillHelp, toggleHelp } from "./help.js";
+import { listenToKeys } from "./keys.js";
+import { LesionLayer } from "./lesion_layer.js";
+import { lesionList } from "./lesion_list.js";
+import { SlabLoader } from "./loader.js";
+import { fetchManifest, fetchMask } from "./manifest.js";
+import { PLANES } from "./planes.js";
+import { listenToPointer } from "./pointer.js";
+import { sliceBar } from "./slice_bar.js";
+import { ViewState } from "./state.js";
+import { Viewport } from "./viewport.js";
+import { Volume } from "./volume.js";
+import { LookUpTable, PRESETS } from "./windowing.js";
+
+const [AXIAL] = PLANES;
+const PAGE_OF_SLICES = 10;
+
+/** @param {Manifest} manifest */
+function open(manifest) {
+  const volume = new Volume(manifest.size, manifest.spacing_mm);
+  const state = new ViewState(manifest.size, PRESETS[0]);
+  const colours = new LookUpTable();
+  const layer = new LesionLayer();
+  colours.show(state.window);
+  state.onChange((change) => {
+    if (change === "window") colours.show(state.window);
+  });
+
+  const views = PLANES.map((plane) => {
+    const imageLabel = (/** @type {number} */ z) =>
+      plane === AXIAL && manifest.image_numbers[z] != null ? `  ·  image ${manifest.image_numbers[z]}` : "";
+    const viewport = new Viewport(plane, { state, volume, colours, lesions: layer, imageLabel });
+    const bar = sliceBar(plane, state, manifest.lesions);
+    viewport.box.append(bar.bar);
+    listenToPointer(viewport, state);
+    return { viewport, bar };
+  });
+  byId("planes").append(...views.map(({ viewport }) => viewport.box));
+
+  const { list, jumpBy } = lesionList(state, manifest.lesions);
+  byId("lesions").append(list);
+  presetButtons(state);
+  const active = activeViewport(views.map(({ viewport }) => viewport));
+  const help = /** @type {HTMLDialogElement} */ (byId("help"));
+  const commands = commandTable({ state, active, jumpBy, toggleHelp: () => toggleHelp(help) });
+  fillHelp(help, commands);
+  byId("help-button").addEventListener("click", () => toggleHelp(help));
+  listenToKeys(commands);
+
+  jumpBy(1);
+  return { volume, state, layer, views };
+}
+
+/**
+ * The plane that keys act on: the one under the mouse or in focus, at first the axial one.
+ * @param {Viewport[]} viewports
+ */
+function activeViewport(viewports) {
+  let active = viewports[0];
+  const activate = (/** @type {Viewport} */ viewport) => {
+    active = viewport;
+    for (const { box } of viewports) box.classList.toggle("active", box === viewport.box);
+  };
+  for (const viewport of viewports) {
+    viewport.box.addEventListener("pointerenter", () => activate(viewport));
+    viewport.box.addEventListener("focus", () => activate(viewport));
+  }
+  activate(active);
+  return () => active;
+}
+
+/** @param {ViewState} state */
+function presetButtons(state) {
+  const buttons = PRESETS.map((preset, i) => {
+    const button = element("button", { type: "button", text: `${i + 1} ${preset.name}` });
+    button.title = `Width ${preset.width}, centre ${preset.centre} HU`;
+    button.addEventListener("click", () => state.setWindow(preset));
+    return button;
+  });
+  const show = () => {
+    PRESETS.forEach(({ width, centre }, i) => {
+      const pressed = width === state.window.width && centre === state.window.centre;
+      buttons[i].setAttribute("aria-pressed", String(pressed));
+    });
+  };
+  state.onChange((change) => {
+    if (change === "window") show();
+  });
+  show();
+  byId("presets").append(...buttons);
+}
+
+/**
+ * @param {object} parts
+ * @param {ViewState} parts.state
+ * @param {() => Viewport} parts.active
+ * @param {(steps: number) => void} parts.jumpBy
+ * @param {() => void} parts.toggleHelp
+ * @returns {import("./keys.js").Command[]}
+ */
+function commandTable({ state, active, jumpBy, toggleHelp }) {
+  const scroll = (/** @type {number} */ steps) => state.scroll(active().plane, steps);
+  const all = Math.max(...state.size);
+  return [
+    {
+      keys: ["n", "p"],
+      label: "N  P",
+      does: "Next, previous lesion",
+      run: (key) => jumpBy(key === "n" ? 1 : -1),
+    },
+    { keys: ["s"], label: "S", does: "Lesions shown or hidden", run: () => state.toggleOverlay() },
+    { keys: ["c"], label: "C", does: "Lesions as contour or filled", run: () => state.toggleFill() },
+    {
+      keys: PRESETS.map((_, i) => String(i + 1)),
+      label: `1 – ${PRESETS.length}`,
+      does: `Window: ${PRESETS.map(({ name }) => name.toLowerCase()).join(", ")}`,
+      run: (key) => state.setWindow(PRESETS[Number(key) - 1]),
+    },
+    {
+      keys: ["arrowup", "arrowdown"],
+      label: "↑  ↓",
+      does: "Previous, next slice",
+      run: (key) => scroll(key === "arrowup" ? -1 : 1),
+    },
+    {
+      keys: ["pageup", "pagedown"],
+      label: "Page ↑ ↓",
+      does: `${PAGE_OF_SLICES} slices back, on`,
+      run: (key) => scroll(key === "pageup" ? -PAGE_OF_SLICES : PAGE_OF_SLICES),
+    },
+    {
+      keys: ["home", "end"],
+      label: "Home End",
+      does: "First, last slice",
+      run: (key) => scroll(key === "home" ? -all : all),
+    },
+    { keys: ["r"], label: "R", does: "Fit this plane", run: () => active().resetView() },
+    { keys: ["?"], label: "?", does: "This help", run: toggleHelp },
+  ];
+}
+
+/** @param {Manifest} manifest */
+async function start(manifest) {
+  const { volume, state, layer, views } = open(manifest);
+  performance.mark("ready");
+
+  const takeMask = async (/** @type {import("./manifest.js").LesionFacts} */ lesion) => {
+    layer.add(await fetchMask(lesion));
+    for (const { viewport } of views) viewport.lesionsChanged();
+  };
+  const progress = /** @type {HTMLProgressElement} */ (byId("loading"));
+  /** @type {() => void} */
+  let tellFirst = () => {};
+  const firstSlice = new Promise((resolve) => {
+    tellFirst = () => resolve(undefined);
+  });
+  const loader = new SlabLoader(
+    volume,
+    { urgent: manifest.key_slabs, rest: manifest.slabs },
+    {
+      position: () => state.position[2],
+      arrived: (slab) => {
+        for (const { viewport } of views) viewport.arrived(slab.first, slab.count);
+        views[0].bar.markArrived(slab.first, slab.count);
+        progress.value = volume.arrivedCount / manifest.size[2];
+        tellFirst();
+      },
+    },
+  );
+  const [firstLesion, ...otherLesions] = manifest.lesions;
+  // The first lesion's slice and mask have the connection to themselves: they are what is waited for.
+  const shown = Promise.all([firstSlice, firstLesion && takeMask(firstLesion)]).then(() => {
+    markOnScreen("first-lesion-slice");
+    return Promise.all(otherLesions.map(takeMask));
+  });
+  await Promise.all([loader.load(), shown]);
+  progress.hidden = true;
+  markOnScreen("volume");
+}
+
+/** Mark the moment after the coming frame has been drawn. @param {string} name */
+function markOnScreen(name) {
+  requestAnimationFrame(() => setTimeout(() => performance.mark(name)));
+}
+
+/** @param {unknown} error */
+function explain(error) {
+  console.error(error);
+  const notice = byId("notice");
+  notice.textContent = "Some images could not be loaded. Reload the page; if it happens again, call your administrator.";
+  notice.hidden = false;
+}
+
+fetchManifest(byId("viewer").dataset.manifest ?? "").then(start).catch(explain);

@@ -1,0 +1,56 @@
+/**
+ * What the server says about one analysis: the volume's geometry, where its pieces lie, its lesions.
+ * Positions are voxels in the order x, y, z (see planes.js).
+ *
+ * @typedef {import("./planes.js").Triple} Triple
+ *
+ * @typedef {object} Slab  slices `first` to `first` + `count` − 1 along z, coded as slab_codec.js says
+ * @property {string} url
+ * @property {number} first
+ * @property {number} count
+ *
+ * @typedef {object} LesionFacts
+ * @property {number} id
+ * @property {"left" | "right" | "both"} side  the patient's
+ * @property {number} volume_ml
+ * @property {number} diameter_mm
+ * @property {number} mean_hu
+ * @property {number | null} probability
+ * @property {Triple} first  lowest voxel of its box
+ * @property {Triple} last  highest voxel of its box, inclusive
+ * @property {Triple} look_at  where to look first
+ * @property {string} mask_url  one bit for each voxel of its box, see masks.js
+ *
+ * @typedef {object} Manifest
+ * @property {Triple} size
+ * @property {Triple} spacing_mm
+ * @property {(number | null)[]} image_numbers  the scanner's number of each z, if it gave one
+ * @property {Slab[]} key_slabs  one slice each: the lesions' key slices, first lesion first
+ * @property {Slab[]} slabs
+ * @property {LesionFacts[]} lesions
+ */
+import { LesionMask } from "./masks.js";
+
+/**
+ * @param {string} url
+ * @returns {Promise<Manifest>}
+ */
+export async function fetchManifest(url) {
+  return (await fetchWhole(url)).json();
+}
+
+/**
+ * @param {LesionFacts} lesion
+ * @returns {Promise<LesionMask>}
+ */
+export async function fetchMask({ id, mask_url, first, last }) {
+  const bits = new Uint8Array(await (await fetchWhole(mask_url)).arrayBuffer());
+  return new LesionMask(id, first, last, bits);
+}
+
+/** @param {string} url */
+async function fetchWhole(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: status ${response.status}`);
+  return response;
+}

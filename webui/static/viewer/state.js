@@ -1,0 +1,116 @@
+/**
+ * What the reader is looking at. Every part of the page reads it here and changes it here; a
+ * change tells its listeners what kind of thing changed.
+ *
+ * @typedef {import("./planes.js").Plane} Plane
+ * @typedef {import("./planes.js").Triple} Triple
+ * @typedef {import("./windowing.js").Window} Window
+ * @typedef {"position" | "window" | "overlay" | "lesion" | "pointer"} Change
+ */
+import { clamp, sliceAfter } from "./planes.js";
+
+const NARROWEST_WINDOW_HU = 1;
+const WIDEST_WINDOW_HU = 8000;
+const CENTRE_LIMIT_HU = 4000;
+
+export class ViewState {
+  /** @type {Set<(change: Change) => void>} */
+  #listeners = new Set();
+
+  /**
+   * @param {Triple} size  voxels of the volume
+   * @param {Window} window
+   */
+  constructor(size, window) {
+    this.size = size;
+    /** Where the cross-hair stands. @type {Triple} */
+    this.position = [size[0] >> 1, size[1] >> 1, size[2] >> 1];
+    /** The voxel under the mouse, if any. @type {Triple | null} */
+    this.pointer = null;
+    /** @type {Window} */
+    this.window = { width: window.width, centre: window.centre };
+    /** Lesions are drawn at all. */
+    this.overlay = true;
+    /** Lesions are filled, not only outlined. */
+    this.fill = false;
+    /** Number of the chosen lesion. @type {number | null} */
+    this.lesion = null;
+  }
+
+  /** @param {(change: Change) => void} listener */
+  onChange(listener) {
+    this.#listeners.add(listener);
+  }
+
+  /** @param {Change} change */
+  #tell(change) {
+    for (const listener of this.#listeners) listener(change);
+  }
+
+  /** @param {Triple} voxel */
+  moveTo(voxel) {
+    const [nx, ny, nz] = this.size;
+    this.position = [
+      clamp(Math.round(voxel[0]), 0, nx - 1),
+      clamp(Math.round(voxel[1]), 0, ny - 1),
+      clamp(Math.round(voxel[2]), 0, nz - 1),
+    ];
+    this.#tell("position");
+  }
+
+  /**
+   * @param {Plane} plane
+   * @param {number} index
+   */
+  showSlice(plane, index) {
+    /** @type {Triple} */
+    const voxel = [...this.position];
+    voxel[plane.through] = index;
+    this.moveTo(voxel);
+  }
+
+  /**
+   * @param {Plane} plane
+   * @param {number} steps  in reading order
+   */
+  scroll(plane, steps) {
+    this.showSlice(plane, sliceAfter(plane, this.size, this.position[plane.through], steps));
+  }
+
+  /** @param {Window} window */
+  setWindow({ width, centre }) {
+    this.window = {
+      width: Math.round(clamp(width, NARROWEST_WINDOW_HU, WIDEST_WINDOW_HU)),
+      centre: Math.round(clamp(centre, -CENTRE_LIMIT_HU, CENTRE_LIMIT_HU)),
+    };
+    this.#tell("window");
+  }
+
+  toggleOverlay() {
+    this.overlay = !this.overlay;
+    this.#tell("overlay");
+  }
+
+  toggleFill() {
+    this.fill = !this.fill;
+    this.overlay = true;
+    this.#tell("overlay");
+  }
+
+  /**
+   * Choose a lesion and move the cross-hair onto it.
+   * @param {number} lesion
+   * @param {Triple} voxel
+   */
+  chooseLesion(lesion, voxel) {
+    this.lesion = lesion;
+    this.#tell("lesion");
+    this.moveTo(voxel);
+  }
+
+  /** @param {Triple | null} voxel */
+  pointAt(voxel) {
+    this.pointer = voxel;
+    this.#tell("pointer");
+  }
+}

@@ -1,0 +1,196 @@
+"""One study: the viewer with its result, or a page that follows it until there is one.
+
+The pixel data travels as `pipelines.presentation` stored it, lossless and compressed by zstd; a
+browser without zstd gets gzip. Names carry the hash of their content: what was fetched is kept.
+"""
+
+import gzip
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import zstandard
+from flask import (
+    Blueprint,
+    Response,
+    abort,
+    jsonify,
+    render_template,
+    request,
+    url_for,
+)
+from flask_login import current_user
+
+from appliance import audit, studies
+from appliance.lifecycle import State
+from appliance.tables import Analysis
+from webui import display
+from webui.resources import resources
+from webui.results import Result, open_result
+
+IMMUTABLE: Final = "private, max-age=31536000, immutable"
+GZIP_LEVEL: Final = 1  # on the fly: a level more costs more time than the bytes it saves
+
+EXPLANATIONS: Final = {
+    State.RECEIVING: "Images are still arriving. The analysis starts by itself when they stop.",
+    State.QUEUED: "All images are here. The analysis starts as soon as the one before it ends.",
+    State.ANALYSING: "The analysis is running. This page turns into the viewer when it is done.",
+    State.READY: "The analysis is done, but its result cannot be found.",
+    State.REJECTED: "This study has no series that can be analysed.",
+    State.FAILED: "The analysis failed and is not tried again. An administrator can start it anew.",
+}
+
+MODULES: Final = tuple(
+    sorted(
+        path.name
+        for path in (Path(__file__).parent / "static" / "viewer").glob("*.js")
+        if path.name != "slab_worker.js"
+    )
+)
+"""The viewer's modules, named in the page so that the browser fetches them all at once."""
+
+blueprint = Blueprint("viewer", __name__)
+
+
+@blueprint.get("/studies/<int:study_id>")
+def show(study_id: int) -> str:
+    """The study's current result, or how far it is."""
+    with resources().database.snapshot() as db:
+        analysis = studies.current_analysis(db, study_id)
+    return _status_page(study_id) if analysis is None else _viewer_page(study_id, analysis)
+
+
+@blueprint.get("/studies/<int:study_id>/analyses/<int:analysis_id>")
+def show_version(study_id: int, analysis_id: int) -> str:
+    """One result of the study, marked when a newer one superseded it."""
+    analysis = _analysis(analysis_id)
+    if analysis.study_id != study_id:
+        abort(HTTPStatus.NOT_FOUND)
+    return _viewer_page(study_id, analysis)
+
+
+@blueprint.get("/api/studies/<int:study_id>")
+def state(study_id: int) -> Response:
+    """Where the study stands."""
+    row = _study(study_id)
+    return jsonify(state=row.state.value, analysis_id=row.analysis_id)
+
+
+@blueprint.get("/api/analyses/<int:analysis_id>/manifest")
+def manifest(analysis_id: int) -> Response:
+    """Geometry, addresses and lesions in (x, y, z), as static/viewer/manifest.js describes."""
+    response = jsonify(_manifest(analysis_id, _result(_analysis(analysis_id)).facts))
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.get("/api/analyses/<int:analysis_id>/files/<name>")
+def piece(analysis_id: int, name: str) -> Response:
+    """One slab or mask; only names that the result lists are looked for on disk."""
+    path = _result(_analysis(analysis_id)).files.get(name)
+    if path is None:
+        abort(HTTPStatus.NOT_FOUND)
+    encoding = "zstd" if request.accept_encodings["zstd"] else "gzip"
+    response = Response(mimetype="application/octet-stream")
+    response.headers["Content-Encoding"] = encoding
+    response.headers["Cache-Control"] = IMMUTABLE
+    response.vary.add("Accept-Encoding")
+    response.set_etag(f"{name}.{encoding}")
+    if not request.if_none_match.contains(f"{name}.{encoding}"):
+        stored = path.read_bytes()
+        response.set_data(stored if encoding == "zstd" else _as_gzip(stored))
+    response.make_conditional(request)
+    return response
+
+
+def _as_gzip(stored: bytes) -> bytes:
+    plain = zstandard.ZstdDecompressor().decompressobj().decompress(stored)
+    return gzip.compress(plain, GZIP_LEVEL, mtime=0)
+
+
+def _study(study_id: int) -> studies.WorklistRow:
+    with resources().database.snapshot() as db:
+        row = studies.worklist_row(db, study_id)
+    return row or abort(HTTPStatus.NOT_FOUND)
+
+
+def _analysis(analysis_id: int) -> Analysis:
+    with resources().database.snapshot() as db:
+        analysis = studies.analysis(db, analysis_id)
+    return analysis or abort(HTTPStatus.NOT_FOUND)
+
+
+def _result(analysis: Analysis) -> Result:
+    return open_result(resources().settings.data_dir / analysis.folder)
+
+
+def _viewer_page(study_id: int, analysis: Analysis) -> str:
+    _note_view(study_id, analysis.id)
+    with resources().database.snapshot() as db:
+        versions = studies.analyses_of(db, study_id)
+    return render_template(
+        "viewer/show.html",
+        study=_study(study_id),
+        analysis=analysis,
+        versions=versions,
+        result=_result(analysis).facts,
+        modules=MODULES,
+    )
+
+
+def _status_page(study_id: int) -> str:
+    study = _study(study_id)
+    with resources().database.snapshot() as db:
+        series = studies.series_of(db, study_id)
+    return render_template(
+        "viewer/status.html",
+        study=study,
+        series=series,
+        word=display.STATE_WORDS[study.state],
+        explanation=EXPLANATIONS[study.state],
+    )
+
+
+def _note_view(study_id: int, analysis_id: int) -> None:
+    with resources().database.transaction() as db:
+        audit.record(
+            db,
+            actor=current_user.name,
+            tag="web:study:viewed",
+            subject=f"study {study_id}",
+            detail={"analysis": analysis_id},
+        )
+
+
+def _manifest(analysis_id: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def address(piece: Mapping[str, Any]) -> str:
+        return url_for("viewer.piece", analysis_id=analysis_id, name=piece["file"])
+
+    def slab(piece: Mapping[str, Any]) -> dict[str, Any]:
+        return {"url": address(piece), "first": piece["first"], "count": piece["count"]}
+
+    return {
+        "size": facts["size"],
+        "spacing_mm": facts["spacing_mm"],
+        "image_numbers": facts["instance_numbers"],
+        "key_slabs": [slab(piece) for piece in facts["key_slabs"]],
+        "slabs": [slab(piece) for piece in facts["slabs"]],
+        "lesions": [
+            _lesion(lesion) | {"mask_url": address(lesion["mask"])} for lesion in facts["lesions"]
+        ],
+    }
+
+
+def _lesion(lesion: Mapping[str, Any]) -> dict[str, Any]:
+    shown = ("id", "side", "volume_ml", "diameter_mm", "mean_hu", "probability")
+    box = lesion["mask"]["box"]
+    _, y, x = lesion["centroid"]
+    return {
+        **{name: lesion[name] for name in shown},
+        "first": box[:3],
+        "last": [end - 1 for end in box[3:]],
+        "look_at": [round(x), round(y), lesion["key_slice"]],
+    }
