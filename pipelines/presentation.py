@@ -45,8 +45,8 @@ sum of d along its row, modulo 2^16 as int16: HU. The sum starts at 0 in each ro
         out[p] = hu += (u >>> 1) ^ -(u & 1);        // out is an Int16Array: it wraps
       }
 
-**Mask** (``<hash>.mask``): one zstd frame; inside, one bit for each voxel of the box in the order z,
-y, x (x fastest), padded with zeros to whole bytes, first voxel in the lowest bit::
+**Mask** (``<hash>.mask``): one zstd frame; inside, one bit for each voxel of the box in the order
+z, y, x (x fastest), padded with zeros to whole bytes, first voxel in the lowest bit::
 
     i = ((z - z0) * (y1 - y0) + (y - y0)) * (x1 - x0) + x - x0
     inside = bytes[i >> 3] >> (i & 7) & 1
@@ -385,9 +385,12 @@ class _Tile:
     def mark(self, *, left: str, right: str) -> None:
         """Write the patient's sides at the edges."""
         font = ImageFont.load_default(20)
-        self.draw.text((6, _TILE / 2), left, fill=_AMBER, font=font, anchor="lm")
-        self.draw.text((_TILE - 6, _TILE / 2), right, fill=_AMBER, font=font, anchor="rm")
+        for x, text, anchor in ((6, left, "lm"), (_TILE - 6, right, "rm")):
+            place = (x, _TILE / 2)
+            self.draw.text(place, text, _AMBER, font, anchor, stroke_width=2, stroke_fill=(0, 0, 0))
 
     def write(self, text: str, *, row: int, colour: tuple[int, int, int] = _GREY) -> None:
         """Write one line of text into the top left corner."""
-        self.draw.text((6, 4 + 16 * row), text, fill=colour, font=ImageFont.load_default(13))
+        font = ImageFont.load_default(13)
+        place = (6, 4 + 16 * row)
+        self.draw.text(place, text, colour, font, stroke_width=1, stroke_fill=(0, 0, 0))

@@ -1,0 +1,129 @@
+"""The automatic run on one page: a CT volume and three models in, an `Analysis` out (J35, J80)."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipelines.engines.choice import EngineChoice
+from pipelines.errors import Refusal, WeightsError
+from pipelines.findings import Analysis
+from pipelines.inference import Model
+from pipelines.lesions import measure_lesions, segment_lesions
+from pipelines.lungs import cut_off, measure_lungs, segment_lungs
+from pipelines.preprocessing import extract_lungs
+from pipelines.screening import screen
+from pipelines.volume import CTVolume
+from pipelines.weights import open_bundle, shipped_weights
+
+PURPOSES: Final = ("lungs", "lesions", "screening")
+STEPS: Final = ("lungs", "lesions", "screening")
+"""What the run does, in order; progress is told by these names."""
+
+CUT_OFF: Final = "The scan ends inside the lungs: lesions beyond its ends are not seen."
+
+
+@dataclass(frozen=True)
+class Models:
+    """The three models of the automatic run, ready."""
+
+    lungs: Model
+    lesions: Model
+    screening: Model
+
+    @classmethod
+    def open(cls, folder: Path | None, choice: EngineChoice, *, threads: int = 0) -> "Models":
+        """Return the models below `folder`, by default the ones shipped.
+
+        Raises:
+            WeightsError: a model is missing, damaged or made for something else.
+        """
+        root = folder or shipped_weights()
+        bundles = {purpose: open_bundle(root / purpose) for purpose in PURPOSES}
+        for purpose, bundle in bundles.items():
+            if bundle.config.purpose != purpose:
+                raise WeightsError(
+                    f"{root / purpose} is a model for '{bundle.config.purpose}', not '{purpose}'."
+                )
+        return cls(**{p: Model.open(b, choice, threads=threads) for p, b in bundles.items()})
+
+    @property
+    def engine(self) -> str:
+        """What computes the networks."""
+        return self.lesions.engine.description
+
+
+Progress = Callable[[str, float, dict[str, Any]], None]
+"""Told after each step: its name, its seconds, and what is known now (JSON types)."""
+
+
+class Stopwatch:
+    """Times the steps and tells whoever listens."""
+
+    def __init__(self, listener: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._listener = listener
+        self._last = time.perf_counter()
+
+    def done(self, step: str, **known: Any) -> None:
+        """Note that `step` has just ended."""
+        now = time.perf_counter()
+        self.seconds[step] = now - self._last
+        if self._listener is not None:
+            self._listener(step, self.seconds[step], known)
+        self._last = time.perf_counter()
+
+
+def analyse(
+    volume: CTVolume,
+    models: Models,
+    *,
+    refused: tuple[Refusal, ...] = (),
+    progress: Progress | None = None,
+) -> Analysis:
+    """Return lungs, lesions and COVID-likeness of one chest CT.
+
+    `refused` are the other series of the study; they are kept with the result.
+
+    Raises:
+        NoUsableSeriesError: there are no lungs in the series.
+    """
+    watch = Stopwatch(progress)
+    lungs = segment_lungs(volume, models.lungs)
+    measures = measure_lungs(lungs, volume.voxel_ml)
+    watch.done("lungs", left_ml=measures.left_ml, right_ml=measures.right_ml)
+
+    config = models.lesions.config
+    extraction = extract_lungs(
+        volume.hu,
+        lungs,
+        volume.spacing,
+        target=config.spacing,
+        margin_mm=float(config.preprocessing["lung_margin_mm"]),
+    )
+    labels = segment_lesions(volume, extraction, models.lesions)
+    found = measure_lesions(volume, labels, lungs)
+    watch.done("lesions", count=len(found), volume_ml=sum(lesion.volume_ml for lesion in found))
+
+    screening = screen(volume, lungs, labels, found, models.screening)
+    watch.done("screening", probability=screening.probability, positive=screening.positive)
+
+    return Analysis(
+        series_uid=volume.series_uid,
+        shape=volume.shape,
+        spacing=volume.spacing,
+        affine=volume.affine,
+        lungs=measures,
+        lesions=screening.lesions,
+        probability=screening.probability,
+        positive=screening.positive,
+        threshold=screening.threshold,
+        models=tuple(m.bundle.reference for m in (models.lungs, models.lesions, models.screening)),
+        engine=models.engine,
+        timings_s=dict(watch.seconds),
+        warnings=(*volume.warnings, *((CUT_OFF,) if cut_off(lungs) else ())),
+        refused_series=refused,
+        lung_mask=lungs,
+        lesion_labels=labels,
+    )

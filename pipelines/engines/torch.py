@@ -1,0 +1,51 @@
+"""PyTorch: the GPU's engine, and on a CPU the reference the other engine is held against."""
+
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+
+class Precision(StrEnum):
+    """What the convolutions are computed in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+def best_precision(device: torch.device) -> Precision:
+    """Return bf16 where the processor computes it, else fp32."""
+    if device.type == "cuda":
+        return Precision.BF16 if torch.cuda.is_bf16_supported() else Precision.FP32
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - has no public name
+    return Precision.BF16 if has_bf16 else Precision.FP32
+
+
+class TorchEngine:
+    """A PyTorch network in evaluation mode."""
+
+    def __init__(self, net: nn.Module, device: torch.device, precision: Precision) -> None:
+        self.device = device
+        self.precision = precision
+        self.net = net.eval().to(device)
+
+    @property
+    def description(self) -> str:
+        return f"PyTorch {torch.__version__} {self.precision} ({self.device.type})"
+
+    def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        images = torch.from_numpy(batch).to(self.device)
+        images = images.contiguous(memory_format=_channels_last(images.ndim))
+        low = self.precision is Precision.BF16
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low),
+        ):
+            out: NDArray[np.float32] = torch.sigmoid(self.net(images).float()).cpu().numpy()
+        return out
+
+
+def _channels_last(dimensions: int) -> torch.memory_format:
+    return torch.channels_last_3d if dimensions == 5 else torch.channels_last

@@ -1,0 +1,110 @@
+"""Lesions of any kind: a 3-D U-Net++ on the extracted lungs, then regions with measures (J41).
+
+A region is a 26-connected component on the volume's own grid.
+"""
+
+from typing import Final
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Lesion, Side
+from pipelines.inference import Model, predict_volume
+from pipelines.preprocessing import LungExtraction, resize, window
+from pipelines.volume import CTVolume
+
+ANGLES: Final = np.deg2rad(np.arange(0, 180, 3))  # a diameter is at most 0.04 % short
+BOTH_SIDES_SHARE: Final = 0.1  # of a region in the other lung, from which it lies in both
+
+
+def segment_lesions(
+    volume: CTVolume, extraction: LungExtraction, model: Model
+) -> NDArray[np.uint16]:
+    """Return uint16 (z, y, x) on the volume's own grid: regions by descending volume, 1 first."""
+    image = window(extraction.hu, model.config.window_hu) * extraction.lung
+    probability = predict_volume(model.engine, image) * extraction.lung
+    crop_shape = tuple(s.stop - s.start for s in extraction.box)
+    mask = resize(probability, crop_shape) > float(model.config.decision["threshold"])
+    labels = np.zeros(volume.shape, dtype=np.uint16)
+    smallest = float(model.config.decision["minimum_ml"]) / volume.voxel_ml
+    labels[extraction.box] = label_regions(mask, smallest=smallest)
+    return labels
+
+
+def label_regions(mask: NDArray[np.bool_], *, smallest: float) -> NDArray[np.uint16]:
+    """Return the connected regions of at least `smallest` voxels, numbered by descending size."""
+    labels = cc3d.connected_components(mask, connectivity=26)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    order = [int(i) for i in np.argsort(sizes)[::-1] if sizes[i] >= max(smallest, 1)]
+    renumbered = np.zeros(len(sizes), dtype=np.uint16)
+    renumbered[order] = np.arange(1, len(order) + 1)
+    return renumbered[labels]
+
+
+def measure_lesions(
+    volume: CTVolume, labels: NDArray[np.uint16], lungs: NDArray[np.uint8]
+) -> tuple[Lesion, ...]:
+    """Return the measures of every region; probabilities are left open."""
+    boxes = cc3d.statistics(labels)["bounding_boxes"]
+    lung_voxels = max(int((lungs > 0).sum()), 1)
+    return tuple(
+        _measure(volume, labels, lungs, number, boxes[number], lung_voxels)
+        for number in range(1, int(labels.max()) + 1)
+    )
+
+
+def axial_diameter_mm(plane: NDArray[np.bool_], spacing: tuple[float, float]) -> float:
+    """Return the longest diameter of a region in one slice (y, x), outer edge to outer edge.
+
+    `spacing` is (y, x) in mm.
+    """
+    y, x = np.nonzero(plane)
+    dy, dx = spacing
+    across = np.outer(np.cos(ANGLES), x * dx) + np.outer(np.sin(ANGLES), y * dy)
+    pixel = np.abs(np.cos(ANGLES)) * dx + np.abs(np.sin(ANGLES)) * dy
+    return float((across.max(axis=1) - across.min(axis=1) + pixel).max())
+
+
+def _measure(
+    volume: CTVolume,
+    labels: NDArray[np.uint16],
+    lungs: NDArray[np.uint8],
+    number: int,
+    box: tuple[slice, slice, slice],
+    lung_voxels: int,
+) -> Lesion:
+    mask = labels[box] == number
+    areas = mask.sum(axis=(1, 2))
+    corner = tuple(int(s.start) for s in box)
+    voxels = int(mask.sum())
+    centre = [float(i.mean()) + c for i, c in zip(np.nonzero(mask), corner, strict=True)]
+    spacing = (volume.spacing[1], volume.spacing[2])
+    return Lesion(
+        id=number,
+        volume_ml=voxels * volume.voxel_ml,
+        diameter_mm=max(axial_diameter_mm(p, spacing) for p in mask if p.any()),
+        mean_hu=float(volume.hu[box][mask].mean()),
+        side=_side(lungs[box][mask], centre[2] >= volume.shape[2] / 2),
+        first_slice=corner[0],
+        last_slice=int(box[0].stop) - 1,
+        key_slice=corner[0] + int(np.argmax(areas)),
+        centroid=(centre[0], centre[1], centre[2]),
+        bbox=(
+            (corner[0], corner[1], corner[2]),
+            (int(box[0].stop), int(box[1].stop), int(box[2].stop)),
+        ),
+        lung_share=voxels / lung_voxels,
+        probability=None,
+    )
+
+
+def _side(lungs: NDArray[np.uint8], left_of_middle: bool) -> Side:  # noqa: FBT001
+    """Return the lung a region lies in; one wholly in the margin goes by its place."""
+    left, right = int((lungs == LEFT_LUNG).sum()), int((lungs == RIGHT_LUNG).sum())
+    if left + right == 0:
+        return Side.LEFT if left_of_middle else Side.RIGHT
+    if min(left, right) >= BOTH_SIDES_SHARE * (left + right):
+        return Side.BOTH
+    return Side.LEFT if left > right else Side.RIGHT

@@ -1,0 +1,198 @@
+"""The queue's entry point: claim a study, load, analyse, save, move on.
+
+The only module here that knows the appliance. A message carries a study's row id; running the task
+twice is harmless, because only one claim succeeds, and the work of a worker that was taken for dead
+is thrown away when it tries to finish.
+"""
+
+import os
+import platform
+import shutil
+import uuid
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from celery import shared_task
+
+from appliance import lifecycle, studies
+from appliance.config import Settings
+from appliance.database import Database
+from appliance.errors import LostRaceError
+from appliance.lifecycle import Claim, FinishedAnalysis
+from appliance.queue import current
+from appliance.store import Store
+from appliance.studies import SeriesOutcome
+from pipelines import analysis, presentation
+from pipelines.analysis import Models
+from pipelines.engines.choice import EngineChoice
+from pipelines.errors import NoUsableSeriesError, PipelineError, Refusal
+from pipelines.findings import Analysis, whole_folder
+from pipelines.series import choose_series, describe_files, load_series
+from pipelines.volume import CTVolume
+
+log = structlog.get_logger()
+
+STEPS: Final = ("reading", *analysis.STEPS, "saving")
+
+
+@shared_task(name="pipelines.analyse_study")  # type: ignore[untyped-decorator]
+def analyse_study(study_id: int) -> None:
+    """Analyse one study, if it is still waiting."""
+    app = current()
+    settings, database = app.settings, app.database
+    claim = lifecycle.claim(
+        database, study_id, owner=worker_name(), lease_s=settings.lifecycle.lease_s
+    )
+    if claim is None:
+        return
+    log.info("analysis.started", study_id=study_id, attempt=claim.attempt)
+    try:
+        with lifecycle.keep(database, claim, lease_s=settings.lifecycle.lease_s):
+            state = _run(settings, database, claim)
+    except LostRaceError:
+        log.warning("analysis.overtaken", study_id=study_id)
+        return
+    log.info("analysis.ended", study_id=study_id, state=state)
+
+
+def worker_name() -> str:
+    """Name this process for people and for `lifecycle.release`."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def _run(settings: Settings, database: Database, claim: Claim) -> lifecycle.State:
+    """Do the work; whatever goes wrong ends as a state with a reason, never as a stuck study."""
+    attempts = settings.lifecycle.max_attempts
+    try:
+        return _analyse(settings, database, claim)
+    except NoUsableSeriesError as error:
+        _note_refusals(database, claim, error.refusals)
+        return lifecycle.reject(database, claim, reason=str(error))
+    except PipelineError as error:
+        return lifecycle.fail(
+            database, claim, reason=str(error), transient=False, max_attempts=attempts
+        )
+    except LostRaceError:
+        raise
+    except Exception as error:
+        log.exception("analysis.failed", study_id=claim.study_id)
+        reason = f"{type(error).__name__}: see the worker's log"
+        return lifecycle.fail(database, claim, reason=reason, transient=True, max_attempts=attempts)
+
+
+def _analyse(settings: Settings, database: Database, claim: Claim) -> lifecycle.State:
+    steps = _Steps(database, claim)
+    steps.start("reading")
+    volume, refused = _read(settings, database, claim)
+    _note_refusals(database, claim, refused, analysed=volume.series_uid)
+    steps.done("reading", summary={"slices": volume.shape[0], "refused": len(refused)})
+
+    found = analysis.analyse(volume, _models(settings), refused=refused, progress=steps.finished)
+    folder = settings.analyses_dir / str(claim.study_id) / uuid.uuid4().hex
+    with whole_folder(folder) as staging:
+        found.write(staging, volume)
+        presentation.write(staging, volume, found)
+    steps.done("saving")
+
+    try:
+        return lifecycle.finish(
+            database, claim, _for_database(settings, folder, found, steps.seconds)
+        )
+    except LostRaceError:
+        shutil.rmtree(folder)  # whoever holds the study now writes its own
+        raise
+
+
+def _read(
+    settings: Settings, database: Database, claim: Claim
+) -> tuple[CTVolume, tuple[Refusal, ...]]:
+    store = Store(settings.store_dir)
+    with database.snapshot() as db:
+        files = studies.instances_of(db, claim.study_id)
+    headers = describe_files([store.path_of(file.digest) for file in files])
+    choice = choose_series(headers)
+    return load_series(choice.chosen, threads=_threads(settings)), choice.refused
+
+
+def _note_refusals(
+    database: Database,
+    claim: Claim,
+    refused: tuple[Refusal, ...],
+    *,
+    analysed: str | None = None,
+) -> None:
+    outcomes = [SeriesOutcome(r.series_uid, "refused", r.reason) for r in refused]
+    if analysed is not None:
+        outcomes.append(SeriesOutcome(analysed, "analysed"))
+    with database.transaction() as db:
+        studies.record_series_outcomes(db, claim.study_id, outcomes)
+
+
+class _Steps:
+    """Publishes what runs and what came out of it."""
+
+    def __init__(self, database: Database, claim: Claim) -> None:
+        self.seconds: dict[str, float] = {}
+        self._database = database
+        self._claim = claim
+        self._watch = analysis.Stopwatch(None)
+
+    def start(self, step: str) -> None:
+        """Say that `step` runs."""
+        studies.start_step(
+            self._database, self._claim, step=step, done=STEPS.index(step), total=len(STEPS)
+        )
+
+    def done(self, step: str, *, summary: dict[str, Any] | None = None) -> None:
+        """Say that `step` has ended and the next one runs."""
+        self._watch.done(step)
+        self.finished(step, self._watch.seconds[step], summary or {})
+
+    def finished(self, step: str, seconds: float, summary: dict[str, Any]) -> None:
+        """Take what the analysis tells after each of its steps."""
+        self.seconds[step] = seconds
+        position = STEPS.index(step)
+        studies.record_step(
+            self._database,
+            self._claim,
+            step=step,
+            position=position,
+            total=len(STEPS),
+            seconds=seconds,
+            summary=summary,
+        )
+        if position + 1 < len(STEPS):
+            self._watch = analysis.Stopwatch(None)
+            self.start(STEPS[position + 1])
+
+
+def _for_database(
+    settings: Settings, folder: Path, found: Analysis, seconds: dict[str, float]
+) -> FinishedAnalysis:
+    summary = found.summary()
+    return FinishedAnalysis(
+        folder=str(folder.relative_to(settings.data_dir)),
+        probability=found.probability,
+        positive=found.positive,
+        lesion_count=len(found.lesions),
+        lesion_volume_ml=sum(lesion.volume_ml for lesion in found.lesions),
+        models=summary["models"],
+        timings={step: round(value, 3) for step, value in seconds.items()},
+    )
+
+
+def _models(settings: Settings) -> Models:
+    chosen = settings.analysis
+    return _open_models(chosen.weights_dir, EngineChoice(chosen.engine), chosen.threads)
+
+
+@cache
+def _open_models(folder: Path | None, choice: EngineChoice, threads: int) -> Models:
+    """Open the models once in the life of the worker."""
+    return Models.open(folder, choice, threads=threads)
+
+
+def _threads(settings: Settings) -> int:
+    return settings.analysis.threads or os.cpu_count() or 1

@@ -1,0 +1,120 @@
+"""Training of the lung net: a 2-D U-Net on axial slices of both domains."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pipelines.preprocessing import window
+from pipelines.training.augmentation import Pose, cut, random_pose, vary_display
+from pipelines.training.datasets import (
+    Domain,
+    Stack,
+    covid_stacks,
+    healthy_volumes,
+    lung_stacks,
+)
+from pipelines.training.losses import segmentation_loss
+from pipelines.training.metrics import dice
+from pipelines.training.recipe import TrainingConfig
+
+# How often a sample comes from COVID slices, single HU slices, whole healthy volumes.
+SOURCE_SHARES = (0.5, 0.3, 0.2)
+REPORT_STRIDE = 3  # neighbouring slices of a volume tell the same
+
+
+class LungRecipe:
+    """Samples slices at the network's spacing; targets are both lungs together."""
+
+    def __init__(self, config: TrainingConfig, root: Path) -> None:
+        self.patch = (config.patch[0], config.patch[1])
+        self.spacing_mm = float(config.preprocessing["spacing_mm"][1])
+        self.window_hu = tuple(config.preprocessing["window_hu"])
+        held = {*config.data["validation"], *config.data["test"]}
+        covid = list(covid_stacks(root))
+        single = list(lung_stacks(root))
+        # One scan each, in the order of the set: every fifth is held out for the test.
+        self.sources: list[list[Stack]] = [
+            [s for s in covid if s.group not in held],
+            [s for i, s in enumerate(single) if i % 5 > 1],
+            list(healthy_volumes(root, config.data["healthy"])),
+        ]
+        self.validation = _thinned([s for s in covid if s.group in config.data["validation"]], 10)
+        self.validation += [s for i, s in enumerate(single) if i % 5 == 1]
+        self.test = {
+            "covid": _thinned([s for s in covid if s.group in config.data["test"]], REPORT_STRIDE),
+            "routine": [s for i, s in enumerate(single) if i % 5 == 0],
+        }
+
+    def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        stacks = self.sources[int(rng.choice(len(SOURCE_SHARES), p=SOURCE_SHARES))]
+        stack = stacks[int(rng.integers(len(stacks)))]
+        z = int(rng.integers(len(stack.image)))
+        height, width = stack.image.shape[1:]
+        centre = (height / 2 + rng.uniform(-30, 30), width / 2 + rng.uniform(-30, 30))
+        pose = random_pose(rng, centre, self.spacing_mm / stack.spacing[1], zoom=1.35, turn_deg=15)
+        shift = rng.normal(0, 60) if stack.domain is Domain.HU else 0.0
+        image = cut(self._grey(stack, [z], shift), pose, self.patch, fill=0.0)
+        target = cut(_lung(stack)[z : z + 1], pose, self.patch, fill=0.0) > 0.5
+        image = vary_display(rng, image, saturate=True)
+        return torch.from_numpy(image), torch.from_numpy(target).float()
+
+    def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return segmentation_loss(logits, target)
+
+    def validate(self, net: nn.Module) -> float:
+        return float(np.mean([self._dice(net, stack) for stack in self.validation]))
+
+    def report(self, net: nn.Module) -> dict[str, Any]:
+        scores = {
+            name: {stack.group: self._dice(net, stack) for stack in stacks}
+            for name, stacks in self.test.items()
+        }
+        return {
+            "lung_dice": {name: float(np.mean(list(s.values()))) for name, s in scores.items()},
+            "lung_dice_worst": {name: min(s.values()) for name, s in scores.items()},
+            "cases": {name: len(s) for name, s in scores.items()},
+        }
+
+    def _grey(self, stack: Stack, rows: list[int], shift_hu: float = 0.0) -> NDArray[np.float32]:
+        if stack.domain is Domain.DISPLAY:
+            return np.divide(stack.image[rows], 255, dtype=np.float32)
+        low, high = self.window_hu
+        return window(stack.image[rows] + shift_hu, (low, high))
+
+    def _dice(self, net: nn.Module, stack: Stack) -> float:
+        """Dice of a whole stack, on the set's own pixels, without post-processing."""
+        size = tuple(
+            -(-round(n * s / self.spacing_mm) // 16) * 16
+            for n, s in zip(stack.image.shape[1:], stack.spacing[1:], strict=True)
+        )
+        height, width = stack.image.shape[1:]
+        scale = self.spacing_mm / stack.spacing[1]
+        there = Pose(((height - 1) / 2, (width - 1) / 2), scale * np.eye(2))
+        back = Pose(((size[0] - 1) / 2, (size[1] - 1) / 2), np.eye(2) / scale)
+        image = cut(
+            self._grey(stack, list(range(len(stack.image)))), there, (size[0], size[1]), fill=0.0
+        )
+        device = next(net.parameters()).device
+        parts = []
+        for part in torch.split(torch.from_numpy(image)[:, None], 16):
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                parts.append(torch.sigmoid(net(part.to(device)).float()).cpu())
+        mask = cut(torch.cat(parts)[:, 0].numpy(), back, (height, width), fill=0.0) > 0.5
+        return dice(mask, _lung(stack))
+
+
+def _lung(stack: Stack) -> NDArray[np.bool_]:
+    if stack.lung is None:
+        raise ValueError(f"Stack {stack.group} has no lung mask.")
+    return stack.lung
+
+
+def _thinned(stacks: list[Stack], stride: int) -> list[Stack]:
+    return [
+        Stack(s.group, s.domain, s.image[::stride], s.spacing, _lung(s)[::stride], None)
+        for s in stacks
+    ]

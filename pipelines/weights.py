@@ -1,0 +1,158 @@
+"""Model bundles: a folder with configuration, safetensors, checksums and a model card.
+
+Whatever reads a bundle checks it against `SHA256SUMS` first; the digest that a result carries is
+that of `weights.safetensors`. Weights are stored in half precision and computed in single.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import nn
+
+from pipelines.errors import WeightsError
+from pipelines.findings import ModelRef
+from pipelines.networks.library import build
+
+WEIGHTS_FILE: Final = "weights.safetensors"
+CONFIG_FILE: Final = "config.json"
+SUMS_FILE: Final = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is and how its input must be prepared: `config.json`."""
+
+    name: str
+    version: str
+    purpose: str
+    network: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    decision: Mapping[str, Any]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel spacing (z, y, x) in mm that the network was trained at."""
+        z, y, x = (float(step) for step in self.preprocessing["spacing_mm"])
+        return z, y, x
+
+    @property
+    def window_hu(self) -> tuple[float, float]:
+        """HU that become 0 and 1."""
+        low, high = (float(limit) for limit in self.preprocessing["window_hu"])
+        return low, high
+
+    def network_with_random_weights(self) -> nn.Module:
+        """Return the architecture named in the configuration."""
+        options = {k: v for k, v in self.network.items() if k != "architecture"}
+        return build(str(self.network["architecture"]), options)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model whose files are what its checksums say; `tensors` are still in half precision."""
+
+    config: ModelConfig
+    digest: str
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def reference(self) -> ModelRef:
+        """How a result names this model (J79)."""
+        return ModelRef(
+            purpose=self.config.purpose,
+            name=self.config.name,
+            version=self.config.version,
+            digest=self.digest,
+        )
+
+    def network(self) -> nn.Module:
+        """Return the network in single precision, ready to infer.
+
+        Raises:
+            WeightsError: the tensors do not fit the architecture.
+        """
+        net = self.config.network_with_random_weights()
+        single = {k: t.float() if t.is_floating_point() else t for k, t in self.tensors.items()}
+        try:
+            net.load_state_dict(single)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"The weights of '{self.config.name}' do not fit its network: {error}"
+            ) from error
+        return net.eval()
+
+
+def shipped_weights() -> Path:
+    """Return the folder of weights that came with this installation.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    folder = Path(__file__).resolve().parent.parent / "weights"
+    if not folder.is_dir():
+        raise WeightsError(
+            f"There is no {folder}. Set analysis.weights_dir to the folder of the models."
+        )
+    return folder
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Return the model in `folder`, its files checked.
+
+    Raises:
+        WeightsError: a file is missing, damaged or not what the checksums say.
+    """
+    files = {}
+    for name, expected in _checksums(folder).items():
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise WeightsError(f"{folder / name} cannot be read: {error.strerror}.") from error
+        if hashlib.sha256(files[name]).hexdigest() != expected:
+            raise WeightsError(f"{folder / name} is damaged: install the model again.")
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if name not in files:
+            raise WeightsError(f"{folder / SUMS_FILE} does not name {name}.")
+    try:
+        config = ModelConfig(**json.loads(files[CONFIG_FILE]))
+        tensors = load(files[WEIGHTS_FILE])
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise WeightsError(f"{folder} is no model of this release: {error}") from error
+    digest = hashlib.sha256(files[WEIGHTS_FILE]).hexdigest()
+    return Bundle(config=config, digest=digest, tensors=tensors)
+
+
+def write_bundle(folder: Path, config: ModelConfig, net: nn.Module) -> None:
+    """Write the configuration, the half-precision weights and the checksums of both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = {
+        key: tensor.detach().cpu().to(torch.float16 if tensor.is_floating_point() else tensor.dtype)
+        for key, tensor in net.state_dict().items()
+    }
+    save_file({k: t.contiguous() for k, t in half.items()}, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(vars(config), indent=2) + "\n")
+    sums = [
+        f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in (CONFIG_FILE, WEIGHTS_FILE)
+    ]
+    (folder / SUMS_FILE).write_text("".join(sums))
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    try:
+        lines = (folder / SUMS_FILE).read_text().splitlines()
+    except OSError as error:
+        raise WeightsError(
+            f"{folder} holds no model: {SUMS_FILE} cannot be read ({error.strerror})."
+        ) from error
+    pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
+    if any(len(pair) != 2 or Path(pair[1]).name != pair[1] for pair in pairs):
+        raise WeightsError(f"{folder / SUMS_FILE} is not a list of checksums.")
+    return {name: digest for digest, name in pairs}
