@@ -12,7 +12,9 @@ database, which it keeps renewing. The message that comes again afterwards finds
 """
 
 import os
-from importlib import metadata, util
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+from importlib import metadata
 from typing import Final, cast
 
 import structlog
@@ -35,6 +37,9 @@ ROUTES: Final = {"pipelines.*": {"queue": GPU}, "*": {"queue": DICOM}}
 
 TASK_MODULES: Final = "appliance.tasks"
 """The entry-point group in which the other packages name their task modules."""
+
+OWN_TASKS: Final = "appliance.maintenance"
+"""The core's own tasks; every worker knows them."""
 
 VISIBILITY_MARGIN_S: Final = 600
 
@@ -71,7 +76,7 @@ class Queue:
 
 def make_app(settings: Settings) -> Application:
     """The Celery application of this process; becomes the current one."""
-    app = Application("appliance", broker=broker.url_of(settings), include=task_modules())
+    app = Application("appliance", broker=broker.url_of(settings), include=[OWN_TASKS])
     app.settings = settings
     app.conf.update(
         accept_content=["json"],
@@ -110,10 +115,21 @@ def current() -> Application:
     return cast("Application", current_app)  # a proxy of it
 
 
-def task_modules() -> list[str]:
-    """The modules with tasks, by name: the core imports none of the packages above it."""
+def queue_of(task: str) -> str:
+    """The queue that the tasks of this name or module go to."""
+    for pattern, route in ROUTES.items():
+        if fnmatchcase(task, pattern):
+            return route["queue"]
+    return DICOM
+
+
+def task_modules(queues: Collection[str]) -> list[str]:
+    """The other packages' modules with tasks for these queues, by name: the core imports none.
+
+    Only a worker of queue `gpu` loads the science; the others stay small.
+    """
     named = [entry.value for entry in metadata.entry_points(group=TASK_MODULES)]
-    return ["appliance.maintenance", *(name for name in named if util.find_spec(name))]
+    return [name for name in named if queue_of(name) in queues]
 
 
 def _schedule(settings: Settings) -> dict[str, dict[str, object]]:

@@ -3,8 +3,18 @@
 import os
 from typing import Any
 
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+
 from appliance import logs, supervisor
 from appliance.config import PROCESS_VARIABLE
+
+
+class OneLog(Logger):  # type: ignore[misc]
+    """Leaves Gunicorn's messages to our own logging."""
+
+    def setup(self, _cfg: Any) -> None:
+        logs.configure(os.environ.get(PROCESS_VARIABLE, "web"))
+
 
 worker_class = "gthread"
 workers = 1
@@ -13,9 +23,10 @@ timeout = 60
 graceful_timeout = 3
 keepalive = 5
 accesslog = None
+logger_class = OneLog
+control_socket_disable = True
 
 
 def post_fork(_server: Any, _worker: Any) -> None:
-    """End a worker with its master, and log as every other process does."""
+    """End a worker with its master, also when that is killed."""
     supervisor.die_with_parent()
-    logs.configure(os.environ.get(PROCESS_VARIABLE, "web"))

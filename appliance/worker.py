@@ -1,9 +1,10 @@
 """What `celery --app appliance.worker` loads: this process's settings, application and logging."""
 
 import os
+from importlib import import_module
 from typing import Any
 
-from celery.signals import setup_logging, worker_process_init, worker_ready
+from celery.signals import celeryd_init, setup_logging, worker_process_init, worker_ready
 
 from appliance import logs, maintenance, queue, supervisor
 from appliance.config import PROCESS_VARIABLE, Settings
@@ -16,6 +17,14 @@ app = queue.make_app(settings)
 def configure_logging(**_arguments: Any) -> None:
     """Log as every other process does; being connected keeps Celery from its own way."""
     logs.configure(os.environ.get(PROCESS_VARIABLE, "worker"))
+
+
+@celeryd_init.connect
+def load_tasks(options: dict[str, Any], **_arguments: Any) -> None:
+    """Load the tasks of the queues that this worker was started for."""
+    named = options.get("queues") or list(queue.QUEUES)
+    for module in queue.task_modules(named.split(",") if isinstance(named, str) else named):
+        import_module(module)
 
 
 @worker_ready.connect

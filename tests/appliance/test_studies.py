@@ -1,0 +1,191 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from appliance import lifecycle, studies
+from appliance.errors import ApplianceError, LostRaceError
+from appliance.lifecycle import Claim, State
+from appliance.studies import PatientAttributes, Recorded, SeriesOutcome
+from tests.appliance import world
+
+
+def row_of(database, uid=world.STUDY_UID):
+    with database.snapshot() as db:
+        return studies.worklist_row(db, uid)
+
+
+def test_a_first_instance_opens_a_study(database):
+    recorded = world.receive(database, world.instance())
+
+    row = row_of(database)
+    assert recorded == [Recorded.NEW]
+    assert (row.state, row.instance_count, row.source_ae) == (State.RECEIVING, 1, "CT1")
+
+
+def test_the_same_bytes_again_are_kept_once(database):
+    recorded = world.receive(database, *[world.instance()] * 10)
+
+    assert recorded == [Recorded.NEW, *[Recorded.DUPLICATE] * 9]
+    assert row_of(database).instance_count == 1
+
+
+def test_other_bytes_under_the_same_uid_are_kept_aside_and_reported(database):
+    recorded = world.receive(
+        database, world.instance(), *[world.instance(content="b")] * 2, world.instance(content="c")
+    )
+
+    row = row_of(database)
+    with database.snapshot() as db:
+        files = studies.instances_of(db, row.study_id)
+    assert recorded == [Recorded.NEW, *[Recorded.CONFLICT] * 3]
+    assert [file.digest for file in files] == ["a" * 64]
+    assert (row.instance_count, row.conflict_count) == (1, 2)
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - {State.RECEIVING, State.ANALYSING}))
+def test_a_late_instance_reopens_a_study(database, state):
+    world.in_state(database, state)
+
+    world.receive(database, world.instance(2, content="b"))
+
+    row = row_of(database)
+    assert (row.state, row.state_reason) == (State.RECEIVING, "late instance")
+
+
+@pytest.mark.parametrize("state", [State.RECEIVING, State.ANALYSING])
+def test_an_instance_of_an_open_study_only_counts(database, state):
+    world.in_state(database, state)
+
+    world.receive(database, world.instance(2, content="b"))
+
+    row = row_of(database)
+    assert (row.state, row.instance_count) == (state, 2)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_late_duplicate_changes_nothing_but_when_a_study_was_last_heard_of(database, state):
+    world.in_state(database, state)
+    before = row_of(database)
+
+    world.receive(database, world.instance())
+
+    after = row_of(database)
+    assert (after.state, after.instance_count) == (before.state, before.instance_count)
+    assert (after.last_received_at > before.last_received_at) == (state is State.RECEIVING)
+
+
+def test_a_result_made_before_a_late_instance_is_shown_as_stale(database):
+    world.in_state(database, State.READY)
+
+    world.receive(database, world.instance(2, content="b"))
+
+    assert row_of(database).stale
+
+
+def test_many_associations_at_once_lose_nothing(database):
+    received = [world.instance(number, digest=f"{number:064x}") for number in range(60)]
+
+    with ThreadPoolExecutor(6) as threads:
+        recorded = list(threads.map(lambda one: world.receive(database, one), received))
+
+    row = row_of(database)
+    assert recorded == [[Recorded.NEW]] * 60
+    assert row.instance_count == 60
+    with database.snapshot() as db:
+        assert len(studies.instances_of(db, row.study_id)) == 60
+        assert [series.instance_count for series in studies.series_of(db, row.study_id)] == [60]
+
+
+def test_two_people_with_one_number_stay_two(database):
+    for uid, name in (("2.25.7", "Ann^A"), ("2.25.8", "Bea^B")):
+        patient = PatientAttributes(patient_id="7", name=name)
+        world.receive(database, world.instance(study_uid=uid, patient=patient))
+
+    assert row_of(database, "2.25.7").patient_name == "Ann^A"
+    assert row_of(database, "2.25.8").patient_name == "Bea^B"
+
+
+def test_text_that_no_database_holds_is_cleaned(database):
+    patient = PatientAttributes(name="A\x00nn\ud800", patient_id="1\x00")
+
+    world.receive(database, world.instance(study_uid="2.25.9\x00", patient=patient))
+
+    row = row_of(database, "2.25.9")
+    assert (row.patient_name, row.patient_id) == ("Ann?", "1")
+
+
+@pytest.mark.parametrize("uid", ["", "\x00", "9" * 257])
+def test_an_instance_without_a_usable_uid_is_refused(database, uid):
+    with pytest.raises(ApplianceError):
+        world.receive(database, world.instance(study_uid=uid))
+
+
+@pytest.mark.parametrize(
+    "uid", ["5f5a7e8c-3c39-4d6a-9b7e-0a1b2c3d4e5f", "../../etc/passwd", "a'; DROP TABLE study"]
+)
+def test_a_uid_is_data_however_malformed(database, uid):
+    world.receive(database, world.instance(study_uid=uid))
+
+    assert row_of(database, uid).study_uid == uid
+
+
+def test_the_worklist_shows_suspicion_first_and_then_what_came_last(database):
+    for uid, probability, positive in (
+        ("2.25.11", 0.1, False),
+        ("2.25.12", 0.6, True),
+        ("2.25.13", 0.9, True),
+        ("2.25.14", 0.2, False),
+    ):
+        claim = world.claimed(database, study_uid=uid)
+        found = world.result(probability=probability, positive=positive)
+        lifecycle.finish(database, claim, found)
+    world.receive(database, world.instance(study_uid="2.25.15"))
+
+    with database.snapshot() as db:
+        rows = studies.worklist(db, limit=10, offset=0)
+        page = studies.worklist(db, limit=2, offset=1)
+
+    uids = [row.study_uid for row in rows]
+    assert uids == ["2.25.13", "2.25.12", "2.25.15", "2.25.14", "2.25.11"]
+    assert [row.study_uid for row in page] == uids[1:3]
+
+
+def test_steps_are_published_as_they_come_and_replaced_at_the_next_claim(database):
+    claim = world.claimed(database)
+    studies.start_step(database, claim, step="lungs", done=0, total=3)
+    studies.record_step(
+        database, claim, step="lungs", position=0, total=3, seconds=1.5, summary={"ml": 4000}
+    )
+
+    with database.snapshot() as db:
+        progress = studies.progress(db, claim.study_id)
+    lifecycle.release(database, owner="test")
+    world.reclaimed(database)
+    with database.snapshot() as db:
+        again = studies.progress(db, claim.study_id)
+
+    assert (progress.step, progress.step_done, progress.step_total) == ("lungs", 1, 3)
+    assert [(step.step, step.seconds, step.summary) for step in progress.steps] == [
+        ("lungs", 1.5, {"ml": 4000})
+    ]
+    assert again.steps == ()
+
+
+def test_who_lost_a_study_publishes_nothing_more(database):
+    claim = world.claimed(database)
+    stranger = Claim(claim.study_id, claim.revision, claim.attempt, "stranger")
+
+    with pytest.raises(LostRaceError):
+        studies.record_step(database, stranger, step="lungs", position=0, total=3, seconds=1.0)
+
+
+def test_series_keep_what_the_analysis_did_with_them(database):
+    study_id = world.in_state(database, State.RECEIVING)
+    outcome = SeriesOutcome(f"{world.STUDY_UID}.1", "refused", "series 1 is a localiser")
+
+    with database.transaction() as db:
+        studies.record_series_outcomes(db, study_id, [outcome])
+
+    with database.snapshot() as db:
+        (series,) = studies.series_of(db, study_id)
+    assert (series.outcome, series.outcome_reason) == ("refused", "series 1 is a localiser")
