@@ -52,10 +52,11 @@ def verify(db: Session) -> int | None:
     """The id of the first entry whose chain is broken, or nothing when all is whole."""
     previous = GENESIS
     entries = select(AuditEntry).order_by(AuditEntry.id).execution_options(yield_per=1000)
-    for entry in db.scalars(entries):
-        if entry.previous_hash != previous or entry.hash != _hash_of(entry):
-            return entry.id
-        previous = entry.hash
+    with db.scalars(entries) as found:
+        for entry in found:
+            if entry.previous_hash != previous or entry.hash != _hash_of(entry):
+                return entry.id
+            previous = entry.hash
     return None
 
 

@@ -86,8 +86,8 @@ def main(settings_file: Path | None) -> None:
 )
 def serve(logs: Path | None) -> None:
     """Run the whole appliance until it is stopped."""
-    from appliance import logs as logging  # noqa: PLC0415 - other commands start without
-    from appliance.supervisor import Supervisor  # noqa: PLC0415
+    from appliance import logs as logging
+    from appliance.supervisor import Supervisor
 
     settings = Settings.load()
     logging.configure("supervisor")
@@ -97,8 +97,8 @@ def serve(logs: Path | None) -> None:
 @main.command()
 def status() -> None:
     """Show what runs, what waits, what failed."""
-    from appliance import status as tables  # noqa: PLC0415
-    from appliance.supervisor import read_report  # noqa: PLC0415
+    from appliance import status as tables
+    from appliance.supervisor import read_report
 
     settings = Settings.load()
     report = read_report(settings)
@@ -114,7 +114,7 @@ def status() -> None:
 @main.command()
 def doctor() -> None:
     """Check ports, disk, broker, database, weights and engine; say what to mend."""
-    from appliance.doctor import examine  # noqa: PLC0415
+    from appliance.doctor import examine
 
     ill = 0
     for finding in examine(Settings.load()):
@@ -152,7 +152,7 @@ def demo(study: Path | None, once: bool, data_dir: Path, timeout_s: float) -> No
 
     STUDY is a folder of DICOM files; without it a synthetic chest is made and sent.
     """
-    from appliance.demo import run  # noqa: PLC0415
+    from appliance.demo import run
 
     sys.exit(run(data_dir.absolute(), study=study, once=once, timeout_s=timeout_s))
 
@@ -165,7 +165,7 @@ def database() -> None:
 @database.command("upgrade")
 def database_upgrade() -> None:
     """Bring the tables to this release."""
-    from appliance.database import upgrade  # noqa: PLC0415
+    from appliance.database import upgrade
 
     upgrade(Settings.load())
     click.echo("The database has the tables of this release.")
@@ -182,7 +182,7 @@ def user() -> None:
 @click.option("--password-stdin", is_flag=True, help="Read the password from the standard input.")
 def user_add(name: str, role: str, password_stdin: bool) -> None:  # noqa: FBT001
     """Add a user; without --password-stdin a password is made and shown once."""
-    from appliance import accounts  # noqa: PLC0415
+    from appliance import accounts
 
     password, made = _password(stdin=password_stdin)
     with _database(Settings.load()) as database, database.transaction() as db:
@@ -195,7 +195,7 @@ def user_add(name: str, role: str, password_stdin: bool) -> None:  # noqa: FBT00
 @click.option("--password-stdin", is_flag=True, help="Read the password from the standard input.")
 def user_password(name: str, password_stdin: bool) -> None:  # noqa: FBT001
     """Give a user a new password and lift a lock."""
-    from appliance import accounts  # noqa: PLC0415
+    from appliance import accounts
 
     password, made = _password(stdin=password_stdin)
     with _database(Settings.load()) as database, database.transaction() as db:
@@ -207,7 +207,7 @@ def user_password(name: str, password_stdin: bool) -> None:  # noqa: FBT001
 @click.argument("name")
 def user_disable(name: str) -> None:
     """Shut a user out."""
-    from appliance import accounts  # noqa: PLC0415
+    from appliance import accounts
 
     with _database(Settings.load()) as database, database.transaction() as db:
         accounts.disable(db, name, actor=_actor())
@@ -217,7 +217,7 @@ def user_disable(name: str) -> None:
 @user.command("list")
 def user_list() -> None:
     """List the users."""
-    from appliance import accounts  # noqa: PLC0415
+    from appliance import accounts
 
     with _database(Settings.load()) as database, database.snapshot() as db:
         for account in accounts.everyone(db):
@@ -227,7 +227,7 @@ def user_list() -> None:
 @contextmanager
 def _database(settings: Settings) -> "Iterator[Database]":
     """The database with this release's tables, closed afterwards."""
-    from appliance.database import open_database, upgrade  # noqa: PLC0415
+    from appliance.database import open_database, upgrade
 
     upgrade(settings)
     opened = open_database(settings)
@@ -239,7 +239,7 @@ def _database(settings: Settings) -> "Iterator[Database]":
 
 def _password(*, stdin: bool) -> tuple[str, bool]:
     """A password, and whether it was made here and must be shown."""
-    from appliance.accounts import new_password  # noqa: PLC0415
+    from appliance.accounts import new_password
 
     if stdin:
         return sys.stdin.readline().rstrip("\n"), False

@@ -5,6 +5,7 @@ compare-and-set, and whoever comes second finds nothing to do.
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -75,10 +76,11 @@ def sweep(
     for study_id, state in moved:
         log.warning("study.taken_back", study_id=study_id, state=state)
         lifecycle.ring(database, doorbell, study_id, state)
+    just_rung = {study_id for study_id, _ in moved}
     swept = Swept(
         given_back=tuple(study_id for study_id, state in moved if state is State.QUEUED),
         failed=tuple(study_id for study_id, state in moved if state is State.FAILED),
-        rung=tuple(_ring_again(database, doorbell, settings, moment)),
+        rung=tuple(_ring_again(database, doorbell, settings, moment, but=just_rung)),
         removed_files=Store(settings.store_dir).sweep_incoming(),
     )
     if swept.rung or swept.removed_files:
@@ -112,7 +114,12 @@ def _close(database: Database, study_id: int, quiet_since: datetime) -> None:
 
 
 def _ring_again(
-    database: Database, doorbell: Doorbell, settings: Settings, moment: datetime
+    database: Database,
+    doorbell: Doorbell,
+    settings: Settings,
+    moment: datetime,
+    *,
+    but: Collection[int],
 ) -> list[int]:
     """Ring for studies that wait longer than they should; returns those the broker took."""
     before = moment - timedelta(seconds=settings.lifecycle.ring_again_s)
@@ -120,6 +127,7 @@ def _ring_again(
         select(Study.id)
         .where(
             Study.state == State.QUEUED,
+            Study.id.not_in(but),
             Study.state_since <= before,
             or_(Study.rung_at.is_(None), Study.rung_at <= before),
         )

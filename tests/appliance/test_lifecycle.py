@@ -5,7 +5,7 @@ from importlib import metadata
 import pytest
 
 from appliance import lifecycle, studies
-from appliance.database import utc_now
+from appliance.database import Database, utc_now
 from appliance.errors import InvalidMoveError, LostRaceError
 from appliance.lifecycle import NEXT, ON_ENTER, State
 from appliance.tables import STATES, Study
@@ -22,8 +22,9 @@ def test_the_table_of_moves_knows_every_state_and_no_other():
 
 
 def test_every_state_but_the_final_ones_leads_to_a_result():
-    def reachable(source):
-        seen, todo = set(), [source]
+    def reachable(source: State) -> set[State]:
+        seen: set[State] = set()
+        todo = [source]
         while todo:
             for target in NEXT[todo.pop()] - seen:
                 seen.add(target)
@@ -40,7 +41,7 @@ def test_what_is_rung_is_a_task_of_a_package_that_names_its_tasks():
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_every_state_can_be_reached(database, state):
+def test_every_state_can_be_reached(database: Database, state: State):
     study_id = world.in_state(database, state)
 
     assert world.state_of(database, study_id) is state
@@ -48,7 +49,7 @@ def test_every_state_can_be_reached(database, state):
 
 @pytest.mark.parametrize("source", list(State))
 @pytest.mark.parametrize("target", list(State))
-def test_no_move_outside_the_table_is_made(database, source, target):
+def test_no_move_outside_the_table_is_made(database: Database, source: State, target: State):
     study_id = world.in_state(database, source)
 
     if target in NEXT[source]:
@@ -61,14 +62,14 @@ def test_no_move_outside_the_table_is_made(database, source, target):
         assert world.state_of(database, study_id) is source
 
 
-def test_a_move_from_a_state_the_study_left_is_a_lost_race(database):
+def test_a_move_from_a_state_the_study_left_is_a_lost_race(database: Database):
     study_id = world.queued(database)
 
     with pytest.raises(LostRaceError):
         lifecycle.move(database, None, study_id, State.RECEIVING, State.QUEUED)
 
 
-def test_each_move_leaves_one_event(database):
+def test_each_move_leaves_one_event(database: Database):
     study_id = world.in_state(database, State.READY)
 
     with database.snapshot() as db:
@@ -81,7 +82,7 @@ def test_each_move_leaves_one_event(database):
     ]
 
 
-def test_a_move_rings_after_its_commit(database):
+def test_a_move_rings_after_its_commit(database: Database):
     bell = Bell()
     study_id = world.in_state(database, State.RECEIVING)
 
@@ -90,7 +91,7 @@ def test_a_move_rings_after_its_commit(database):
     assert bell.rung == [("pipelines.analyse_study", study_id)]
 
 
-def test_a_broker_that_is_away_does_not_undo_a_move(database):
+def test_a_broker_that_is_away_does_not_undo_a_move(database: Database):
     study_id = world.in_state(database, State.RECEIVING)
 
     lifecycle.move(database, Bell(deaf=True), study_id, State.RECEIVING, State.QUEUED)
@@ -98,7 +99,7 @@ def test_a_broker_that_is_away_does_not_undo_a_move(database):
     assert world.state_of(database, study_id) is State.QUEUED
 
 
-def test_of_many_claims_at_once_one_is_given(database):
+def test_of_many_claims_at_once_one_is_given(database: Database):
     study_id = world.queued(database)
 
     with ThreadPoolExecutor(8) as threads:
@@ -111,7 +112,7 @@ def test_of_many_claims_at_once_one_is_given(database):
     assert sum(claim is not None for claim in claims) == 1
 
 
-def test_a_claim_is_renewed_only_by_its_owner(database):
+def test_a_claim_is_renewed_only_by_its_owner(database: Database):
     claim = world.claimed(database)
     stranger = lifecycle.Claim(claim.study_id, claim.revision, claim.attempt, "stranger")
 
@@ -119,7 +120,7 @@ def test_a_claim_is_renewed_only_by_its_owner(database):
     assert not lifecycle.renew(database, stranger, lease_s=30)
 
 
-def test_a_kept_lease_outlives_its_first_term(database):
+def test_a_kept_lease_outlives_its_first_term(database: Database):
     claim = world.claimed(database, lease_s=0.3)
 
     with lifecycle.keep(database, claim, lease_s=0.3) as lease:
@@ -131,7 +132,7 @@ def test_a_kept_lease_outlives_its_first_term(database):
     assert not lease.lost
 
 
-def test_a_lost_lease_says_so(database):
+def test_a_lost_lease_says_so(database: Database):
     claim = world.claimed(database)
     lifecycle.expire(database, now=utc_now() + LATER)
 
@@ -143,7 +144,7 @@ def test_a_lost_lease_says_so(database):
     assert lease.lost
 
 
-def test_an_expired_lease_gives_the_study_back(database):
+def test_an_expired_lease_gives_the_study_back(database: Database):
     claim = world.claimed(database)
 
     moved = lifecycle.expire(database, now=utc_now() + LATER)
@@ -151,13 +152,13 @@ def test_an_expired_lease_gives_the_study_back(database):
     assert moved == [(claim.study_id, State.QUEUED)]
 
 
-def test_a_lease_that_still_runs_is_left_alone(database):
+def test_a_lease_that_still_runs_is_left_alone(database: Database):
     world.claimed(database)
 
     assert lifecycle.expire(database) == []
 
 
-def test_after_three_tries_a_study_is_quarantined(database):
+def test_after_three_tries_a_study_is_quarantined(database: Database):
     claim = world.claimed(database)
     for _ in range(2):
         lifecycle.expire(database, now=utc_now() + LATER)
@@ -172,7 +173,7 @@ def test_after_three_tries_a_study_is_quarantined(database):
     assert study.state_reason.startswith("quarantined after 3 tries")
 
 
-def test_a_worker_taken_for_dead_cannot_finish(database):
+def test_a_worker_taken_for_dead_cannot_finish(database: Database):
     claim = world.claimed(database)
     lifecycle.expire(database, now=utc_now() + LATER)
 
@@ -183,7 +184,7 @@ def test_a_worker_taken_for_dead_cannot_finish(database):
         assert studies.analyses_of(db, claim.study_id) == []
 
 
-def test_a_second_finish_of_one_claim_keeps_one_result(database):
+def test_a_second_finish_of_one_claim_keeps_one_result(database: Database):
     claim = world.claimed(database)
     lifecycle.finish(database, claim, world.result())
 
@@ -194,7 +195,7 @@ def test_a_second_finish_of_one_claim_keeps_one_result(database):
         assert len(studies.analyses_of(db, claim.study_id)) == 1
 
 
-def test_a_late_instance_makes_the_running_result_one_that_is_not_current(database):
+def test_a_late_instance_makes_the_running_result_one_that_is_not_current(database: Database):
     claim = world.claimed(database)
     world.receive(database, world.instance(2, content="b"))
 
@@ -207,7 +208,7 @@ def test_a_late_instance_makes_the_running_result_one_that_is_not_current(databa
 
 
 @pytest.mark.parametrize("end", ["reject", "fail"])
-def test_a_late_instance_saves_a_study_from_being_given_up(database, end):
+def test_a_late_instance_saves_a_study_from_being_given_up(database: Database, end: str):
     claim = world.claimed(database)
     world.receive(database, world.instance(2, content="b"))
 
@@ -219,7 +220,7 @@ def test_a_late_instance_saves_a_study_from_being_given_up(database, end):
     assert state is State.RECEIVING
 
 
-def test_a_newer_result_supersedes_the_older_and_both_are_kept(database):
+def test_a_newer_result_supersedes_the_older_and_both_are_kept(database: Database):
     study_id = world.in_state(database, State.READY)
     world.receive(database, world.instance(2, content="b"))
     lifecycle.move(database, None, study_id, State.RECEIVING, State.QUEUED)
@@ -234,7 +235,7 @@ def test_a_newer_result_supersedes_the_older_and_both_are_kept(database):
     assert current.folder == "analyses/1/b"
 
 
-def test_a_permanent_failure_ends_at_once_with_its_reason(database):
+def test_a_permanent_failure_ends_at_once_with_its_reason(database: Database):
     claim = world.claimed(database)
 
     state = lifecycle.fail(database, claim, reason="the files are damaged", transient=False)
@@ -242,7 +243,7 @@ def test_a_permanent_failure_ends_at_once_with_its_reason(database):
     assert state is State.FAILED
 
 
-def test_an_orderly_stop_costs_no_try(database):
+def test_an_orderly_stop_costs_no_try(database: Database):
     claim = world.claimed(database)
 
     released = lifecycle.release(database, owner="test")
@@ -251,14 +252,14 @@ def test_an_orderly_stop_costs_no_try(database):
     assert world.reclaimed(database).attempt == 1
 
 
-def test_an_orderly_stop_leaves_the_claims_of_others(database):
+def test_an_orderly_stop_leaves_the_claims_of_others(database: Database):
     world.claimed(database)
 
     assert lifecycle.release(database, owner="tes") == []
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.REJECTED])
-def test_a_person_can_send_a_study_again(database, state):
+def test_a_person_can_send_a_study_again(database: Database, state: State):
     bell = Bell()
     study_id = world.in_state(database, state)
 
@@ -270,7 +271,7 @@ def test_a_person_can_send_a_study_again(database, state):
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - {State.FAILED, State.REJECTED}))
-def test_no_other_study_is_sent_again(database, state):
+def test_no_other_study_is_sent_again(database: Database, state: State):
     study_id = world.in_state(database, state)
 
     with pytest.raises(InvalidMoveError):

@@ -3,18 +3,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from appliance import lifecycle, studies
+from appliance.database import Database
 from appliance.errors import ApplianceError, LostRaceError
 from appliance.lifecycle import Claim, State
 from appliance.studies import PatientAttributes, Recorded, SeriesOutcome
 from tests.appliance import world
 
 
-def row_of(database, uid=world.STUDY_UID):
+def row_of(database: Database, uid: str = world.STUDY_UID):
     with database.snapshot() as db:
         return studies.worklist_row(db, uid)
 
 
-def test_a_first_instance_opens_a_study(database):
+def test_a_first_instance_opens_a_study(database: Database):
     recorded = world.receive(database, world.instance())
 
     row = row_of(database)
@@ -22,14 +23,14 @@ def test_a_first_instance_opens_a_study(database):
     assert (row.state, row.instance_count, row.source_ae) == (State.RECEIVING, 1, "CT1")
 
 
-def test_the_same_bytes_again_are_kept_once(database):
+def test_the_same_bytes_again_are_kept_once(database: Database):
     recorded = world.receive(database, *[world.instance()] * 10)
 
     assert recorded == [Recorded.NEW, *[Recorded.DUPLICATE] * 9]
     assert row_of(database).instance_count == 1
 
 
-def test_other_bytes_under_the_same_uid_are_kept_aside_and_reported(database):
+def test_other_bytes_under_the_same_uid_are_kept_aside_and_reported(database: Database):
     recorded = world.receive(
         database, world.instance(), *[world.instance(content="b")] * 2, world.instance(content="c")
     )
@@ -43,7 +44,7 @@ def test_other_bytes_under_the_same_uid_are_kept_aside_and_reported(database):
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - {State.RECEIVING, State.ANALYSING}))
-def test_a_late_instance_reopens_a_study(database, state):
+def test_a_late_instance_reopens_a_study(database: Database, state: State):
     world.in_state(database, state)
 
     world.receive(database, world.instance(2, content="b"))
@@ -53,7 +54,7 @@ def test_a_late_instance_reopens_a_study(database, state):
 
 
 @pytest.mark.parametrize("state", [State.RECEIVING, State.ANALYSING])
-def test_an_instance_of_an_open_study_only_counts(database, state):
+def test_an_instance_of_an_open_study_only_counts(database: Database, state: State):
     world.in_state(database, state)
 
     world.receive(database, world.instance(2, content="b"))
@@ -63,7 +64,9 @@ def test_an_instance_of_an_open_study_only_counts(database, state):
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_late_duplicate_changes_nothing_but_when_a_study_was_last_heard_of(database, state):
+def test_a_late_duplicate_changes_nothing_but_when_a_study_was_last_heard_of(
+    database: Database, state: State
+):
     world.in_state(database, state)
     before = row_of(database)
 
@@ -74,7 +77,7 @@ def test_a_late_duplicate_changes_nothing_but_when_a_study_was_last_heard_of(dat
     assert (after.last_received_at > before.last_received_at) == (state is State.RECEIVING)
 
 
-def test_a_result_made_before_a_late_instance_is_shown_as_stale(database):
+def test_a_result_made_before_a_late_instance_is_shown_as_stale(database: Database):
     world.in_state(database, State.READY)
 
     world.receive(database, world.instance(2, content="b"))
@@ -82,7 +85,7 @@ def test_a_result_made_before_a_late_instance_is_shown_as_stale(database):
     assert row_of(database).stale
 
 
-def test_many_associations_at_once_lose_nothing(database):
+def test_many_associations_at_once_lose_nothing(database: Database):
     received = [world.instance(number, digest=f"{number:064x}") for number in range(60)]
 
     with ThreadPoolExecutor(6) as threads:
@@ -96,7 +99,7 @@ def test_many_associations_at_once_lose_nothing(database):
         assert [series.instance_count for series in studies.series_of(db, row.study_id)] == [60]
 
 
-def test_two_people_with_one_number_stay_two(database):
+def test_two_people_with_one_number_stay_two(database: Database):
     for uid, name in (("2.25.7", "Ann^A"), ("2.25.8", "Bea^B")):
         patient = PatientAttributes(patient_id="7", name=name)
         world.receive(database, world.instance(study_uid=uid, patient=patient))
@@ -105,7 +108,7 @@ def test_two_people_with_one_number_stay_two(database):
     assert row_of(database, "2.25.8").patient_name == "Bea^B"
 
 
-def test_text_that_no_database_holds_is_cleaned(database):
+def test_text_that_no_database_holds_is_cleaned(database: Database):
     patient = PatientAttributes(name="A\x00nn\ud800", patient_id="1\x00")
 
     world.receive(database, world.instance(study_uid="2.25.9\x00", patient=patient))
@@ -115,7 +118,7 @@ def test_text_that_no_database_holds_is_cleaned(database):
 
 
 @pytest.mark.parametrize("uid", ["", "\x00", "9" * 257])
-def test_an_instance_without_a_usable_uid_is_refused(database, uid):
+def test_an_instance_without_a_usable_uid_is_refused(database: Database, uid: str):
     with pytest.raises(ApplianceError):
         world.receive(database, world.instance(study_uid=uid))
 
@@ -123,13 +126,13 @@ def test_an_instance_without_a_usable_uid_is_refused(database, uid):
 @pytest.mark.parametrize(
     "uid", ["5f5a7e8c-3c39-4d6a-9b7e-0a1b2c3d4e5f", "../../etc/passwd", "a'; DROP TABLE study"]
 )
-def test_a_uid_is_data_however_malformed(database, uid):
+def test_a_uid_is_data_however_malformed(database: Database, uid: str):
     world.receive(database, world.instance(study_uid=uid))
 
     assert row_of(database, uid).study_uid == uid
 
 
-def test_the_worklist_shows_suspicion_first_and_then_what_came_last(database):
+def test_the_worklist_shows_suspicion_first_and_then_what_came_last(database: Database):
     for uid, probability, positive in (
         ("2.25.11", 0.1, False),
         ("2.25.12", 0.6, True),
@@ -150,7 +153,7 @@ def test_the_worklist_shows_suspicion_first_and_then_what_came_last(database):
     assert [row.study_uid for row in page] == uids[1:3]
 
 
-def test_steps_are_published_as_they_come_and_replaced_at_the_next_claim(database):
+def test_steps_are_published_as_they_come_and_replaced_at_the_next_claim(database: Database):
     claim = world.claimed(database)
     studies.start_step(database, claim, step="lungs", done=0, total=3)
     studies.record_step(
@@ -171,7 +174,7 @@ def test_steps_are_published_as_they_come_and_replaced_at_the_next_claim(databas
     assert again.steps == ()
 
 
-def test_who_lost_a_study_publishes_nothing_more(database):
+def test_who_lost_a_study_publishes_nothing_more(database: Database):
     claim = world.claimed(database)
     stranger = Claim(claim.study_id, claim.revision, claim.attempt, "stranger")
 
@@ -179,7 +182,7 @@ def test_who_lost_a_study_publishes_nothing_more(database):
         studies.record_step(database, stranger, step="lungs", position=0, total=3, seconds=1.0)
 
 
-def test_series_keep_what_the_analysis_did_with_them(database):
+def test_series_keep_what_the_analysis_did_with_them(database: Database):
     study_id = world.in_state(database, State.RECEIVING)
     outcome = SeriesOutcome(f"{world.STUDY_UID}.1", "refused", "series 1 is a localiser")
 

@@ -1,0 +1,122 @@
+import stat
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.config import (
+    SECTIONS,
+    SETTINGS_VARIABLE,
+    PeerSettings,
+    Settings,
+    reference,
+    secret_key,
+    to_toml,
+)
+from appliance.errors import ConfigError
+from tests.support.databases import settings_in
+
+KEYS = [
+    (section, key) for section, cls in SECTIONS.items() if cls is not None for key in fields(cls)
+]
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS, ids=lambda each: getattr(each, "name", each))
+def test_every_setting_is_documented(section: str, key: Field[Any]):
+    assert key.metadata["doc"]
+    assert f"# {key.name} =" in reference().partition(f"[{section}]")[2]
+
+
+def test_the_reference_changes_nothing_when_it_is_used():
+    assert Settings.parse(tomllib.loads(reference())) == Settings.parse({})
+
+
+def test_the_file_that_the_environment_names_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "settings.toml"
+    file.write_text('data_dir = "data"\n[receive]\nquiet_s = 3\n')
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(file))
+
+    settings = Settings.load()
+
+    assert settings.receive.quiet_s == 3.0
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.database_url == f"sqlite:///{tmp_path}/data/appliance.db"
+
+
+def test_peers_are_read_as_a_list_of_tables(tmp_path: Path):
+    file = tmp_path / "settings.toml"
+    file.write_text('[[dicom.peers]]\nae_title = "CT1"\naddress = "10.0.0.1"\n[[dicom.peers]]\n')
+
+    assert Settings.load(file).dicom.peers == (
+        PeerSettings(ae_title="CT1", address="10.0.0.1"),
+        PeerSettings(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"dicmo": {}}, "unknown setting dicmo: did you mean dicom?"),
+        ({"dicom": {"prot": 1}}, "unknown setting [dicom] prot: did you mean port?"),
+        ({"dicom": {"peers": [{"adress": "*"}]}}, "did you mean address?"),
+        ({"database": {"uri": "x"}}, "unknown setting [database] uri: did you mean url?"),
+        ({"web": {"zzz": 1}}, "known are host, port, session_hours"),
+        ({"web": {"port": "80"}}, "[web] port must be a whole number, not '80'"),
+        ({"web": {"port": True}}, "[web] port must be a whole number, not True"),
+        ({"web": {"port": 0}}, "[web] port must be at least 1, not 0"),
+        ({"receive": {"quiet_s": float("inf")}}, "[receive] quiet_s must be at least 0, not inf"),
+        ({"analysis": {"engine": "pytorch"}}, "did you mean torch?"),
+        ({"analysis": {"weights_dir": 3}}, "[analysis] weights_dir must be a path"),
+        ({"dicom": {"peers": "*"}}, "[dicom] peers must be a list of tables"),
+        ({"dicom": 3}, "dicom must be a table, written [dicom]"),
+        ({"data_dir": ""}, "data_dir must be the path of a folder"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_what_to_write(document: dict[str, Any], said: str):
+    with pytest.raises(ConfigError) as refused:
+        Settings.parse(document)
+
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [None, "not toml", "\xff"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | None):
+    file = tmp_path / "settings.toml"
+    if content is not None:
+        file.write_text(content, encoding="latin-1")
+
+    with pytest.raises(ConfigError, match=str(file)):
+        Settings.load(file)
+
+
+def test_written_settings_read_back_the_same(tmp_path: Path):
+    odd = tmp_path / 'a "quoted" \\ folder'
+    document = {"data_dir": str(odd), "receive": {"quiet_s": 2.5}, "web": {"port": 81}}
+
+    assert tomllib.loads(to_toml(document)) == document
+
+
+def test_the_secret_key_is_made_once_and_for_this_user_alone(tmp_path: Path):
+    settings = settings_in(tmp_path)
+
+    with ThreadPoolExecutor(8) as threads:
+        keys = set(threads.map(lambda _: secret_key(settings), range(16)))
+
+    path = settings.data_dir / "secret.key"
+    assert keys == {path.read_bytes()}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [p.name for p in Path(settings.data_dir).glob("secret.key*")] == ["secret.key"]
+
+
+def test_nobody_else_may_look_into_the_data_folders(tmp_path: Path):
+    settings = settings_in(tmp_path)
+
+    settings.prepare()
+
+    for folder in (settings.data_dir, settings.store_dir, settings.analyses_dir, settings.run_dir):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700

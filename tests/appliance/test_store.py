@@ -1,0 +1,124 @@
+import hashlib
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from appliance.store import Store, StoredObject
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    return Store(tmp_path / "store")
+
+
+def files_below(folder: Path):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(parts=st.lists(st.binary(max_size=5000), max_size=5))
+def test_bytes_come_back_as_they_were_written(store: Store, parts: list[bytes]):
+    with store.incoming() as file:
+        for part in parts:
+            file.write(part)
+        stored = file.commit()
+
+    whole = b"".join(parts)
+    assert stored.path.read_bytes() == whole
+    assert (stored.digest, stored.size_bytes) == (hashlib.sha256(whole).hexdigest(), len(whole))
+    assert store.path_of(stored.digest) == stored.path
+    assert files_below(store.incoming_dir) == []
+
+
+def test_the_same_bytes_are_kept_once_and_never_removed(store: Store):
+    def put(_: int) -> StoredObject:
+        with store.incoming() as file:
+            file.write(b"same")
+            return file.commit()
+
+    with ThreadPoolExecutor(8) as threads:
+        stored = set(threads.map(put, range(32)))
+
+    assert len(stored) == 1
+    assert files_below(store.root) == [stored.pop().path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
+def test_what_ends_before_its_commit_leaves_nothing(store: Store, error: type[BaseException]):
+    def interrupted() -> None:
+        with store.incoming() as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+
+    assert files_below(store.root) == []
+
+
+def test_a_block_that_forgets_to_commit_leaves_nothing(store: Store):
+    with store.incoming() as file:
+        file.write(b"forgotten")
+
+    assert files_below(store.root) == []
+
+
+def test_file_and_folders_are_synced_before_the_object_counts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    synced = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with store.incoming() as file:
+        file.write(b"bytes")
+        stored = file.commit()
+
+    parent = stored.path.parent
+    assert "/incoming/" in synced[0]
+    assert synced[1:] == [str(parent), str(parent.parent), str(store.objects_dir)]
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "1.2.840", f"{'a' * 64}\n"])
+def test_nothing_but_a_digest_becomes_a_path(store: Store, name: str):
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        store.path_of(name)
+
+
+def test_leftovers_of_dead_writers_are_swept_and_live_ones_kept(store: Store):
+    (store.incoming_dir / "dead").write_bytes(b"half")
+    os.utime(store.incoming_dir / "dead", (1, 1))
+
+    with store.incoming() as file:
+        file.write(b"live")
+        assert store.sweep_incoming() == 1
+        stored = file.commit()
+
+    assert files_below(store.root) == [stored.path]
+
+
+def test_nobody_else_may_read_the_store(store: Store):
+    with store.incoming() as file:
+        stored = file.commit()
+
+    for folder in (store.incoming_dir, store.objects_dir, stored.path.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_free_space_is_that_of_the_disk(store: Store):
+    assert (
+        0
+        < store.free_bytes()
+        <= os.statvfs(store.root).f_bavail * os.statvfs(store.root).f_frsize * 1.1
+    )
