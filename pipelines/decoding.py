@@ -1,40 +1,42 @@
 """Pixel data to Hounsfield units, one slice at a time, fast and suspicious.
 
-Which decoder for which transfer syntax (PS3.5 Annex A, PS3.6 Annex A), and why:
+Which decoder takes which transfer syntax (PS3.5 Annex A, PS3.6 Annex A):
 
-======================================  ===============================================================
+======================================  ========================================================
 native little and big endian, deflated  read in place; inflation stops at a bound
-JPEG lossless 57, 70; baseline 50       imagecodecs (libjpeg-turbo 3), else GDCM
+JPEG lossless 57, 70; baseline 50, 51   imagecodecs (libjpeg-turbo 3), else GDCM
 JPEG-LS 80, 81                          imagecodecs (CharLS), else pyjpegls
 JPEG 2000 90, 91                        imagecodecs (OpenJPEG), else pylibjpeg
 RLE; HTJ2K 201 to 203                   pylibjpeg
-JPEG extended 51, progressive 53, 55    refused: one decoder alone takes 12-bit samples, and nothing
-                                        confirms what it returns
-======================================  ===============================================================
+12-bit JPEG 51, progressive 53, 55      refused: only one decoder takes them, and nothing confirms
+                                        what it returns
+======================================  ========================================================
 
-imagecodecs releases the interpreter lock, so slices decode in threads, each straight into its place in
-the volume. The frame's size comes from the header and is checked before any decoder sees the bytes: a
-stream that claims another size is refused, not allocated.
+imagecodecs releases the interpreter lock, so slices decode in threads, each straight into its place
+in the volume. The size that a compressed image claims is compared with its header before a decoder
+sees it: another size is refused, not allocated.
 
-HU are stored values times Rescale Slope plus Rescale Intercept (PS3.3 C.11.1.1.2), rounded to int16.
-Padding (PS3.3 C.7.5.1.1.2) becomes -1024, the value of air outside the scan.
+HU are stored values times Rescale Slope plus Rescale Intercept (PS3.3 C.11.1.1.2), rounded to
+int16. Padding (PS3.3 C.7.5.1.1.2) becomes -1024, the value of air outside the scan.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
+    JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -42,9 +44,9 @@ from pydicom.uid import (
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
-    JPEG2000,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -72,6 +74,7 @@ _NATIVE: Final = frozenset(
 )
 _IMAGECODECS: Final[dict[str, Codec]] = {
     JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
+    JPEGExtended12Bit: imagecodecs.jpeg8_decode,  # of 8 bits: see `undecodable_reason`
     JPEGLossless: imagecodecs.jpeg8_decode,
     JPEGLosslessSV1: imagecodecs.jpeg8_decode,
     JPEGLSLossless: imagecodecs.jpegls_decode,
@@ -80,12 +83,16 @@ _IMAGECODECS: Final[dict[str, Codec]] = {
     JPEG2000: imagecodecs.jpeg2k_decode,
 }
 _PLUGIN_ONLY: Final = frozenset({RLELossless, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K})
-_LOSSY: Final = frozenset({JPEGBaseline8Bit, JPEGLSNearLossless, JPEG2000, HTJ2K})
+_LOSSY: Final = frozenset(
+    {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
+)
 
 _PIXEL_DATA: Final = (0x7FE0, 0x0010)
 _ITEM: Final = (0xFFFE, 0xE000)
 _SEQUENCE_DELIMITER: Final = (0xFFFE, 0xE0DD)
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+_JPEG2000_START: Final = b"\xff\x4f\xff\x51"
+_START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # 0xF7: JPEG-LS
 _END_OF_IMAGE: Final = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
 
 
@@ -121,9 +128,23 @@ class StoredPixels:
     padding: tuple[int, int] | None
 
 
-def is_decodable(transfer_syntax_uid: str) -> bool:
-    """Return whether slices in this transfer syntax become HU here."""
-    return transfer_syntax_uid in _NATIVE | _IMAGECODECS.keys() | _PLUGIN_ONLY
+def undecodable_reason(pixels: StoredPixels) -> str | None:
+    """Return why a slice cannot become HU here, as a clause; None if it can."""
+    syntax = pixels.transfer_syntax_uid
+    name = UID(syntax).name
+    if syntax not in _NATIVE | _IMAGECODECS.keys() | _PLUGIN_ONLY:
+        return f"its transfer syntax, {name}, has no confirmed decoder"
+    if syntax == JPEGExtended12Bit and pixels.bits_stored > 8:
+        return (
+            f"its transfer syntax, {name} with {pixels.bits_stored} bits, has no confirmed decoder"
+        )
+    if pixels.bits_allocated not in {8, 16} or not 1 < pixels.bits_stored <= pixels.bits_allocated:
+        return f"it stores {pixels.bits_stored} of {pixels.bits_allocated} bits"
+    if not 1 <= min(pixels.rows, pixels.columns) <= max(pixels.rows, pixels.columns) <= MAX_SIDE:
+        return f"it has {pixels.columns} x {pixels.rows} pixels"
+    if pixels.slope == 0 or not math.isfinite(pixels.slope) or not math.isfinite(pixels.intercept):
+        return f"its rescale slope is {pixels.slope} and its intercept {pixels.intercept}"
+    return None
 
 
 def is_lossy(transfer_syntax_uid: str) -> bool:
@@ -137,18 +158,15 @@ def decode_hounsfield(pixels: StoredPixels, out: npt.NDArray[np.int16]) -> None:
     Raises:
         DecodeError: The pixel data are cut short, damaged, of another size or not decodable.
     """
-    if max(pixels.rows, pixels.columns) > MAX_SIDE:
-        raise DecodeError(f"{pixels.columns} x {pixels.rows} pixels are more than a CT slice has.")
+    if reason := undecodable_reason(pixels):
+        raise DecodeError(f"The image cannot be decoded: {reason}.")
     value = _pixel_data(pixels)
     if pixels.transfer_syntax_uid in _NATIVE:
         stored = _native(value, pixels)
     elif pixels.transfer_syntax_uid in _IMAGECODECS:
         stored = _compressed(value, pixels, out)
-    elif pixels.transfer_syntax_uid in _PLUGIN_ONLY:
-        stored = _by_plugin(value, pixels)
     else:
-        name = UID(pixels.transfer_syntax_uid).name
-        raise DecodeError(f"The transfer syntax {name} has no decoder here.")
+        stored = _by_plugin(value, pixels)
     _to_hounsfield(_extend(stored, pixels), pixels, out)
 
 
@@ -225,6 +243,8 @@ def _compressed(value: memoryview, pixels: StoredPixels, out: npt.NDArray[np.int
     if not frame.rstrip(b"\0").endswith(_END_OF_IMAGE):
         # libjpeg would paint what is missing grey and say nothing.
         raise DecodeError("The compressed image is cut short.")
+    if coded_size(frame) != (pixels.rows, pixels.columns):
+        raise DecodeError("The compressed image has another size than its header.")
     if pixels.bits_allocated == 8:
         target: StoredArray = np.empty(out.shape, np.uint8)
     elif codec is imagecodecs.jpeg2k_decode and pixels.is_signed:
@@ -233,35 +253,50 @@ def _compressed(value: memoryview, pixels: StoredPixels, out: npt.NDArray[np.int
         target = out.view(np.uint16)
     try:
         return codec(frame, out=target)
-    except (RuntimeError, ValueError, TypeError) as error:  # imagecodecs' errors are RuntimeErrors
-        if "shape" in str(error):
-            raise DecodeError("The compressed image has another size than its header.") from error
+    except (RuntimeError, ValueError, TypeError):  # imagecodecs' own errors are RuntimeErrors
         return _by_plugin(value, pixels)
 
 
 def _by_plugin(value: memoryview, pixels: StoredPixels) -> StoredArray:
     """Decode by the plug-ins of pydicom, which hold the interpreter lock."""
     decoder = get_decoder(UID(pixels.transfer_syntax_uid))
+    options: dict[str, Any] = {
+        "rows": pixels.rows,
+        "columns": pixels.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": "MONOCHROME2",
+        "bits_allocated": pixels.bits_allocated,
+        "bits_stored": pixels.bits_stored,
+        "pixel_representation": int(pixels.is_signed),
+        "pixel_keyword": "PixelData",
+    }
     try:
-        array, _ = decoder.as_array(
-            bytes(value),
-            index=0,
-            raw=True,
-            rows=pixels.rows,
-            columns=pixels.columns,
-            number_of_frames=1,
-            samples_per_pixel=1,
-            photometric_interpretation="MONOCHROME2",
-            bits_allocated=pixels.bits_allocated,
-            bits_stored=pixels.bits_stored,
-            pixel_representation=int(pixels.is_signed),
-            pixel_keyword="PixelData",
-        )
+        array, _ = decoder.as_array(bytes(value), index=0, raw=True, **options)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise DecodeError(f"The compressed image is damaged: {error}") from error
     if array.shape != (pixels.rows, pixels.columns):
         raise DecodeError("The compressed image has another size than its header.")
     return np.asarray(array)
+
+
+def coded_size(frame: bytes) -> tuple[int, int] | None:
+    """Return the (rows, columns) a JPEG, JPEG-LS or JPEG 2000 code stream claims, None if none."""
+    if frame.startswith(_JPEG2000_START):
+        if len(frame) < 24:
+            return None
+        right, bottom, left, top = struct.unpack_from(">4I", frame, 8)  # ISO/IEC 15444-1 A.5.1
+        return bottom - top, right - left
+    position = 2
+    while position + 9 <= len(frame):
+        prefix, marker, length = struct.unpack_from(">BBH", frame, position)
+        if prefix != 0xFF:
+            return None
+        if marker in _START_OF_FRAME:
+            rows, columns = struct.unpack_from(">HH", frame, position + 5)
+            return rows, columns
+        position += 1 if marker == 0xFF else 2 + length
+    return None
 
 
 def _frame(value: memoryview) -> bytes:

@@ -23,6 +23,7 @@ from enum import StrEnum
 class Rule(StrEnum):
     """The rules a series must pass before it is analysed; `pipelines.series` applies them."""
 
+    UNREADABLE = "unreadable"
     NOT_CT = "not CT"
     UNSUPPORTED_OBJECT = "unsupported object"
     LOCALISER = "localiser"
