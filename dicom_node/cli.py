@@ -13,7 +13,6 @@ import click
 
 from appliance import logs
 from appliance.config import Settings
-from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
     from dicom_node.scu import Sent
@@ -22,16 +21,13 @@ if TYPE_CHECKING:
 @click.command()
 def listen() -> None:
     """Receive instances from scanners and the PACS, until SIGTERM."""
-    from dicom_node.scp import serve  # noqa: PLC0415 - a quarter second, for this command alone
+    from dicom_node.scp import serve
 
     logs.configure("listener")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    try:
-        serve(Settings.load(), stopping)
-    except ApplianceError as error:
-        raise click.ClickException(str(error)) from error
+    serve(Settings.load(), stopping)
 
 
 @click.command()
@@ -59,37 +55,34 @@ def send(
     shuffle: bool,
 ) -> None:
     """Send SOURCE, a DICOM file, a folder of them or a zip file, to a DICOM peer."""
-    from dicom_node import outgoing, scu  # noqa: PLC0415 - as above
+    from dicom_node import outgoing, scu
 
     logs.configure("send")
     # What it logs, the results say in other words.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    try:
-        dicom = Settings.load().dicom
-        destination = scu.Destination(
-            host=host or dicom.host,
-            port=port or dicom.port,
-            called_ae=called_ae or dicom.ae_title,
-            calling_ae=calling_ae,
-        )
-        with TemporaryDirectory(prefix="send-") as scratch:
-            collected = outgoing.collect(source, scratch=Path(scratch))
-            for path, reason in collected.skipped:
-                click.echo(f"skipped {path}: {reason}", err=True)
-            if not collected.instances:
-                raise click.ClickException(f"{source} holds no DICOM instance")
-            instances = list(collected.instances)
-            if shuffle:
-                random.shuffle(instances)
-            with click.progressbar(length=len(instances), label="sending") as bar:
-                sent = scu.send(
-                    instances,
-                    destination,
-                    associations=associations,
-                    report=lambda _sent: bar.update(1),
-                )
-    except ApplianceError as error:
-        raise click.ClickException(str(error)) from error
+    dicom = Settings.load().dicom
+    destination = scu.Destination(
+        host=host or dicom.host,
+        port=port or dicom.port,
+        called_ae=called_ae or dicom.ae_title,
+        calling_ae=calling_ae,
+    )
+    with TemporaryDirectory(prefix="send-") as scratch:
+        collected = outgoing.collect(source, scratch=Path(scratch))
+        for path, reason in collected.skipped:
+            click.echo(f"skipped {path}: {reason}", err=True)
+        if not collected.instances:
+            raise click.ClickException(f"{source} holds no DICOM instance")
+        instances = list(collected.instances)
+        if shuffle:
+            random.shuffle(instances)
+        with click.progressbar(length=len(instances), label="sending") as bar:
+            sent = scu.send(
+                instances,
+                destination,
+                associations=associations,
+                report=lambda _sent: bar.update(1),
+            )
     _conclude(sent)
 
 

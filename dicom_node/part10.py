@@ -109,13 +109,18 @@ def file_head(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid:
     elements = b"".join(
         (
             _element(0x0001, b"OB", b"\x00\x01"),
-            _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
-            _element(0x0003, b"UI", sop_instance_uid.encode("ascii")),
-            _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
-            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+            _element(0x0002, b"UI", _ascii(sop_class_uid)),
+            _element(0x0003, b"UI", _ascii(sop_instance_uid)),
+            _element(0x0010, b"UI", _ascii(transfer_syntax_uid)),
+            _element(0x0012, b"UI", _ascii(IMPLEMENTATION_CLASS_UID)),
         )
     )
     return PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(elements))) + elements
+
+
+def plain_uid(text: str) -> str:
+    """Return an identifier without its padding; databases hold no NUL, so none stays within."""
+    return text.replace("\0", "").strip()
 
 
 def read_header(dataset: bytes, transfer_syntax_uid: str) -> Header:
@@ -159,7 +164,7 @@ def with_instance_uid(dataset: bytes, transfer_syntax_uid: str, uid: str) -> byt
         stream, implicit, not big_endian, stop_when=reached, specific_tags=[tag]
     ):
         pass
-    value = uid.encode("ascii") + b"\0" * (len(uid) % 2)
+    value = _ascii(uid) + b"\0" * (len(uid) % 2)
     order = ">" if big_endian else "<"
     head = struct.pack(f"{order}HH", tag.group, tag.element)
     head += struct.pack(f"{order}L", len(value)) if implicit else b"UI"
@@ -191,7 +196,7 @@ class _Values:
 
     def uid(self, keyword: str) -> str:
         """Return an identifier as it came, legal or not: it is only ever data."""
-        uid = self._raw.get(TAGS[keyword], b"").decode("ascii", errors="replace").strip(" \0")
+        uid = plain_uid(self._raw.get(TAGS[keyword], b"").decode("ascii", errors="replace"))
         if len(uid) > UID_LIMIT:
             raise DatasetMismatchError(f"{keyword} is longer than {UID_LIMIT} characters")
         return uid
@@ -252,3 +257,7 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
     padded = value + b"\0" * (len(value) % 2)
     length = struct.pack("<xxL" if vr == b"OB" else "<H", len(padded))
     return struct.pack("<HH", 0x0002, number) + vr + length + padded
+
+
+def _ascii(uid: str) -> bytes:
+    return uid.encode("ascii", errors="replace")

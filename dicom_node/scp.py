@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Final, cast
 
 import structlog
+from pydicom.config import IGNORE
+from pydicom.config import settings as pydicom_settings
 from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
@@ -21,7 +23,7 @@ from appliance.database import open_database
 from appliance.store import Store
 from dicom_node.errors import DicomNodeError, StoreError
 from dicom_node.guard import GuardedServer, Limits
-from dicom_node.part10 import IMPLEMENTATION_CLASS_UID
+from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, plain_uid
 from dicom_node.peers import AllowList
 from dicom_node.reception import Command, Reception
 
@@ -123,9 +125,9 @@ def handle_store(event: Event, reception: Reception) -> int | Dataset:
 def _command(event: Event) -> Command:
     request = cast("C_STORE", event.request)
     return Command(
-        sop_class_uid=str(request.AffectedSOPClassUID),
-        sop_instance_uid=str(request.AffectedSOPInstanceUID),
-        transfer_syntax_uid=str(event.context.transfer_syntax),
+        sop_class_uid=plain_uid(str(request.AffectedSOPClassUID)),
+        sop_instance_uid=plain_uid(str(request.AffectedSOPInstanceUID)),
+        transfer_syntax_uid=plain_uid(str(event.context.transfer_syntax)),
         source_ae=str(event.assoc.requestor.ae_title).strip(),
     )
 
@@ -139,9 +141,12 @@ def _refusal(status: int, comment: str) -> Dataset:
 
 def _application_entity(settings: DicomSettings) -> AE:
     """Return pynetdicom's application entity; the guard decides who may call it."""
-    # Process-wide switches of pynetdicom, set in the one process that listens.
+    # Process-wide switches, set in the one process that listens.
     _config.UNRESTRICTED_STORAGE_SERVICE = True
     _config.LOG_HANDLER_LEVEL = "none"
+    # pydicom would otherwise print every illegal UID that it meets into our log.
+    pydicom_settings.reading_validation_mode = IGNORE
+    pydicom_settings.writing_validation_mode = IGNORE
     ae = AE(settings.ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME

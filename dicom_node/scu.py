@@ -25,6 +25,8 @@ CONTEXTS_LIMIT: Final = 128  # presentation context IDs are the odd numbers to 2
 MESSAGE_IDS: Final = 0xFFFF
 CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 120.0
+NO_ANSWER: Final = "no answer: the association was lost"
+NOT_SENT: Final = "not sent: the association was lost"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +85,12 @@ def send(
 def _send_in_turn(instances: Sequence[Outgoing], destination: Destination) -> Iterator[Sent]:
     for batch in _batches(instances):
         with _association(destination, batch) as assoc:
+            lost = False
             for number, instance in enumerate(batch):
-                yield Sent(instance, _store(assoc, instance, number % MESSAGE_IDS + 1))
+                problem = NOT_SENT if lost else _store(assoc, instance, number % MESSAGE_IDS + 1)
+                yield Sent(instance, problem)
+                # pynetdicom may still take a dead association for a living one, and wait for it.
+                lost = lost or problem == NO_ANSWER
 
 
 def _batches(instances: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
@@ -117,10 +123,23 @@ def _association(destination: Destination, batch: Sequence[Outgoing]) -> Iterato
     )
     if not assoc.is_established:
         raise SendError(_why_not(assoc, destination))
-    try:
+    with _closing(assoc):
         yield assoc
-    finally:
         assoc.release()
+
+
+@contextmanager
+def _closing(assoc: Association) -> Iterator[None]:
+    """Close the connection in the end: pynetdicom 3.0.4 leaves it open if the peer went first."""
+    transport = assoc.dul.socket
+    connection = transport.socket if transport is not None else None
+    try:
+        yield
+    finally:
+        if assoc.is_established:
+            assoc.abort()
+        if connection is not None:
+            connection.close()
 
 
 def _why_not(assoc: Association, destination: Destination) -> str:
@@ -134,10 +153,10 @@ def _why_not(assoc: Association, destination: Destination) -> str:
 
 def _store(assoc: Association, instance: Outgoing, message_id: int) -> str:
     """Send one instance; returns what the peer has against it, "" if it took it."""
-    if not assoc.is_established:
-        return "not sent: the association was lost"
     try:
         response = assoc.send_c_store(instance.path, msg_id=message_id)
+    except RuntimeError:  # the association ended between two instances
+        return NO_ANSWER
     except ValueError:
         return "the peer takes no such SOP class in this transfer syntax"
     return _problem(response)
@@ -145,7 +164,7 @@ def _store(assoc: Association, instance: Outgoing, message_id: int) -> str:
 
 def _problem(response: Dataset) -> str:
     if "Status" not in response:
-        return "no answer: the association was lost"
+        return NO_ANSWER
     if code_to_category(response.Status) in {"Success", "Warning"}:
         return ""
     meaning = STORAGE_SERVICE_CLASS_STATUS.get(response.Status, ("", "Failure"))[1]

@@ -1,0 +1,205 @@
+"""The header of real and hostile data sets."""
+
+import hashlib
+import struct
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+)
+
+from dicom_node.errors import DatasetMismatchError, UnreadableDatasetError
+from dicom_node.part10 import INFLATED_HEADER_BYTES, file_head, read_header, with_instance_uid
+from tests.support.instances import (
+    SIXTEEN_SYNTAXES,
+    Names,
+    ct_instance,
+    dataset_bytes,
+    encoded,
+    needs_real_data,
+)
+
+UNCOMPRESSED = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+
+
+def slice_bytes(transfer_syntax_uid: str = ExplicitVRLittleEndian, **attributes: Any) -> bytes:
+    return encoded(ct_instance(Names("1.2.3", "1.2.3.4"), **attributes), transfer_syntax_uid)
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", UNCOMPRESSED)
+def test_a_header_is_read_as_it_was_written(transfer_syntax_uid: str):
+    header = read_header(
+        slice_bytes(transfer_syntax_uid, SOPInstanceUID="1.2.9"), transfer_syntax_uid
+    )
+
+    assert (header.study_uid, header.series_uid) == ("1.2.3", "1.2.3.4")
+    assert (header.sop_class_uid, header.sop_instance_uid) == (CTImageStorage, "1.2.9")
+    assert vars(header.patient) == {
+        "patient_id": "P-1",
+        "issuer": "",
+        "name": "Test^Zoë",
+        "birth_date": "19700101",
+        "sex": "O",
+    }
+    assert header.study.description == "Thorax nativ für Prüfung"
+    assert (header.series.modality, header.series.series_number) == ("CT", "3")
+
+
+def test_a_deflated_header_is_read():
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = deflater.compress(slice_bytes()) + deflater.flush()
+
+    assert read_header(deflated, DeflatedExplicitVRLittleEndian).study_uid == "1.2.3"
+
+
+@needs_real_data
+def test_the_sixteen_transfer_syntaxes_of_one_real_slice_are_read_as_pydicom_does():
+    paths = sorted(SIXTEEN_SYNTAXES.iterdir())
+    assert len(paths) == 16
+
+    for path in paths:
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        header = read_header(dataset_bytes(path), ds.file_meta.TransferSyntaxUID)
+        assert header.sop_instance_uid == ds.SOPInstanceUID
+        assert header.study_uid == ds.StudyInstanceUID
+        assert header.series.description == ds.SeriesDescription
+        assert header.patient.patient_id == ds.PatientID
+
+
+def test_a_name_in_several_character_sets_is_decoded():
+    ds = ct_instance(Names.fresh(), SpecificCharacterSet=["", "ISO 2022 IR 87"])
+    ds.PatientName = "Yamada^Tarou=山田^太郎"  # PS3.5 annex H.3
+
+    header = read_header(encoded(ds), ExplicitVRLittleEndian)
+
+    assert header.patient.name == "Yamada^Tarou=山田^太郎"
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_an_instance_without_study_or_series_is_no_instance(keyword: str):
+    for absent in (slice_bytes(**{keyword: ""}), slice_bytes(**{keyword: "9" * 1000})):
+        with pytest.raises(DatasetMismatchError, match=keyword):
+            read_header(absent, ExplicitVRLittleEndian)
+
+
+def test_an_absent_instance_uid_is_left_to_the_command():
+    assert (
+        read_header(slice_bytes(SOPInstanceUID=""), ExplicitVRLittleEndian).sop_instance_uid == ""
+    )
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", UNCOMPRESSED)
+def test_a_data_set_cut_anywhere_within_an_element_is_refused(transfer_syntax_uid: str):
+    whole = slice_bytes(transfer_syntax_uid)
+
+    for end in (len(whole) - 1, len(whole) - 127, len(whole) // 2, 300):
+        with pytest.raises((UnreadableDatasetError, DatasetMismatchError)):
+            read_header(whole[:end], transfer_syntax_uid)
+
+
+def test_an_element_that_claims_four_gigabytes_is_refused():
+    liar = struct.pack("<HH2sHL", 0x0009, 0x0010, b"UN", 0, 0xFFFFFFF0) + b"x"
+
+    with pytest.raises(UnreadableDatasetError):
+        read_header(liar, ExplicitVRLittleEndian)
+
+
+def test_a_thousandfold_nested_sequence_is_refused():
+    ds = ct_instance(Names.fresh())
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    sequence = struct.pack("<HH2sHL", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+    bomb = (sequence + item) * 5000
+
+    with pytest.raises(UnreadableDatasetError):
+        read_header(bomb + encoded(ds), ExplicitVRLittleEndian)
+
+
+def test_a_decompression_bomb_unpacks_to_no_more_than_a_header():
+    deflater = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
+    private = struct.pack("<HH2sHL", 0x0009, 0x0010, b"OB", 0, INFLATED_HEADER_BYTES * 2)
+    bomb = deflater.compress(private + bytes(INFLATED_HEADER_BYTES * 2)) + deflater.flush()
+
+    with pytest.raises((UnreadableDatasetError, DatasetMismatchError)):
+        read_header(bomb, DeflatedExplicitVRLittleEndian)
+
+
+def test_an_attribute_is_cut_to_what_a_database_should_hold():
+    header = read_header(slice_bytes(PatientID="P" * 60_000), ExplicitVRLittleEndian)
+
+    assert len(header.patient.patient_id) == 1024
+
+
+@given(st.binary(max_size=400), st.sampled_from([*UNCOMPRESSED, DeflatedExplicitVRLittleEndian]))
+def test_any_bytes_are_read_or_refused(dataset: bytes, transfer_syntax_uid: str):
+    with suppress(UnreadableDatasetError, DatasetMismatchError):
+        read_header(dataset, transfer_syntax_uid)
+
+
+def test_the_file_is_a_function_of_the_instance_alone():
+    head = file_head(
+        sop_class_uid=CTImageStorage,
+        sop_instance_uid="1.2.3",
+        transfer_syntax_uid="1.2.840.10008.1.2",
+    )
+
+    assert head[:132] == bytes(128) + b"DICM"
+    # Another head is another name in the store: what was received before counts as other bytes.
+    assert (
+        hashlib.sha256(head).hexdigest()
+        == "87bf987692113af74057d227b2fb3546f75065c71a1717056b4701da33971bc4"
+    )
+
+
+def test_the_file_head_is_what_pydicom_expects(tmp_path: Path):
+    path = tmp_path / "a.dcm"
+    head = file_head(
+        sop_class_uid=CTImageStorage, sop_instance_uid="1.2.9", transfer_syntax_uid=JPEG2000Lossless
+    )
+    path.write_bytes(head + slice_bytes(SOPInstanceUID="1.2.9"))
+
+    meta = pydicom.dcmread(path, stop_before_pixels=True).file_meta
+
+    assert meta.MediaStorageSOPClassUID == CTImageStorage
+    assert meta.MediaStorageSOPInstanceUID == "1.2.9"
+    assert meta.TransferSyntaxUID == JPEG2000Lossless
+    assert meta.FileMetaInformationGroupLength == len(head) - 144
+    assert meta.ImplementationClassUID.is_valid
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", UNCOMPRESSED)
+@pytest.mark.parametrize("present", [True, False])
+def test_a_missing_instance_uid_is_filled_in_and_nothing_else_changes(
+    transfer_syntax_uid: str, *, present: bool
+):
+    ds = ct_instance(Names.fresh(), SOPInstanceUID="")
+    if not present:
+        del ds.SOPInstanceUID
+
+    completed = with_instance_uid(encoded(ds, transfer_syntax_uid), transfer_syntax_uid, "1.2.34")
+
+    ds.SOPInstanceUID = "1.2.34"
+    assert completed == encoded(ds, transfer_syntax_uid)
+
+
+def test_a_sequence_before_the_pixels_is_passed_over():
+    ds = ct_instance(Names.fresh())
+    item = Dataset()
+    item.ReferencedSOPInstanceUID = "1.2.3"
+    ds.ReferencedImageSequence = Sequence([item])
+    ds["ReferencedImageSequence"].is_undefined_length = True
+
+    assert read_header(encoded(ds), ExplicitVRLittleEndian).series.modality == "CT"

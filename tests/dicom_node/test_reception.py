@@ -1,0 +1,318 @@
+"""What taking an instance leaves behind, and what it never does."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from sqlalchemy import event, func, select
+
+from appliance import lifecycle, studies
+from appliance.config import Settings
+from appliance.database import Base, Database, open_database
+from appliance.lifecycle import State
+from appliance.store import Incoming, Store, StoredObject
+from appliance.studies import Recorded
+from appliance.tables import AuditEntry, Instance, InstanceConflict, Study
+from dicom_node.errors import DatasetMismatchError, OutOfResourcesError, UnreadableDatasetError
+from dicom_node.part10 import plain_uid
+from dicom_node.reception import Command, Reception
+from tests.support.instances import Names, ct_instance, dataset_bytes, encoded
+
+
+def command(
+    ds: Dataset, transfer_syntax_uid: str = ExplicitVRLittleEndian, **changes: Any
+) -> Command:
+    values = {
+        "sop_class_uid": str(ds.SOPClassUID),
+        "sop_instance_uid": str(ds.SOPInstanceUID),
+        "transfer_syntax_uid": transfer_syntax_uid,
+        "source_ae": "SCANNER",
+    }
+    return Command(**{**values, **changes})
+
+
+def take(
+    reception: Reception,
+    ds: Dataset,
+    transfer_syntax_uid: str = ExplicitVRLittleEndian,
+    **changes: Any,
+) -> Recorded:
+    dataset = encoded(ds, transfer_syntax_uid)
+    return reception.take(dataset, command(ds, transfer_syntax_uid, **changes))
+
+
+def rows(database: Database, table: type[Base]) -> int:
+    with database.snapshot() as db:
+        return db.scalar(select(func.count()).select_from(table))
+
+
+def files(store: Store) -> list[Path]:
+    return [path for path in store.root.rglob("*") if path.is_file()]
+
+
+def test_an_instance_is_kept_byte_for_byte_and_noted(
+    reception: Reception, database: Database, store: Store
+):
+    names = Names.fresh()
+    ds = ct_instance(names)
+
+    assert take(reception, ds) is Recorded.NEW
+
+    with database.snapshot() as db:
+        study = studies.find(db, names.study_uid)
+        (instance,) = studies.instances_of(db, study.id)
+        assert (study.state, study.revision, study.source_ae) == (State.RECEIVING, 1, "SCANNER")
+        assert study.patient.name == "Test^Zoë"
+    assert dataset_bytes(store.path_of(instance.digest)) == encoded(ds)
+    assert store.path_of(instance.digest).read_bytes()[:128] == bytes(128)
+
+
+def test_a_duplicate_is_kept_once(reception: Reception, database: Database, store: Store):
+    ds = ct_instance(Names.fresh())
+
+    answers = [take(reception, ds, source_ae=sender) for sender in ("CT1", "PACS", "CT1")]
+
+    assert answers == [Recorded.NEW, Recorded.DUPLICATE, Recorded.DUPLICATE]
+    assert len(files(store)) == rows(database, Instance) == 1
+
+
+def test_other_bytes_under_one_uid_are_kept_aside_and_reported(
+    reception: Reception, database: Database, store: Store
+):
+    names = Names.fresh()
+    ds = ct_instance(names)
+    take(reception, ds)
+    other = ct_instance(names, SOPInstanceUID=ds.SOPInstanceUID, PixelData=bytes(128))
+
+    assert take(reception, other) is Recorded.CONFLICT
+
+    with database.snapshot() as db:
+        study = studies.find(db, names.study_uid)
+        (kept,) = studies.instances_of(db, study.id)
+        (conflict,) = studies.conflicts_of(db, study.id)
+        (entry,) = db.scalars(select(AuditEntry))
+        assert study.revision == 1
+        assert (entry.tag, entry.subject) == ("dicom:instance:conflict", f"study {study.id}")
+        assert entry.actor == "peer SCANNER"
+    assert dataset_bytes(store.path_of(kept.digest)) == encoded(ds)
+    assert dataset_bytes(store.path_of(conflict.other_digest)) == encoded(other)
+
+
+def test_the_same_instance_in_another_transfer_syntax_is_other_bytes(
+    reception: Reception, database: Database
+):
+    ds = ct_instance(Names.fresh())
+    take(reception, ds)
+
+    assert take(reception, ds, ImplicitVRLittleEndian) is Recorded.CONFLICT
+
+
+@pytest.mark.parametrize("closed", [State.QUEUED, State.ANALYSING])
+def test_a_late_instance_counts_whatever_the_study_does(
+    reception: Reception, database: Database, closed: State
+):
+    names = Names.fresh()
+    take(reception, ct_instance(names))
+    with database.transaction() as db:
+        study_id = studies.find(db, names.study_uid).id
+        lifecycle.advance(db, study_id, State.RECEIVING, State.QUEUED)
+    if closed is State.ANALYSING:
+        assert lifecycle.claim(database, study_id, owner="test", lease_s=30)
+
+    take(reception, ct_instance(names))
+
+    with database.snapshot() as db:
+        study = db.get(Study, study_id)
+        assert study.revision == 2
+        assert study.state == (closed if closed is State.ANALYSING else State.RECEIVING)
+
+
+def test_a_command_that_names_another_instance_is_refused(
+    reception: Reception, database: Database, store: Store
+):
+    ds = ct_instance(Names.fresh())
+
+    with pytest.raises(DatasetMismatchError, match="SOPInstanceUID"):
+        take(reception, ds, sop_instance_uid="1.2.3")
+    with pytest.raises(DatasetMismatchError, match="SOPClassUID"):
+        take(reception, ds, sop_class_uid="1.2.3")
+
+    assert files(store) == []
+
+
+def test_an_instance_without_a_uid_of_its_own_goes_by_the_commands(
+    reception: Reception, database: Database
+):
+    names = Names.fresh()
+    ds = ct_instance(names, SOPInstanceUID="")
+
+    assert take(reception, ds, sop_instance_uid="1.2.3.4") is Recorded.NEW
+
+    with database.snapshot() as db:
+        (kept,) = studies.instances_of(db, studies.find(db, names.study_uid).id)
+    assert kept.sop_instance_uid == "1.2.3.4"
+
+
+def test_what_does_not_parse_is_refused_and_leaves_nothing(
+    reception: Reception, database: Database, store: Store
+):
+    ds = ct_instance(Names.fresh())
+
+    with pytest.raises(UnreadableDatasetError):
+        reception.take(b"\x08\x00\x16\x00UI\xff\xff1.2", command(ds))
+
+    assert files(store) == []
+    assert rows(database, Study) == 0
+
+
+def test_a_disk_below_its_watermark_refuses_and_recovers_by_itself(
+    database: Database, store: Store
+):
+    class Filling(Store):
+        free = 0
+
+        def free_bytes(self) -> int:
+            return self.free
+
+    filling = Filling(store.root)
+    reception = Reception(database, filling, min_free_bytes=1000)
+    ds = ct_instance(Names.fresh())
+
+    with pytest.raises(OutOfResourcesError, match="watermark"):
+        take(reception, ds)
+    assert (files(store), rows(database, Study)) == ([], 0)
+
+    filling.free = 1000 + len(encoded(ds))
+    assert take(reception, ds) is Recorded.NEW
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_while_writing_refuses_and_leaves_nothing(
+    database: Database, store: Store, number: int
+):
+    class Full(Incoming):
+        def commit(self) -> StoredObject:
+            raise OSError(number, os.strerror(number))
+
+    class FullStore(Store):
+        def incoming(self) -> Incoming:
+            return Full(self)
+
+    reception = Reception(database, FullStore(store.root), min_free_bytes=0)
+
+    with pytest.raises(OutOfResourcesError, match="full"):
+        take(reception, ct_instance(Names.fresh()))
+
+    assert files(store) == []
+    assert rows(database, Study) == 0
+
+
+@pytest.fixture
+def impatient_database(settings: Settings) -> Iterator[Database]:
+    """A database that says at once that it is locked."""
+    database = open_database(settings)
+
+    @event.listens_for(database.engine, "connect")
+    def hurry(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA busy_timeout = 50")
+
+    yield database
+    database.dispose()
+
+
+def test_a_busy_database_refuses_and_the_same_instance_is_taken_later(
+    impatient_database: Database, database: Database, store: Store
+):
+    reception = Reception(impatient_database, store, min_free_bytes=0)
+    ds = ct_instance(Names.fresh())
+    with database.transaction() as db:
+        db.execute(select(1))  # now it holds the lock
+        with pytest.raises(OutOfResourcesError, match="database"):
+            take(reception, ds)
+    assert rows(database, Study) == 0
+
+    assert take(reception, ds) is Recorded.NEW
+    assert len(files(store)) == 1
+
+
+def test_a_stopping_reception_refuses(reception: Reception):
+    assert reception.stop(timeout_s=1)
+
+    with pytest.raises(OutOfResourcesError, match="stopping"):
+        take(reception, ct_instance(Names.fresh()))
+
+
+HOSTILE = st.one_of(
+    st.sampled_from(
+        [
+            "../../../../etc/passwd",
+            "..\\..\\windows",
+            "/etc/cron.d/x",
+            "....//....//x",
+            "1.2.3/../../x",
+            "1.2.3\x00.dcm",
+            "%2e%2e%2f",
+            "con",
+            "~/x",
+            "$(touch x)",
+            "'; DROP TABLE study; --",
+            "896911bf-1143-4c8d-8f04-f3cd1a7f6204",
+        ]
+    ),
+    st.text(st.characters(min_codepoint=1, max_codepoint=0x7F), min_size=1, max_size=64),
+)
+
+
+@pytest.mark.filterwarnings("ignore:Found unknown escape sequence")  # pydicom, of hostile names
+@given(study=HOSTILE, series=HOSTILE, instance=HOSTILE, sender=HOSTILE, patient=HOSTILE)
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_received_text_is_ever_a_path(
+    reception: Reception,
+    store: Store,
+    settings: Settings,
+    study: str,
+    series: str,
+    instance: str,
+    sender: str,
+    patient: str,
+):
+    ds = ct_instance(
+        Names(study, series), SOPInstanceUID=instance, PatientID=patient, AccessionNumber=sender
+    )
+    outside = outside_of(store, settings.data_dir)
+
+    with suppress(DatasetMismatchError, UnreadableDatasetError):
+        take(reception, ds, sop_instance_uid=plain_uid(instance), source_ae=sender)
+
+    assert outside_of(store, settings.data_dir) == outside
+    for path in files(store):
+        assert len(path.stem) == 64
+        assert set(path.stem) <= set("0123456789abcdef")
+
+
+def outside_of(store: Store, data_dir: Path) -> set[str]:
+    """The files around the store, but for the database's own."""
+    return {
+        str(path)
+        for path in data_dir.parent.rglob("*")
+        if store.root not in path.parents and not path.name.startswith("appliance.db")
+    }
+
+
+def test_a_class_that_nobody_knows_is_taken(reception: Reception, database: Database):
+    ds = ct_instance(Names.fresh(), SOPClassUID="1.2.826.0.1.3680043.9.9999")
+
+    assert take(reception, ds) is Recorded.NEW
+    assert rows(database, InstanceConflict) == 0
+    assert CTImageStorage != ds.SOPClassUID
