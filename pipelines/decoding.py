@@ -7,7 +7,8 @@ native little and big endian, deflated  read in place; inflation stops at a boun
 JPEG lossless 57, 70; baseline 50, 51   imagecodecs (libjpeg-turbo 3), else GDCM
 JPEG-LS 80, 81                          imagecodecs (CharLS), else pyjpegls
 JPEG 2000 90, 91                        imagecodecs (OpenJPEG), else pylibjpeg
-RLE; HTJ2K 201 to 203                   pylibjpeg
+RLE                                     imagecodecs (PackBits); pylibjpeg panics on damaged files
+HTJ2K 201 to 203                        pylibjpeg
 12-bit JPEG 51, progressive 53, 55      refused: only one decoder takes them, and nothing confirms
                                         what it returns
 ======================================  ========================================================
@@ -33,6 +34,7 @@ from typing import Any, Final
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from pydicom import config
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
@@ -82,7 +84,7 @@ _IMAGECODECS: Final[dict[str, Codec]] = {
     JPEG2000Lossless: imagecodecs.jpeg2k_decode,
     JPEG2000: imagecodecs.jpeg2k_decode,
 }
-_PLUGIN_ONLY: Final = frozenset({RLELossless, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K})
+_OTHERS: Final = frozenset({RLELossless, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K})
 _LOSSY: Final = frozenset(
     {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
 )
@@ -128,11 +130,16 @@ class StoredPixels:
     padding: tuple[int, int] | None
 
 
+def uid_name(uid: str) -> str:
+    """Return a UID's name in PS3.6 Annex A, or the UID if it has none; it may be any text."""
+    return UID(uid[:64], validation_mode=config.IGNORE).name
+
+
 def undecodable_reason(pixels: StoredPixels) -> str | None:
     """Return why a slice cannot become HU here, as a clause; None if it can."""
     syntax = pixels.transfer_syntax_uid
-    name = UID(syntax).name
-    if syntax not in _NATIVE | _IMAGECODECS.keys() | _PLUGIN_ONLY:
+    name = uid_name(syntax)
+    if syntax not in _NATIVE | _IMAGECODECS.keys() | _OTHERS:
         return f"its transfer syntax, {name}, has no confirmed decoder"
     if syntax == JPEGExtended12Bit and pixels.bits_stored > 8:
         return (
@@ -163,10 +170,10 @@ def decode_hounsfield(pixels: StoredPixels, out: npt.NDArray[np.int16]) -> None:
     value = _pixel_data(pixels)
     if pixels.transfer_syntax_uid in _NATIVE:
         stored = _native(value, pixels)
-    elif pixels.transfer_syntax_uid in _IMAGECODECS:
-        stored = _compressed(value, pixels, out)
+    elif pixels.transfer_syntax_uid == RLELossless:
+        stored = _run_length(_frame(value), pixels)
     else:
-        stored = _by_plugin(value, pixels)
+        stored = _compressed(value, pixels, out)
     _to_hounsfield(_extend(stored, pixels), pixels, out)
 
 
@@ -238,13 +245,15 @@ def _native(value: memoryview, pixels: StoredPixels) -> StoredArray:
 
 def _compressed(value: memoryview, pixels: StoredPixels, out: npt.NDArray[np.int16]) -> StoredArray:
     """Decode by imagecodecs, straight into `out` if samples have 16 bits, else by a plug-in."""
-    codec = _IMAGECODECS[pixels.transfer_syntax_uid]
     frame = _frame(value)
     if not frame.rstrip(b"\0").endswith(_END_OF_IMAGE):
         # libjpeg would paint what is missing grey and say nothing.
         raise DecodeError("The compressed image is cut short.")
     if coded_size(frame) != (pixels.rows, pixels.columns):
         raise DecodeError("The compressed image has another size than its header.")
+    codec = _IMAGECODECS.get(pixels.transfer_syntax_uid)
+    if codec is None:
+        return _by_plugin(value, pixels)
     if pixels.bits_allocated == 8:
         target: StoredArray = np.empty(out.shape, np.uint8)
     elif codec is imagecodecs.jpeg2k_decode and pixels.is_signed:
@@ -278,6 +287,28 @@ def _by_plugin(value: memoryview, pixels: StoredPixels) -> StoredArray:
     if array.shape != (pixels.rows, pixels.columns):
         raise DecodeError("The compressed image has another size than its header.")
     return np.asarray(array)
+
+
+def _run_length(frame: bytes, pixels: StoredPixels) -> StoredArray:
+    """Decode RLE (PS3.5 Annex G): a PackBits segment for each byte of a sample, high byte first."""
+    count = pixels.rows * pixels.columns
+    size = pixels.bits_allocated // 8
+    try:
+        segments, *offsets = struct.unpack_from("<16I", frame)
+    except struct.error as error:
+        raise DecodeError("The compressed image is cut short.") from error
+    ends = [*offsets[1:size], len(frame)]
+    planes = np.empty((count, size), np.uint8)
+    for n in range(size):
+        try:
+            plane = imagecodecs.packbits_decode(frame[offsets[n] : ends[n]], out=count)
+        except (RuntimeError, ValueError) as error:
+            raise DecodeError(f"The compressed image is damaged: {error}") from error
+        if segments != size or len(plane) != count:
+            raise DecodeError("The compressed image has another size than its header.")
+        planes[:, n] = np.frombuffer(plane, np.uint8)
+    array: StoredArray = planes.view(f">u{size}").reshape(pixels.rows, pixels.columns)
+    return array
 
 
 def coded_size(frame: bytes) -> tuple[int, int] | None:

@@ -7,8 +7,6 @@ the file's own size, but for deflated data sets, which have a bound.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,14 +14,13 @@ from typing import Any, Final
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pipelines.decoding import MAX_FILE_BYTES, StoredPixels, data_set_start, inflate
-from pipelines.errors import DecodeError, UnreadableInputError
+from pipelines.errors import UnreadableInputError
 
 _PIXEL_DATA: Final = 0x7FE00010
 _TAGS: Final = [
@@ -35,23 +32,9 @@ _TAGS: Final = [
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
 ]  # fmt: skip
-_HU_TYPES: Final = frozenset({"", "HU", "US"})  # "US", unspecified, is what old scanners write
-
-# What pydicom raises on malformed files; RecursionError on sequences nested too deep.
-_MALFORMED: Final = (
-    AttributeError,
-    DecodeError,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+# Rescale types that are not HU (PS3.3 C.11.1.1.2). Any other text means HU: "HU", "US", nothing,
+# "Houndsfield Unit".
+_NOT_HU: Final = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT"})
 
 
 @dataclass(frozen=True)
@@ -108,7 +91,9 @@ def read_header(path: Path) -> InstanceHeader | None:
         ds, transfer_syntax_uid, offset = _read_dataset(content)
         pixels = _stored_pixels(ds, path, transfer_syntax_uid, offset=offset)
         return _header(ds, path, pixels)
-    except _MALFORMED as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom raises a dozen types, and RecursionError on deep nesting
         raise UnreadableInputError(f"{path.name} is malformed.") from error
 
 
@@ -166,8 +151,7 @@ def _stored_pixels(
         and _text(ds, "PhotometricInterpretation") == "MONOCHROME2"
         and _integer(ds, "HighBit") == (stored or 0) - 1
     )
-    is_hounsfield = _text(ds, "RescaleType").upper() in _HU_TYPES
-    if not (is_one_slice and is_hounsfield):
+    if not is_one_slice or _text(ds, "RescaleType").upper() in _NOT_HU:
         return None
     if rows is None or columns is None or allocated is None or stored is None:
         return None

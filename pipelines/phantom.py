@@ -55,6 +55,7 @@ NOISE_HU: Final = 19.0  # standard deviation of a 2.5 mm slice at a routine dose
 _APEX_Z: Final = 128.0
 _HILUM_Z: Final = 20.0
 _SMALLEST_VESSEL_MM: Final = 0.5
+_SMALLEST_VESSEL_VOXELS: Final = 0.24  # thinner ones do not show on a coarse grid
 _SMALLEST_AIRWAY_MM: Final = 1.4
 
 
@@ -204,6 +205,11 @@ class _Grid:
         """Return the voxel centres along z, y or x in mm."""
         n = self.shape[number]
         return ((np.arange(n) - (n - 1) / 2) * self.spacing[number]).astype(np.float32)
+
+    @property
+    def voxel_mm(self) -> float:
+        """Side of a cube as large as a voxel."""
+        return math.prod(self.spacing) ** (1 / 3)
 
     @property
     def affine(self) -> npt.NDArray[np.float64]:
@@ -573,6 +579,7 @@ def _vessels(
     rng: np.random.Generator, lungs: npt.NDArray[np.uint8], grid: _Grid
 ) -> Iterator[_Tube]:
     """Yield arteries and veins, branching from the hila until they are too thin to be seen."""
+    smallest_mm = max(_SMALLEST_VESSEL_MM, _SMALLEST_VESSEL_VOXELS * grid.voxel_mm)
     for label, side in ((RIGHT_LUNG, -1.0), (LEFT_LUNG, 1.0)):
         for start_z, radius in ((_HILUM_Z, 5.2), (_HILUM_Z - 16.0, 4.6)):
             hilum = np.array([side * 31.0, 8.0, start_z])
@@ -585,7 +592,7 @@ def _vessels(
                     label=label,
                     lungs=lungs,
                     grid=grid,
-                    smallest_mm=_SMALLEST_VESSEL_MM,
+                    smallest_mm=smallest_mm,
                     is_airway=False,
                 )
 
@@ -672,7 +679,7 @@ def _paint_tube(hu: FloatArray, lungs: npt.NDArray[np.uint8], tube: _Tube, *, gr
         return
     z, y, x = np.ix_(*(grid.axis(n)[box[n]] for n in range(3)))
     distance = _distance_to_segment((x, y, z), tube)
-    edge = 1.2 * math.prod(grid.spacing) ** (1 / 3)
+    edge = 1.2 * grid.voxel_mm
     region = hu[box]
     if tube.is_airway:
         wall = _coverage(distance - tube.radius_mm - wall_mm, edge)

@@ -27,13 +27,14 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from pydicom import config
-from pydicom.uid import UID, CTImageStorage
+from pydicom.uid import CTImageStorage
 
 from pipelines.decoding import (
     MAX_FILE_BYTES,
     PADDING_HU,
     decode_hounsfield,
     is_lossy,
+    uid_name,
     undecodable_reason,
 )
 from pipelines.errors import (
@@ -73,6 +74,17 @@ _OTHER_BODY_PART: Final = re.compile(
 # Image Type (PS3.3 C.8.16.1.3 and vendors' own): pixels that are no longer one slice's attenuation.
 _PROJECTIONS: Final = frozenset(
     {"MIP", "MINIP", "MNIP", "MAXIP", "PROJECTION", "VRT", "VOLREN", "SUBTRACTION", "PERFUSION"}
+)
+
+
+_NOT_NIFTI: Final = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+    EOFError,
+    OSError,
+    ValueError,
+    zlib.error,
 )
 
 
@@ -264,7 +276,7 @@ def load_nifti(path: Path) -> CTVolume:
         if not (image.header["sform_code"] or image.header["qform_code"]):
             raise UnreadableInputError(f"{path.name} does not say where left and right are.")
         values = np.asanyarray(image.dataobj)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except _NOT_NIFTI as error:
         raise UnreadableInputError(f"{path.name} is no readable NIfTI file: {error}") from error
     hu = _as_hounsfield(values, path.name)
     ras_to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -358,7 +370,7 @@ def _kind_violation(instances: Sequence[InstanceHeader]) -> Violation | None:
         if header.modality != "CT":
             return Rule.NOT_CT, f"its modality is {header.modality or 'not stated'}"
         if header.sop_class_uid != CTImageStorage:
-            name = UID(header.sop_class_uid).name
+            name = uid_name(header.sop_class_uid)
             return Rule.UNSUPPORTED_OBJECT, f"it holds {name}, such as summaries or dose reports"
         if header.is_localiser:
             return Rule.LOCALISER, "it is a localiser (survey radiograph)"
