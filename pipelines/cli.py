@@ -4,7 +4,6 @@ The commands are looked up by name at every start of the console script, so noth
 imported until one of them runs.
 """
 
-import os
 import time
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def analyse(source: Path, out: Path, engine: str, threads: int, weights: Path | 
 
     try:
         began = time.perf_counter()
-        volume, refused = load_input(source, threads=threads or os.cpu_count() or 1)
+        volume, refused = load_input(source, threads=threads)
         for refusal in refused:
             click.echo(f"not analysed: {refusal.reason}")
         click.echo(f"reading    {time.perf_counter() - began:6.2f} s  {volume.shape[0]} slices")
@@ -70,7 +69,7 @@ def phantom(out: Path, seed: int, small: bool) -> None:  # noqa: FBT001
     """Write a synthetic chest CT with known lesions as a DICOM series to the folder OUT."""
     from pipelines import phantom as world
 
-    chest = world.chest(seed, **(world.SMALL if small else {}))
+    chest = world.small_chest(seed) if small else world.chest(seed)
     files = world.write_dicom(chest, out)
     click.echo(f"{len(files)} slices written to {out}")
 

@@ -29,7 +29,7 @@ from pipelines.analysis import Models
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, PipelineError, Refusal
 from pipelines.findings import Analysis, whole_folder
-from pipelines.series import choose_series, describe_files, load_series
+from pipelines.series import load_study
 from pipelines.volume import CTVolume
 
 log = structlog.get_logger()
@@ -93,7 +93,7 @@ def _analyse(settings: Settings, database: Database, claim: Claim) -> lifecycle.
     folder = settings.analyses_dir / str(claim.study_id) / uuid.uuid4().hex
     with whole_folder(folder) as staging:
         found.write(staging, volume)
-        presentation.write(staging, volume, found)
+        presentation.write_viewer(volume, found, staging / "viewer")
     steps.done("saving")
 
     try:
@@ -111,9 +111,8 @@ def _read(
     store = Store(settings.store_dir)
     with database.snapshot() as db:
         files = studies.instances_of(db, claim.study_id)
-    headers = describe_files([store.path_of(file.digest) for file in files])
-    choice = choose_series(headers)
-    return load_series(choice.chosen, threads=_threads(settings)), choice.refused
+    paths = [store.path_of(file.digest) for file in files]
+    return load_study(paths, threads=settings.analysis.threads)
 
 
 def _note_refusals(
@@ -192,7 +191,3 @@ def _models(settings: Settings) -> Models:
 def _open_models(folder: Path | None, choice: EngineChoice, threads: int) -> Models:
     """Open the models once in the life of the worker."""
     return Models.open(folder, choice, threads=threads)
-
-
-def _threads(settings: Settings) -> int:
-    return settings.analysis.threads or os.cpu_count() or 1

@@ -29,6 +29,7 @@ class ResNet50(nn.Module):
             n_input_channels=config.in_channels,
             num_classes=config.out_channels,
             conv1_t_stride=2,
+            bias_downsample=False,  # as in the paper; MONAI kept a bias for old checkpoints
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ SOURCE_SHARES: Final = (0.6, 0.2, 0.2)
 HEALTHY_SHARE: Final = 0.25  # of the HU samples, left without a lesion
 FLAT_SHARE: Final = 0.15  # of the COVID samples, one slice repeated: 2-D sets are read so
 LUNG_LEVEL: Final = (0.08, 0.3)  # window level of aerated lung that both domains are brought to
+AERATED_LEVEL: Final = 0.15  # of aerated lung at -820 HU, where display stacks are measured
 THICK_SLICES: Final = 60  # a stack of fewer slices is taken as it is, others are thinned to 2.5 mm
 
 Patch = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
@@ -79,7 +80,8 @@ class LesionRecipe:
         shape = resampled_shape(thin.shape, (self.spacing[0], *small[1:]), self.spacing)
         grown = resize(lung[:: _stride(stack)], shape) > 0.1
         box = bounding_box(grown, (0, 4, 4))
-        image = resize(thin, shape)[box] * grown[box] / np.float32(255)
+        grey = resize(thin, shape)[box] / np.float32(255)
+        image = towards(grey, grown[box], AERATED_LEVEL) * grown[box]
         batch = torch.from_numpy(pad_to_multiple(image))[None, None]
         device = next(net.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16):

@@ -52,20 +52,19 @@ def train(
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    start = _resume(config, net, optimiser, folder)
+    start, losses = _resume(config, net, optimiser, folder)
     if start:
         say(f"Resuming {config.name} at step {start} of {config.steps}.")
     _trim_curve(folder / CURVE, start)
     began = saved = told = time.monotonic()
-    losses: list[float] = []
     for step, images, targets in _batches(config, recipe, start):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
         loss = _step(recipe, net, optimiser, images.to(device), targets.to(device))
         if not math.isfinite(loss):
             raise PipelineError(
-                f"The loss of {config.name} at step {step} is {loss}. The last good state is in "
-                f"{folder / CHECKPOINT}: lower training.learning_rate and start again."
+                f"The loss of {config.name} at step {step} is {loss}. What was learned until its last "
+                f"checkpoint is in {folder}; lower training.learning_rate and start again."
             )
         losses.append(loss)
         done = step + 1
@@ -84,7 +83,7 @@ def train(
             )
         if now - saved > CHECKPOINT_EVERY_S or done == config.steps:
             saved = now
-            _save(config, net, optimiser, folder, done)
+            _save(config, net, optimiser, folder, step=done, losses=losses)
     net.eval()
 
 
@@ -137,12 +136,18 @@ def _save(
     net: nn.Module,
     optimiser: torch.optim.Optimizer,
     folder: Path,
+    *,
     step: int,
+    losses: list[float],
 ) -> None:
     tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": v.contiguous() for k, v in state.items()}
-    metadata = {"step": str(step), "settings": _settings(config)}
+    metadata = {
+        "step": str(step),
+        "losses": json.dumps(losses),  # since the last validation, for the curve
+        "settings": _settings(config),
+    }
     aside = folder / f"{CHECKPOINT}.part"
     save_file(tensors, aside, metadata)
     with aside.open("rb") as file:
@@ -152,10 +157,10 @@ def _save(
 
 def _resume(
     config: TrainingConfig, net: nn.Module, optimiser: torch.optim.Optimizer, folder: Path
-) -> int:
+) -> tuple[int, list[float]]:
     path = folder / CHECKPOINT
     if not path.exists():
-        return 0
+        return 0, []
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         if metadata["settings"] != _settings(config):
@@ -171,7 +176,7 @@ def _resume(
             state.setdefault(int(index), {})[name] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
-    return int(metadata["step"])
+    return int(metadata["step"]), json.loads(metadata["losses"])
 
 
 def _settings(config: TrainingConfig) -> str:

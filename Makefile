@@ -1,0 +1,50 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything goes into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PACKAGES := appliance pipelines dicom_node webui updater
+SOURCES := $(PACKAGES) tests bench
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check fix faults bench screenshots
+
+help:             ## Say what there is to do.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(INSTALLED)  ## Install the appliance and the tools of its tests into .venv.
+
+# The constraints pin every version; without them pip takes a torch with gigabytes of CUDA.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: $(INSTALLED)  ## Start everything, push one study over DICOM, show the result. STUDY=FOLDER, ONCE=1
+	$(BIN)/appliance demo $(if $(STUDY),--study '$(STUDY)') $(if $(ONCE),--once)
+
+serve: $(INSTALLED)  ## Start everything and wait for studies.
+	$(BIN)/appliance serve
+
+test: $(INSTALLED)  ## Run the tests; they say which outside tools they missed.
+	$(BIN)/python -m pytest -rs
+
+check: $(INSTALLED)  ## Formatting, lint, types, architecture.
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(INSTALLED)  ## Format, and mend what can be mended by itself.
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+faults: $(INSTALLED)  ## Kill the listener 50 times, the worker 20, the broker 10; count what is lost.
+	$(BIN)/python -m tests.end_to_end.faults
+
+bench: $(INSTALLED)  ## Time the automatic run on a real study, both engines. STUDY=FOLDER
+	$(BIN)/python -m bench.automatic_run '$(or $(STUDY),../shared/data/dicom/chest_covid_P002)'
+
+screenshots: $(INSTALLED)  ## Take the README's pictures anew.
+	$(BIN)/python -m tests.webui.screenshots

@@ -1,0 +1,102 @@
+"""The agreement that makes an engine acceptable: masks within Dice 0.999 of PyTorch in fp32."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.engines.choice import EngineChoice, open_engine
+from pipelines.engines.openvino import OpenVinoEngine, converted
+from pipelines.engines.torch import Precision, TorchEngine
+from pipelines.inference import Model, predict_volume
+from pipelines.lungs import segment_lungs
+from pipelines.preprocessing import extract_lungs, window
+from pipelines.training.metrics import dice
+from pipelines.volume import CTVolume
+from pipelines.weights import Bundle, open_bundle, shipped_weights
+from tests.support.phantom import small_chest
+
+ACCEPTED = 0.999
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lesions() -> Bundle:
+    return open_bundle(shipped_weights() / "lesions")
+
+
+@pytest.fixture(scope="module")
+def lung_image(lesions: Bundle) -> np.ndarray:
+    """A box with a lesion of the phantom's lungs, as the lesion net is given it."""
+    chest = small_chest()
+    volume = chest.volume
+    largest = int(np.bincount(chest.lesions.ravel())[1:].argmax()) + 1
+    z = int(np.flatnonzero((chest.lesions == largest).any(axis=(1, 2))).mean())
+    rows = slice(max(0, z - 8), z + 8)
+    extraction = extract_lungs(
+        volume.hu[rows],
+        chest.lungs[rows],
+        volume.spacing,
+        target=lesions.config.spacing,
+        margin_mm=3.0,
+    )
+    return window(extraction.hu, lesions.config.window_hu) * extraction.lung
+
+
+@pytest.fixture(scope="module")
+def reference(lesions: Bundle, lung_image: np.ndarray) -> np.ndarray:
+    engine = TorchEngine(lesions.network(), CPU, Precision.FP32)
+    return predict_volume(engine, lung_image) > 0.5
+
+
+def test_openvino_agrees_with_pytorch_on_the_lesions(lesions, lung_image, reference):
+    mask = predict_volume(OpenVinoEngine(converted(lesions)), lung_image) > 0.5
+
+    assert reference.sum() > 500, "the shipped net finds the phantom's lesion"
+    assert dice(mask, reference) >= ACCEPTED
+
+
+def test_pytorch_in_bf16_agrees_with_fp32_on_the_lesions(lesions, lung_image, reference):
+    engine = TorchEngine(lesions.network(), CPU, Precision.BF16)
+
+    assert dice(predict_volume(engine, lung_image) > 0.5, reference) >= ACCEPTED
+
+
+def test_openvino_agrees_with_pytorch_on_the_lungs():
+    bundle = open_bundle(shipped_weights() / "lungs")
+    whole = small_chest().volume
+    volume = CTVolume.from_input(whole.hu[40:56], whole.affine, series_uid="middle")
+
+    with_openvino, with_torch = (
+        segment_lungs(volume, Model(bundle, engine)) > 0
+        for engine in (
+            OpenVinoEngine(converted(bundle)),
+            TorchEngine(bundle.network(), CPU, Precision.FP32),
+        )
+    )
+
+    assert dice(with_openvino, with_torch) >= ACCEPTED
+
+
+def test_both_engines_score_a_slice_alike():
+    bundle = open_bundle(shipped_weights() / "screening")
+    images = np.random.default_rng(0).random((2, 2, 160, 160), dtype=np.float32)
+
+    openvino = OpenVinoEngine(converted(bundle)).predict(images)
+    torch_fp32 = TorchEngine(bundle.network(), CPU, Precision.FP32).predict(images)
+
+    np.testing.assert_allclose(openvino, torch_fp32, atol=0.02)
+
+
+def test_auto_takes_openvino_where_there_is_no_gpu(lesions, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    assert open_engine(lesions, EngineChoice.AUTO).description.startswith("OpenVINO")
+
+
+def test_a_converted_network_is_kept_for_the_next_start(lesions, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    converted(lesions)
+    kept = sorted(path.suffix for path in tmp_path.rglob(f"{lesions.digest[:32]}*"))
+
+    assert kept == [".bin", ".xml"]

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Side
+from pipelines.lesions import axial_diameter_mm, label_regions, measure_lesions
+from pipelines.volume import CTVolume
+
+# Index (z, y, x) of the array to LPS mm, at 2 x 1 x 1 mm.
+AFFINE = np.array([[0, 0, 1.0, 0], [0, 1.0, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
+
+
+def volume(hu: np.ndarray) -> CTVolume:
+    return CTVolume.from_input(hu.astype(np.int16), AFFINE, series_uid="1.2.3")
+
+
+def test_regions_are_numbered_by_size_and_small_ones_go():
+    mask = np.zeros((4, 20, 20), dtype=bool)
+    mask[1, 1:3, 1:3] = True  # 4
+    mask[1:3, 10:14, 10:14] = True  # 32
+    mask[0, 19, 19] = True  # 1
+
+    labels = label_regions(mask, smallest=2)
+
+    assert np.bincount(labels.ravel())[1:].tolist() == [32, 4]
+
+
+def test_regions_that_touch_at_a_corner_are_one():
+    mask = np.zeros((2, 4, 4), dtype=bool)
+    mask[0, 1, 1] = mask[1, 2, 2] = True
+
+    assert label_regions(mask, smallest=1).max() == 1
+
+
+@pytest.mark.parametrize("angle", [0, 15, 30, 45, 75])
+def test_the_diameter_of_a_bar_is_its_length_at_any_angle(angle: int):
+    yy, xx = np.mgrid[-60:61, -60:61]
+    turn = np.deg2rad(angle)
+    along, across = xx * np.cos(turn) + yy * np.sin(turn), yy * np.cos(turn) - xx * np.sin(turn)
+    bar = (np.abs(along) <= 50) & (np.abs(across) <= 3)
+
+    assert axial_diameter_mm(bar, (1.0, 1.0)) == pytest.approx(101, abs=2.5)
+
+
+def test_the_diameter_follows_pixels_that_are_not_square():
+    plane = np.zeros((10, 10), dtype=bool)
+    plane[2:8, 5] = True
+
+    assert axial_diameter_mm(plane, (2.0, 0.5)) == pytest.approx(12.0, rel=0.01)
+
+
+def test_the_measures_of_a_region_are_those_of_its_box():
+    labels = np.zeros((10, 20, 40), dtype=np.uint16)
+    labels[3:6, 5:9, 10:20] = 1
+    labels[4, 9, 10:20] = 1  # the largest slice
+    hu = np.where(labels == 1, -500, -850)
+    lungs = np.zeros(labels.shape, dtype=np.uint8)
+    lungs[:, :, :20], lungs[:, :, 20:] = RIGHT_LUNG, LEFT_LUNG
+
+    (lesion,) = measure_lesions(volume(hu), labels, lungs)
+
+    voxels = 3 * 4 * 10 + 10
+    assert lesion.volume_ml == pytest.approx(voxels * 2.0 / 1000)
+    assert lesion.mean_hu == -500
+    assert lesion.side is Side.RIGHT
+    assert (lesion.first_slice, lesion.last_slice, lesion.key_slice) == (3, 5, 4)
+    assert lesion.bbox == ((3, 5, 10), (6, 10, 20))
+    assert lesion.lung_share == pytest.approx(voxels / labels.size)
+    assert lesion.diameter_mm == pytest.approx(np.hypot(10, 5), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("columns", "side"),
+    [(slice(2, 8), Side.RIGHT), (slice(30, 38), Side.LEFT), (slice(14, 26), Side.BOTH)],
+)
+def test_the_side_is_the_lung_it_lies_in(columns: slice, side: Side):
+    labels = np.zeros((4, 8, 40), dtype=np.uint16)
+    labels[1:3, 2:6, columns] = 1
+    lungs = np.full(labels.shape, RIGHT_LUNG, dtype=np.uint8)
+    lungs[:, :, 20:] = LEFT_LUNG
+
+    (lesion,) = measure_lesions(volume(np.zeros(labels.shape)), labels, lungs)
+
+    assert lesion.side is side
+
+
+def test_a_volume_without_regions_has_no_lesions():
+    empty = np.zeros((4, 8, 8), dtype=np.uint16)
+
+    assert measure_lesions(volume(empty), empty, empty.astype(np.uint8)) == ()
