@@ -63,8 +63,8 @@ def train(
         loss = _step(recipe, net, optimiser, images.to(device), targets.to(device))
         if not math.isfinite(loss):
             raise PipelineError(
-                f"The loss of {config.name} at step {step} is {loss}. What was learned until its last "
-                f"checkpoint is in {folder}; lower training.learning_rate and start again."
+                f"The loss of {config.name} at step {step} is {loss}. What was learned until the "
+                f"last checkpoint is in {folder}; lower training.learning_rate and start again."
             )
         losses.append(loss)
         done = step + 1

@@ -79,7 +79,7 @@ def test_openvino_agrees_with_pytorch_on_the_lungs():
 
 def test_both_engines_score_a_slice_alike():
     bundle = open_bundle(shipped_weights() / "screening")
-    images = np.random.default_rng(0).random((2, 2, 160, 160), dtype=np.float32)
+    images = np.random.default_rng(0).random((2, 2, 128, 128), dtype=np.float32)
 
     openvino = OpenVinoEngine(converted(bundle)).predict(images)
     torch_fp32 = TorchEngine(bundle.network(), CPU, Precision.FP32).predict(images)
