@@ -1,7 +1,7 @@
 """Hold found lesions against the slices and lobes that a radiologist marked (COVID-CT-MD).
 
 Usage: python -m bench.slice_labels DATA, the folder of the research data sets. Runs the automatic
-run on the labelled cases there are and prints, for each, how many marked slices have a lesion and
+run on the labelled cases and prints, for each, how many marked slices have a lesion and
 how many unmarked ones have one too. Lobes are not segmented: a mark counts as hit when the slice has
 a lesion in a lung of that side.
 """
