@@ -69,7 +69,7 @@ def register(app: Flask) -> None:
 @limiter.limit(SIGN_IN_LIMIT, methods=["POST"])
 def sign_in() -> Response | str | tuple[str, int]:
     """The form; a right answer opens a session and goes where the person wanted to."""
-    if request.method == "GET":
+    if request.method != "POST":
         return render_template("auth/sign_in.html")
     account = accounts.authenticate(
         resources().database,

@@ -24,10 +24,11 @@ log = structlog.get_logger()
 STREAM_S: Final = 300.0
 RECONNECT_MS: Final = 2000
 KEEP_ALIVE_S: Final = 10.0
-"""A stream learns that its reader has gone by writing to it."""
+"""By writing, a stream learns that its reader is gone; by silence, a reader that the server is."""
 
-MOST_STREAMS: Final = 48
-"""Each stream holds a thread of the web server; the rest must stay free for pages."""
+MOST_STREAMS: Final = 24
+"""Each stream holds a thread of the web server, and some must stay free for pages; a page that gets
+no stream asks every few seconds instead."""
 
 INTERVAL_S: Final = 1.0
 
@@ -95,7 +96,7 @@ class Stream:
                 yield f"data: {pulse}\n\n"
             elif time.monotonic() - sent_at > KEEP_ALIVE_S:
                 sent_at = time.monotonic()
-                yield ": still here\n\n"
+                yield "event: alive\ndata:\n\n"
             time.sleep(self.feed.interval_s)
 
 

@@ -50,6 +50,22 @@ MODULES: Final = tuple(
 )
 """The viewer's modules, named in the page so that the browser fetches them all at once."""
 
+
+def _as_stored(stored: bytes) -> bytes:
+    return stored
+
+
+def _as_gzip(stored: bytes) -> bytes:
+    return gzip.compress(_plain(stored), GZIP_LEVEL, mtime=0)
+
+
+def _plain(stored: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().decompressobj().decompress(stored)
+
+
+ENCODINGS: Final = {"zstd": _as_stored, "gzip": _as_gzip, "identity": _plain}
+"""How a stored piece is sent, the best first, by its Content-Encoding."""
+
 blueprint = Blueprint("viewer", __name__)
 
 
@@ -93,7 +109,7 @@ def piece(analysis_id: int, name: str) -> Response:
     path = _result(_analysis(analysis_id)).files.get(name)
     if path is None:
         abort(HTTPStatus.NOT_FOUND)
-    encoding = "zstd" if request.accept_encodings["zstd"] else "gzip"
+    encoding = request.accept_encodings.best_match(ENCODINGS, default="identity")
     response = Response(mimetype="application/octet-stream")
     response.headers["Content-Encoding"] = encoding
     response.headers["Cache-Control"] = IMMUTABLE
@@ -101,14 +117,9 @@ def piece(analysis_id: int, name: str) -> Response:
     response.set_etag(f"{name}.{encoding}")
     if not request.if_none_match.contains(f"{name}.{encoding}"):
         stored = path.read_bytes()
-        response.set_data(stored if encoding == "zstd" else _as_gzip(stored))
+        response.set_data(ENCODINGS[encoding](stored))
     response.make_conditional(request)
     return response
-
-
-def _as_gzip(stored: bytes) -> bytes:
-    plain = zstandard.ZstdDecompressor().decompressobj().decompress(stored)
-    return gzip.compress(plain, GZIP_LEVEL, mtime=0)
 
 
 def _study(study_id: int) -> studies.WorklistRow:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -10,24 +11,24 @@ from tests.webui.world import World, sign_in, small_truth
 
 
 @pytest.fixture
-def world(tmp_path) -> Iterator[World]:
+def world(tmp_path: Path) -> Iterator[World]:
     made = World.at(tmp_path / "data")
     yield made
     made.database.dispose()
 
 
 @pytest.fixture
-def app(world) -> Flask:
+def app(world: World) -> Flask:
     return world.app()
 
 
 @pytest.fixture
-def stranger(app) -> FlaskClient:
+def stranger(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
 @pytest.fixture
-def client(app) -> FlaskClient:
+def client(app: Flask) -> FlaskClient:
     signed_in = app.test_client()
     assert sign_in(signed_in).status_code == 302
     return signed_in

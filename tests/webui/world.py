@@ -47,9 +47,7 @@ class World:
         upgrade(settings)
         database = open_database(settings)
         with database.transaction() as db:
-            accounts.add(
-                db, NAME, password=PASSWORD, role=accounts.Role.RADIOLOGIST, actor="test"
-            )
+            accounts.add(db, NAME, password=PASSWORD, role=accounts.Role.RADIOLOGIST, actor="test")
         return cls(settings, database)
 
     def app(self) -> Flask:
@@ -65,6 +63,7 @@ class World:
         patient: PatientAttributes = PATIENT,
         study: StudyAttributes | None = None,
         series: SeriesAttributes | None = None,
+        source_ae: str = "CT1",
     ) -> int:
         """The row id of the study that got one more instance."""
         with self.database.transaction() as db:
@@ -78,7 +77,7 @@ class World:
                     transfer_syntax_uid="1.2.840.10008.1.2.1",
                     digest=digest,
                     size_bytes=1,
-                    source_ae="CT1",
+                    source_ae=source_ae,
                     patient=patient,
                     study=study or StudyAttributes(description="Thorax", study_date="20260305"),
                     series=series or SeriesAttributes(modality="CT", description="Lung 1.0"),

@@ -24,21 +24,35 @@
  */
 
 const RECONNECT_MS = 5000;
+/** The server says something every 10 s; after this long the connection is dead without knowing it. */
+const SILENCE_MS = 25_000;
 
 /**
  * @param {string} url
  * @param {(pulse: Pulse) => void} onPulse
- * @param {(connected: boolean) => void} onConnection
+ * @param {() => void} onLost  the stream ended, was refused or fell silent; it is being opened again
  */
-export function follow(url, onPulse, onConnection) {
+export function follow(url, onPulse, onLost) {
   const source = new EventSource(url);
-  source.addEventListener("open", () => onConnection(true));
-  source.addEventListener("message", (event) => onPulse(JSON.parse(event.data)));
+  const again = () => {
+    source.close();
+    clearTimeout(silence);
+    onLost();
+    setTimeout(() => follow(url, onPulse, onLost), RECONNECT_MS);
+  };
+  let silence = setTimeout(again, SILENCE_MS);
+  const heard = () => {
+    clearTimeout(silence);
+    silence = setTimeout(again, SILENCE_MS);
+  };
+  source.addEventListener("alive", heard);
+  source.addEventListener("message", (event) => {
+    heard();
+    onPulse(JSON.parse(event.data));
+  });
   source.addEventListener("error", () => {
-    onConnection(false);
-    if (source.readyState === EventSource.CLOSED) {
-      setTimeout(() => follow(url, onPulse, onConnection), RECONNECT_MS);
-    }
+    if (source.readyState === EventSource.CLOSED) again();
+    else onLost();
   });
 }
 

@@ -55,4 +55,4 @@ function plain(value) {
   return String(value);
 }
 
-follow(live, onPulse, () => {});
+follow(live, onPulse, () => reloadIfChanged().catch(() => {}));

@@ -46,6 +46,9 @@ async function refresh() {
       shown = /** @type {Page} */ (await fetchJson(`${rowsUrl}?page=${pageNumber}`));
       show(shown);
     }
+    say("");
+  } catch {
+    say("No connection. Trying again…");
   } finally {
     fetching = false;
   }
@@ -83,7 +86,7 @@ function onPulse(pulse) {
   byId("counts").replaceChildren(...COUNTED.filter(([state]) => pulse.counts[state]).map(([state, word]) =>
     element("span", {}, element("b", { text: String(pulse.counts[state]) }), ` ${word}`)));
   if (shown === null || shown.marker !== pulse.marker) {
-    refresh().catch(() => onConnection(false));
+    refresh();
   } else {
     updateMoving(shown, before);
   }
@@ -102,10 +105,11 @@ function updateMoving(page, before) {
   }
 }
 
-/** @param {boolean} connected */
-function onConnection(connected) {
-  byId("connection").textContent = connected ? "" : "No connection. Trying again…";
+/** @param {string} text */
+function say(text) {
+  byId("connection").textContent = text;
 }
 
-follow(liveUrl, onPulse, onConnection);
-refresh().catch(() => onConnection(false));
+// Without the stream, which a busy server refuses, each try to connect is at least a look.
+follow(liveUrl, onPulse, refresh);
+refresh();

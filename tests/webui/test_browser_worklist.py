@@ -1,0 +1,141 @@
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from appliance import lifecycle, studies
+from appliance.studies import SeriesAttributes
+from pipelines.findings import Analysis
+from pipelines.volume import CTVolume
+from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.world import World
+from webui import live
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def reader(browser: Browser, world: World) -> Iterator[Reader]:
+    with serving(world.app()) as address:
+        signed_in = Reader.signed_in(browser, address)
+        yield signed_in
+        assert signed_in.troubles == []
+        signed_in.page.close()
+
+
+def row(reader: Reader, study_id: int) -> str:
+    return reader.page.inner_text(f"tr[data-study='{study_id}']")
+
+
+def shows(reader: Reader, study_id: int, text: str) -> None:
+    """Wait until a row shows a text, without a reload."""
+    reader.until(
+        "([id, text]) =>"
+        " document.querySelector(`tr[data-study='${id}']`)?.innerText.includes(text)",
+        [study_id, text],
+    )
+
+
+def test_a_study_arrives_moves_on_and_is_done_without_a_reload(
+    reader: Reader, world: World, chest: tuple[CTVolume, Analysis]
+):
+    volume, found = chest
+    reader.page.evaluate("() => { window.notReloaded = true; }")
+    reader.page.wait_for_selector("#empty", state="visible")
+
+    study_id = world.receive("1.1")
+    shows(reader, study_id, "Receiving")
+    claim = world.claim(study_id)
+    shows(reader, study_id, "Analysing")
+    studies.record_step(world.database, claim, step="lungs", position=0, total=3, seconds=1.0)
+    shows(reader, study_id, "lungs")
+    lifecycle.fail(world.database, claim, reason="The disk is full.", transient=False)
+    shows(reader, study_id, "The disk is full.")
+
+    other = world.receive("1.2")
+    world.finish(other, volume, found)
+    shows(reader, other, "87 %")
+    reader.until("(id) => document.querySelector('tbody tr').dataset.study === String(id)", other)
+    assert reader.page.evaluate("() => window.notReloaded")
+
+
+def test_a_refused_study_says_why_series_by_series(reader: Reader, world: World):
+    localiser = SeriesAttributes(modality="CT", description="Topogram", series_number="1")
+    study_id = world.receive("1.1", series=localiser)
+    world.receive("1.1", digest="2" * 64)
+    world.reject(study_id, "No series can be analysed.", {"1.1.series": "It is a localiser."})
+
+    shows(reader, study_id, "No series can be analysed.")
+    reader.page.click("summary")
+
+    text = row(reader, study_id)
+    assert "CT 1 Topogram (1 image): It is a localiser." in text
+    assert "1 conflicting image" in text
+
+
+def test_the_page_of_a_waiting_study_turns_into_the_viewer_by_itself(
+    reader: Reader, world: World, chest: tuple[CTVolume, Analysis]
+):
+    volume, found = chest
+    study_id = world.receive("1.1")
+    shows(reader, study_id, "Receiving")
+    reader.page.click(f"tr[data-study='{study_id}'] a")
+    reader.page.wait_for_selector("#status")
+
+    world.finish(study_id, volume, found)
+
+    reader.page.wait_for_selector(".viewport.axial > canvas")
+    reader.mark("volume")
+
+
+def test_a_waiting_page_shows_each_step_as_it_ends(reader: Reader, world: World):
+    study_id = world.receive("1.1")
+    claim = world.claim(study_id)
+    reader.page.goto(f"{reader.address}/studies/{study_id}")
+
+    for position, step in enumerate(("lungs", "lesions")):
+        studies.record_step(
+            world.database,
+            claim,
+            step=step,
+            position=position,
+            total=3,
+            seconds=1.25,
+            summary={"volume_ml": 1234.56},
+        )
+        reader.page.wait_for_selector(f".steps li >> text={step}")
+
+    assert "volume ml 1230" in reader.page.inner_text(".steps")
+
+
+def test_the_page_says_when_the_server_is_gone_and_goes_on_when_it_is_back(
+    browser: Browser, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(live, "STREAM_S", 0.5)  # a stopped process ends its streams at once
+    app = world.app()
+    with serving(app) as address:
+        reader = Reader.signed_in(browser, address)
+        reader.page.wait_for_selector("#empty", state="visible")
+    port = int(address.rsplit(":", 1)[1])
+    reader.until("() => document.querySelector('#connection').innerText.includes('No connection')")
+
+    with serving(app, port=port):
+        study_id = world.receive("1.1")
+        shows(reader, study_id, "Receiving")
+        assert reader.page.inner_text("#connection") == ""
+        reader.page.close()
+
+
+def test_a_session_that_ended_leads_to_the_sign_in(reader: Reader):
+    reader.page.wait_for_selector("#empty", state="visible")
+    reader.page.context.clear_cookies()
+
+    reader.page.reload()
+
+    reader.page.wait_for_selector("#password")

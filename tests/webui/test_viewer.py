@@ -1,0 +1,193 @@
+import gzip
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+from flask.testing import FlaskClient
+
+from appliance.tables import AuditEntry
+from pipelines.findings import Analysis
+from pipelines.presentation import decode_slab
+from pipelines.volume import CTVolume
+from tests.webui.world import NAME, World
+from webui.results import open_result
+
+
+@pytest.fixture
+def shown(world: World, chest: tuple[CTVolume, Analysis]):
+    """A study with a result: its row id and the result's."""
+    volume, found = chest
+    study_id = world.receive("1.1")
+    return study_id, world.finish(study_id, volume, found)
+
+
+@pytest.fixture
+def manifest(client: FlaskClient, shown: tuple[int, int]):
+    return client.get(f"/api/analyses/{shown[1]}/manifest").get_json()
+
+
+def test_the_page_names_patient_models_and_the_warning(client: FlaskClient, shown: tuple[int, int]):
+    page = client.get(f"/studies/{shown[0]}").get_data(as_text=True)
+
+    for text in (
+        "Phantom, Chest",
+        "PHANTOM-0001",
+        "1970-01-01",
+        "AI result, not for primary diagnosis",
+        "87 %",
+        "threshold 50 %",
+        "U-Net++",
+        "1.0.0",
+    ):
+        assert text in page
+
+
+def test_the_manifest_speaks_x_y_z(manifest: dict[str, Any], chest: tuple[CTVolume, Analysis]):
+    volume, found = chest
+    lesion, told = found.lesions[0], manifest["lesions"][0]
+
+    assert tuple(manifest["size"]) == volume.shape[::-1]
+    assert tuple(manifest["spacing_mm"]) == volume.spacing[::-1]
+    assert told["first"] == list(lesion.bbox[0][::-1])
+    assert told["last"] == [end - 1 for end in lesion.bbox[1][::-1]]
+    assert told["look_at"][2] == lesion.key_slice == manifest["key_slabs"][0]["first"]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("gzip, deflate", "gzip"),
+        ("br, gzip;q=0.5, zstd;q=0", "gzip"),
+        ("", "identity"),
+    ],
+)
+def test_a_slab_holds_the_volume_however_it_is_packed(
+    client: FlaskClient,
+    manifest: dict[str, Any],
+    chest: tuple[CTVolume, Analysis],
+    accepted: str,
+    encoding: str,
+):
+    slab = manifest["slabs"][1]
+
+    answer = client.get(slab["url"], headers={"Accept-Encoding": accepted})
+
+    unpack = {
+        "zstd": zstandard.ZstdDecompressor().decompress,
+        "gzip": gzip.decompress,
+        "identity": bytes,
+    }[encoding]
+    expected = chest[0].hu[slab["first"] : slab["first"] + slab["count"]]
+    assert answer.headers["Content-Encoding"] == encoding
+    assert np.array_equal(decode_slab(unpack(answer.data), expected.shape), expected)
+
+
+def test_a_piece_is_kept_for_ever_and_not_sent_again(client: FlaskClient, manifest: dict[str, Any]):
+    first = client.get(manifest["slabs"][0]["url"])
+
+    again = client.get(
+        manifest["slabs"][0]["url"], headers={"If-None-Match": first.headers["ETag"]}
+    )
+
+    assert "immutable" in first.headers["Cache-Control"]
+    assert "Accept-Encoding" in first.headers["Vary"]
+    assert (again.status_code, again.data) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "viewer.json",
+        "..",
+        "../analysis.json",
+        "..%2fanalysis.json",
+        "%2fetc%2fpasswd",
+        "x.slab",
+        "%00",
+    ],
+)
+def test_only_names_that_the_result_lists_are_looked_for(
+    client: FlaskClient, shown: tuple[int, int], name: str
+):
+    assert client.get(f"/api/analyses/{shown[1]}/files/{name}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/studies/999", "/api/studies/999", "/api/analyses/999/manifest", "/studies/1/analyses/999"],
+)
+def test_what_is_not_there_is_not_found(client: FlaskClient, shown: tuple[int, int], address: str):
+    assert client.get(address).status_code == 404
+
+
+def test_a_superseded_result_stays_reachable_and_is_marked(
+    world: World, client: FlaskClient, shown: tuple[int, int], chest: tuple[CTVolume, Analysis]
+):
+    study_id, old = shown
+    volume, found = chest
+    world.receive("1.1", instance="2")
+    new = world.finish(study_id, volume, replace(found, probability=0.1, positive=False))
+
+    current = client.get(f"/studies/{study_id}").get_data(as_text=True)
+    superseded = client.get(f"/studies/{study_id}/analyses/{old}").get_data(as_text=True)
+
+    assert "Superseded" not in current
+    assert f"/studies/{study_id}/analyses/{old}" in current
+    assert f"/api/analyses/{new}/manifest" in current
+    assert "Superseded" in superseded
+    assert f"/api/analyses/{old}/manifest" in superseded
+
+
+def test_a_result_is_shown_only_under_its_own_study(
+    world: World, client: FlaskClient, shown: tuple[int, int]
+):
+    other = world.receive("1.2")
+
+    assert client.get(f"/studies/{other}/analyses/{shown[1]}").status_code == 404
+
+
+def test_a_study_without_a_result_shows_how_far_it_is(world: World, client: FlaskClient):
+    study_id = world.receive("1.2")
+
+    page = client.get(f"/studies/{study_id}").get_data(as_text=True)
+
+    assert "Receiving" in page
+    assert f'data-state="/api/studies/{study_id}"' in page
+    assert client.get(f"/api/studies/{study_id}").get_json() == {
+        "analysis_id": None,
+        "state": "RECEIVING",
+    }
+
+
+def test_a_refused_study_shows_why(world: World, client: FlaskClient):
+    study_id = world.receive("1.2")
+    world.reject(study_id, "No series can be analysed.", {"1.2.series": "Too few slices."})
+
+    page = client.get(f"/studies/{study_id}").get_data(as_text=True)
+
+    assert "Refused" in page
+    assert "No series can be analysed." in page
+    assert "Too few slices." in page
+
+
+def test_who_looked_at_what_is_in_the_audit(
+    world: World, client: FlaskClient, shown: tuple[int, int]
+):
+    client.get(f"/studies/{shown[0]}")
+
+    with world.database.snapshot() as db:
+        entries = [row for row in db.query(AuditEntry) if row.tag == "web:study:viewed"]
+
+    assert [(entry.actor, entry.subject) for entry in entries] == [(NAME, f"study {shown[0]}")]
+
+
+def test_a_result_of_another_release_is_refused(tmp_path: Path):
+    (tmp_path / "viewer").mkdir()
+    (tmp_path / "viewer" / "viewer.json").write_text('{"schema": 99}')
+
+    with pytest.raises(ValueError, match="schema 99"):
+        open_result(tmp_path)
