@@ -2,8 +2,8 @@
 
 Usage: python -m bench.slice_labels DATA, the folder of the research data sets. Runs the automatic
 run on the labelled cases and prints, for each, how many marked slices have a lesion and
-how many unmarked ones have one too. Lobes are not segmented: a mark counts as hit when the slice has
-a lesion in a lung of that side.
+how many unmarked ones have one too. Lobes are not segmented: a mark counts as hit when the
+slice has a lesion in a lung of that side.
 """
 
 import json
