@@ -83,7 +83,7 @@ class Opacity:
 
 DEFAULT_OPACITIES: Final = (
     Opacity(Kind.GROUND_GLASS, (-50.0, 62.0, -88.0), (30.0, 26.0, 30.0)),
-    Opacity(Kind.CONSOLIDATION, (-78.0, 68.0, 84.0), (18.0, 17.0, 22.0)),
+    Opacity(Kind.CONSOLIDATION, (-44.0, 58.0, 80.0), (17.0, 16.0, 18.0)),
     Opacity(Kind.GROUND_GLASS, (15.0, 18.0, -112.0), (24.0, 30.0, 15.0)),
     Opacity(Kind.GROUND_GLASS, (62.0, -5.0, 104.0), (19.0, 23.0, 16.0)),
     Opacity(Kind.GROUND_GLASS, (74.0, 58.0, -62.0), (12.0, 13.0, 15.0)),
@@ -541,10 +541,10 @@ class _Section:
             radius = np.sqrt(
                 ((self.x - cx) / rx) ** 2 + ((self.y - cy) / ry) ** 2 + ((self.z - cz) / rz) ** 2
             )
-            soft = 0.5 if opacity.kind is Kind.GROUND_GLASS else 0.2
+            soft = 0.5 if opacity.kind is Kind.GROUND_GLASS else 0.4
             share = np.clip((1.0 - radius - irregular) / soft + 0.5, 0.0, 1.0) * inside
             ground_glass = opacity.kind is Kind.GROUND_GLASS
-            target = -540.0 + 65.0 * body if ground_glass else 22.0 + 12.0 * body
+            target = -540.0 + 65.0 * body if ground_glass else 20.0 + 30.0 * body
             self.hu += share * np.maximum(target - self.hu, 0.0)
             labels[share > 0.5] = number
         return labels

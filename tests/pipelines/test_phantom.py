@@ -23,7 +23,7 @@ def test_tissues_have_the_attenuation_of_patients():
         if opacity.kind is Kind.GROUND_GLASS:
             assert -700 < mean < -400
         else:
-            assert -120 < mean < 60
+            assert -150 < mean < 60
 
 
 def test_lungs_hold_what_an_adults_lungs_hold():
