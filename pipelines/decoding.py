@@ -9,8 +9,8 @@ JPEG-LS 80, 81                          imagecodecs (CharLS), else pyjpegls
 JPEG 2000 90, 91                        imagecodecs (OpenJPEG), else pylibjpeg
 RLE                                     imagecodecs (PackBits); pylibjpeg panics on damaged files
 HTJ2K 201 to 203                        pylibjpeg
-12-bit JPEG 51, progressive 53, 55      refused: only one decoder takes them, and nothing confirms
-                                        what it returns
+12-bit JPEG 51, progressive 53, 55      refused: only one decoder here takes them, so nothing
+                                        would tell if its values were wrong
 ======================================  ========================================================
 
 imagecodecs releases the interpreter lock, so slices decode in threads, each straight into its place
