@@ -4,6 +4,7 @@ Every storage SOP class is taken, private and unknown ones too, in every transfe
 as it came; `reception` says what taking means, `guard` what a connection must show before.
 """
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,11 @@ log = structlog.get_logger()
 SUCCESS: Final = 0x0000
 PROCESSING_FAILURE: Final = 0x0110  # PS3.7 C.5.5
 IMPLEMENTATION_VERSION_NAME: Final = "CHESTCT"
+NOTED: Final = {
+    evt.EVT_ACCEPTED: "association.accepted",
+    evt.EVT_RELEASED: "association.released",
+    evt.EVT_ABORTED: "association.ended_by_abort",
+}
 # Together less than what the supervisor and systemd wait before they kill.
 STOP_GRACE_S: Final = 6.0
 FAREWELL_S: Final = 2.0
@@ -48,7 +54,10 @@ class Listener:
                 (settings.host, settings.port),
                 allow_list=AllowList.from_settings(settings),
                 limits=_limits(settings),
-                evt_handlers=[(evt.EVT_C_STORE, handle_store, [reception])],
+                evt_handlers=[
+                    (evt.EVT_C_STORE, handle_store, [reception]),
+                    *((event, note, [name]) for event, name in NOTED.items()),
+                ],
             )
         except OSError as error:
             raise DicomNodeError(
@@ -96,6 +105,8 @@ def serve(settings: Settings, stopping: threading.Event) -> None:
     Raises:
         ApplianceError: the port is taken, or a setting cannot be used.
     """
+    # Its messages quote what peers send, UIDs too; what matters of them is logged here.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     reception = Reception(
         open_database(settings),
         Store(settings.store_dir),
@@ -120,6 +131,12 @@ def handle_store(event: Event, reception: Reception) -> int | Dataset:
         log.exception("instance.failed")
         return _refusal(PROCESSING_FAILURE, "internal error, see the appliance's log")
     return SUCCESS
+
+
+def note(event: Event, name: str) -> None:
+    """Log what becomes of an association."""
+    peer = event.assoc.requestor
+    log.info(name, address=peer.address, calling_ae=str(peer.ae_title).strip())
 
 
 def _command(event: Event) -> Command:

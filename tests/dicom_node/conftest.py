@@ -9,30 +9,19 @@ from typing import Any
 import pytest
 
 from appliance.config import Settings
-from appliance.database import Database, open_database, upgrade
+from appliance.database import Database
 from appliance.store import Store
 from dicom_node.reception import Reception
 from dicom_node.scp import Listener, listening
+from tests.support.databases import settings_in
 from tests.support.pacs import free_port
+
+DICOM = {"min_free_bytes": 0, "network_timeout_s": 5}
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    settings = Settings.parse(
-        {
-            "data_dir": str(tmp_path / "data"),
-            "dicom": {"port": free_port(), "min_free_bytes": 0, "network_timeout_s": 5},
-        }
-    )
-    upgrade(settings)
-    return settings
-
-
-@pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    database = open_database(settings)
-    yield database
-    database.dispose()
+    return settings_in(tmp_path, dicom={"port": free_port(), **DICOM})
 
 
 @pytest.fixture

@@ -170,6 +170,7 @@ def test_a_pdu_that_trickles_is_dropped_when_its_time_is_up():
         (b"\x00" * 64, AbortReason.UNRECOGNISED_PDU),
         (b"\x01\x00\xff\xff\xff\xff", AbortReason.INVALID_PARAMETER_VALUE),
         (b"\x01\x00\x00\x00\x00\x04abcd", AbortReason.INVALID_PARAMETER_VALUE),
+        (b"\x01\x00\x00\x00\x00\x44\x00\x01" + bytes(66), AbortReason.INVALID_PARAMETER_VALUE),
         (data_tf(b"no association yet"), AbortReason.UNEXPECTED_PDU),
         (b"\x05\x00\x00\x00\x00\x04\0\0\0\0", AbortReason.UNEXPECTED_PDU),
     ],

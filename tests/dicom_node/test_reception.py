@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, update
 
 from appliance import lifecycle, studies
 from appliance.config import Settings
@@ -25,6 +24,7 @@ from appliance.tables import AuditEntry, Instance, InstanceConflict, Study
 from dicom_node.errors import DatasetMismatchError, OutOfResourcesError, UnreadableDatasetError
 from dicom_node.part10 import plain_uid
 from dicom_node.reception import Command, Reception
+from tests.support.databases import settings_in
 from tests.support.instances import Names, ct_instance, dataset_bytes, encoded
 
 
@@ -216,32 +216,48 @@ def test_a_disk_that_fills_while_writing_refuses_and_leaves_nothing(
     assert rows(database, Study) == 0
 
 
-@pytest.fixture
-def impatient_database(settings: Settings) -> Iterator[Database]:
+def impatient(settings: Settings) -> Database:
     """A database that says at once that it is locked."""
     database = open_database(settings)
 
     @event.listens_for(database.engine, "connect")
     def hurry(connection: Any, _record: object) -> None:
-        connection.execute("PRAGMA busy_timeout = 50")
+        connection.execute(
+            "PRAGMA busy_timeout = 50"
+            if settings.database_url.startswith("sqlite")
+            else "SET lock_timeout = 50"
+        )
 
-    yield database
-    database.dispose()
+    return database
 
 
 def test_a_busy_database_refuses_and_the_same_instance_is_taken_later(
-    impatient_database: Database, database: Database, store: Store
+    settings: Settings, database: Database, store: Store
 ):
-    reception = Reception(impatient_database, store, min_free_bytes=0)
-    ds = ct_instance(Names.fresh())
+    hurried = impatient(settings)
+    reception = Reception(hurried, store, min_free_bytes=0)
+    names = Names.fresh()
+    take(reception, ct_instance(names))
+    ds = ct_instance(names)
+
     with database.transaction() as db:
-        db.execute(select(1))  # now it holds the lock
+        db.execute(update(Study).values(description="held by another process"))
         with pytest.raises(OutOfResourcesError, match="database"):
             take(reception, ds)
-    assert rows(database, Study) == 0
+    assert rows(database, Instance) == 1
 
     assert take(reception, ds) is Recorded.NEW
-    assert len(files(store)) == 1
+    assert len(files(store)) == 2
+    hurried.dispose()
+
+
+def test_a_database_that_is_gone_refuses(tmp_path: Path, store: Store):
+    url = f"postgresql+psycopg://nobody@/none?host={tmp_path}"
+    gone = open_database(settings_in(tmp_path, database={"url": url}))
+    reception = Reception(gone, store, min_free_bytes=0)
+
+    with pytest.raises(OutOfResourcesError, match="database"):
+        take(reception, ct_instance(Names.fresh()))
 
 
 def test_a_stopping_reception_refuses(reception: Reception):
