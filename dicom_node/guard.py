@@ -240,15 +240,14 @@ class GuardedHandler(RequestHandler):
             return
         if not request:
             return
+        if (rejection := self._judge(request)) is not None:
+            self._reject(rejection)
+            return
         with self.server.admission() as admitted:
-            rejection = self._judge(request) if admitted else Rejection.LOCAL_LIMIT_EXCEEDED
-            if rejection is not None:
-                log.warning(
-                    "association.rejected", address=self.client_address[0], reason=rejection.name
-                )
-                hang_up(connection, farewell=rejection.pdu())
-                return
-            self._associate(reader, request)
+            if admitted:
+                self._associate(reader, request)
+        if not admitted:
+            self._reject(Rejection.LOCAL_LIMIT_EXCEEDED)
 
     @staticmethod
     def _read_request(reader: PduReader) -> bytearray:
@@ -267,6 +266,10 @@ class GuardedHandler(RequestHandler):
             calling=_ae_title(request[CALLING_AE_TITLE]),
             address=self.client_address[0],
         )
+
+    def _reject(self, rejection: Rejection) -> None:
+        log.warning("association.rejected", address=self.client_address[0], reason=rejection.name)
+        hang_up(self.request, farewell=rejection.pdu())
 
     def _associate(self, reader: PduReader, request: bytearray) -> None:
         """Hand the connection to pynetdicom and wait until it is done with it."""
