@@ -21,18 +21,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import structlog
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from appliance import broker, database, lifecycle, maintenance, queue
-from appliance.config import PROCESS_VARIABLE, SETTINGS_VARIABLE, Settings
+from appliance.config import PROCESS_VARIABLE, Settings
 from appliance.errors import ApplianceError, ConfigError, TransientError
 from appliance.lifecycle import State
 from appliance.tables import Study
@@ -46,6 +46,7 @@ STEADY_S: Final = 60.0  # a child that lived this long starts with a clean slate
 BROKER_START_S: Final = 15.0
 STOP_GRACE_S: Final = 10.0
 DEAF_AFTER_S: Final = 120.0
+LOCK_PATIENCE_S: Final = 1.0
 UNREADABLE_AFTER: Final = 3  # falls in a row after which the broker's file is taken for broken
 
 PYTHON: Final = (sys.executable, "-m")
@@ -63,13 +64,16 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
 
 @dataclass(frozen=True)
 class Program:
-    """A process to keep running; `before` is told how often it fell in a row."""
+    """A process to keep running.
+
+    `before` runs before each start and is told how often it fell in a row; `hears` is the queue of
+    which it is expected to give signs of life.
+    """
 
     name: str
     command: tuple[str, ...]
     before: Callable[[int], None] = lambda _falls: None
     hears: str | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,12 @@ class Report:
 class Child:
     """One program, running or waiting to be started again."""
 
-    def __init__(
-        self, program: Program, *, environment: Mapping[str, str], logs: Path | None
-    ) -> None:
+    def __init__(self, program: Program, *, logs: Path | None) -> None:
         self.program = program
         self.started_at = 0.0
         self.restarts = 0
         self.last_exit: str | None = None
-        self._environment = {**environment, **program.environment, PROCESS_VARIABLE: program.name}
+        self._environment = {**os.environ, PROCESS_VARIABLE: program.name}
         self._logs = logs
         self._process: subprocess.Popen[bytes] | None = None
         self._falls = 0
@@ -216,18 +218,17 @@ class Supervisor:
     """Runs the appliance of one data folder until it is told to stop."""
 
     def __init__(
-        self, settings: Settings, *, settings_file: Path | None = None, logs: Path | None = None
+        self,
+        settings: Settings,
+        *,
+        logs: Path | None = None,
+        listed: Sequence[Program] | None = None,
     ) -> None:
         self._settings = settings
+        self._logs = logs
+        self._listed = listed
         self._stopping = threading.Event()
-        environment = dict(os.environ)
-        if settings_file is not None:
-            environment[SETTINGS_VARIABLE] = str(settings_file.absolute())
-        if logs is not None:
-            logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._children = [
-            Child(program, environment=environment, logs=logs) for program in programs(settings)
-        ]
+        self._children: list[Child] = []
         self._ready = False
 
     def run(self) -> None:
@@ -250,7 +251,11 @@ class Supervisor:
     def _start(self) -> None:
         """The tables, then the broker, because the others ask for it, then the rest."""
         database.upgrade(self._settings)
-        for child in self._children:
+        if self._logs is not None:
+            self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for program in programs(self._settings) if self._listed is None else self._listed:
+            child = Child(program, logs=self._logs)
+            self._children.append(child)
             child.start()
             if child.program.name == "broker":
                 _await_broker(self._settings, self._stopping)
@@ -265,6 +270,8 @@ class Supervisor:
                     child.kill()
             ready = self._ready or self._answering()
             if any(changed) or ready != self._ready:
+                if ready and not self._ready:
+                    log.info("appliance.ready")
                 self._ready = ready
                 self._publish()
 
@@ -290,6 +297,7 @@ class Supervisor:
 
     def _forget(self) -> None:
         """Remove what an earlier run left, so that no old sign of life is taken for a new one."""
+        report_file(self._settings).unlink(missing_ok=True)
         for name in queue.QUEUES:
             maintenance.heard_file(self._settings, name).unlink(missing_ok=True)
 
@@ -385,19 +393,31 @@ def locked(settings: Settings) -> Iterator[None]:
     """
     settings.prepare()
     with lock_file(settings).open("a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(file):
             file.seek(0)
             holder = file.read().strip()
             raise ApplianceError(
                 f"an appliance runs on {settings.data_dir} already (process {holder or 'unknown'});"
                 " stop it first, or give this one another data folder"
-            ) from None
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Whether the lock is ours. `read_report` holds it for a moment, so one refusal is no proof."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 def lock_file(settings: Settings) -> Path:
@@ -426,7 +446,9 @@ def read_report(settings: Settings) -> Report | None:
     except FileNotFoundError:
         return None
     children = tuple(ChildReport(**child) for child in document.pop("children"))
-    return Report(**document, children=children)
+    report = Report(**document, children=children)
+    # One that is just starting holds the lock while its predecessor's report still lies there.
+    return report if Path(f"/proc/{report.pid}").exists() else None
 
 
 def addresses(settings: Settings) -> tuple[tuple[str, str, int], ...]:

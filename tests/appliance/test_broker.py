@@ -44,10 +44,8 @@ def test_a_message_survives_a_killed_broker(settings: Settings, server: str):
 def test_it_listens_on_a_private_socket_alone(settings: Settings, server: str):
     with brokers.running(settings) as process:
         socket = broker.socket_path(settings)
-        inodes = {
-            os.readlink(f"/proc/{process.pid}/fd/{name}")
-            for name in os.listdir(f"/proc/{process.pid}/fd")
-        }
+        opened = Path(f"/proc/{process.pid}/fd").iterdir()
+        inodes = {str(descriptor.readlink()) for descriptor in opened}
         listening_on_tcp = [
             line.split()
             for table in ("tcp", "tcp6")
