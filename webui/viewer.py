@@ -142,14 +142,24 @@ def _viewer_page(study_id: int, analysis: Analysis) -> str:
     _note_view(study_id, analysis.id)
     with resources().database.snapshot() as db:
         versions = studies.analyses_of(db, study_id)
+    result = _result(analysis)
     return render_template(
         "viewer/show.html",
         study=_study(study_id),
         analysis=analysis,
         versions=versions,
-        result=_result(analysis).facts,
+        result=result.facts,
         modules=MODULES,
+        first_pieces=_first_pieces(analysis.id, result.facts),
     )
+
+
+def _first_pieces(analysis_id: int, facts: Mapping[str, Any]) -> list[str]:
+    """The addresses of the first lesion's slice and mask: what the reader waits for."""
+    if not facts["lesions"]:
+        return []
+    pieces = (facts["key_slabs"][0], facts["lesions"][0]["mask"])
+    return [_address(analysis_id, piece) for piece in pieces]
 
 
 def _status_page(study_id: int) -> str:
@@ -177,11 +187,9 @@ def _note_view(study_id: int, analysis_id: int) -> None:
 
 
 def _manifest(analysis_id: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    def address(piece: Mapping[str, Any]) -> str:
-        return url_for("viewer.piece", analysis_id=analysis_id, name=piece["file"])
-
     def slab(piece: Mapping[str, Any]) -> dict[str, Any]:
-        return {"url": address(piece), "first": piece["first"], "count": piece["count"]}
+        url = _address(analysis_id, piece)
+        return {"url": url, "first": piece["first"], "count": piece["count"]}
 
     return {
         "size": facts["size"],
@@ -190,9 +198,14 @@ def _manifest(analysis_id: int, facts: Mapping[str, Any]) -> dict[str, Any]:
         "key_slabs": [slab(piece) for piece in facts["key_slabs"]],
         "slabs": [slab(piece) for piece in facts["slabs"]],
         "lesions": [
-            _lesion(lesion) | {"mask_url": address(lesion["mask"])} for lesion in facts["lesions"]
+            _lesion(lesion) | {"mask_url": _address(analysis_id, lesion["mask"])}
+            for lesion in facts["lesions"]
         ],
     }
+
+
+def _address(analysis_id: int, piece: Mapping[str, Any]) -> str:
+    return url_for("viewer.piece", analysis_id=analysis_id, name=piece["file"])
 
 
 def _lesion(lesion: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,21 @@ from flask.testing import FlaskClient
 
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
-from tests.webui.world import World, sign_in, small_truth
+from tests.support.phantom import small_chest
+from tests.webui.world import World, sign_in, truth
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An appliance with its tables and one person, to be copied."""
+    folder = tmp_path_factory.mktemp("web") / "data"
+    World.at(folder).database.dispose()
+    return folder
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World.at(tmp_path / "data")
+def world(template: Path, tmp_path: Path) -> Iterator[World]:
+    made = World.copied(template, tmp_path / "data")
     yield made
     made.database.dispose()
 
@@ -36,4 +45,6 @@ def client(app: Flask) -> FlaskClient:
 
 @pytest.fixture(scope="session")
 def chest() -> tuple[CTVolume, Analysis]:
-    return small_truth()
+    """A small synthetic chest and its perfect analysis."""
+    phantom = small_chest()
+    return phantom.volume, truth(phantom)

@@ -55,7 +55,7 @@ function lesionButton(state, lesion) {
   const first = sliceNumber(AXIAL, state.size, lesion.last[2]);
   const last = sliceNumber(AXIAL, state.size, lesion.first[2]);
   const facts = [
-    `${lesion.volume_ml.toFixed(1)} ml`,
+    volumeText(lesion.volume_ml),
     `${lesion.diameter_mm.toFixed(0)} mm`,
     `${lesion.mean_hu.toFixed(0)} HU`,
   ];
@@ -63,8 +63,13 @@ function lesionButton(state, lesion) {
     number,
     element("span", { class: "where", text: SIDES[lesion.side] }),
     element("span", { class: "score", text: scoreText(lesion.probability) }),
-    element("span", { class: "facts", text: facts.join("  ·  ") }),
-    element("span", { class: "slices", text: first === last ? `${first}` : `${first}–${last}` }));
+    element("span", { class: "facts", text: facts.join(" · ") }),
+    element("span", { class: "slices", text: first === last ? `slice ${first}` : `slices ${first}–${last}` }));
+}
+
+/** @param {number} ml */
+function volumeText(ml) {
+  return ml < 0.05 ? "< 0.1 ml" : `${ml.toFixed(1)} ml`;
 }
 
 /** @type {Record<LesionFacts["side"], string>} */

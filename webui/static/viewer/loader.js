@@ -4,8 +4,10 @@
  *
  * @typedef {import("./manifest.js").Slab} Slab
  * @typedef {import("./slab_worker.js").SlabAnswer} SlabAnswer
+ * @typedef {import("./slab_worker.js").SlabOrder} SlabOrder
  * @typedef {import("./volume.js").Volume} Volume
  */
+import { fetchSlab } from "./slab.js";
 
 const MOST_WORKERS = 3;
 const TRIES = 3;
@@ -16,6 +18,8 @@ export class SlabLoader {
   #urgent;
   /** @type {Slab[]} */
   #waiting;
+  /** @type {Worker[]} */
+  #workers;
 
   /**
    * @param {Volume} volume
@@ -32,27 +36,33 @@ export class SlabLoader {
     this.#waiting = [...rest];
     this.position = position;
     this.arrived = arrived;
+    const count = Math.max(1, Math.min(MOST_WORKERS, navigator.hardwareConcurrency - 1));
+    const address = new URL("slab_worker.js", import.meta.url);
+    this.#workers = Array.from({ length: count }, () => new Worker(address, { type: "module" }));
+  }
+
+  /** Load the slab the reader waits for, here and not in a worker: it is there before one has started. */
+  async loadFirst() {
+    const slab = this.#next();
+    if (slab === undefined) return;
+    const { url, columns, rows } = this.#order(slab);
+    this.#put(slab, await fetchSlab(url, columns, rows));
   }
 
   /**
-   * Load everything.
+   * Load all others.
    * @throws {Error} a slab did not come in spite of several tries
    */
-  async load() {
-    const count = Math.max(1, Math.min(MOST_WORKERS, navigator.hardwareConcurrency - 1));
-    await Promise.all(Array.from({ length: count }, () => this.#drain()));
+  async loadRest() {
+    await Promise.all(this.#workers.map((worker) => this.#drain(worker)));
   }
 
-  async #drain() {
-    const worker = new Worker(new URL("slab_worker.js", import.meta.url), { type: "module" });
-    try {
-      for (let slab = this.#next(); slab !== undefined; slab = this.#next()) {
-        this.volume.put(slab.first, slab.count, await this.#fetch(worker, slab));
-        this.arrived(slab);
-      }
-    } finally {
-      worker.terminate();
+  /** @param {Worker} worker */
+  async #drain(worker) {
+    for (let slab = this.#next(); slab !== undefined; slab = this.#next()) {
+      this.#put(slab, await askAgain(worker, this.#order(slab)));
     }
+    worker.terminate();
   }
 
   /** @returns {Slab | undefined} */
@@ -69,24 +79,37 @@ export class SlabLoader {
   }
 
   /**
-   * @param {Worker} worker
    * @param {Slab} slab
+   * @returns {SlabOrder}
    */
-  async #fetch(worker, slab) {
+  #order({ url, count }) {
     const [columns, lines] = this.volume.size;
-    const order = { url: slab.url, columns, rows: lines * slab.count };
-    for (let attempt = 1; ; attempt++) {
-      const answer = await ask(worker, order);
-      if ("hu" in answer) return answer.hu;
-      if (attempt === TRIES) throw new Error(`slices ${slab.first}+${slab.count}: ${answer.error}`);
-      await new Promise((resolve) => setTimeout(resolve, RETRY_AFTER_MS * attempt));
-    }
+    return { url, columns, rows: lines * count };
+  }
+
+  /** @type {(slab: Slab, hu: Int16Array) => void} */
+  #put(slab, hu) {
+    this.volume.put(slab.first, slab.count, hu);
+    this.arrived(slab);
   }
 }
 
 /**
  * @param {Worker} worker
- * @param {import("./slab_worker.js").SlabOrder} order
+ * @param {SlabOrder} order
+ */
+async function askAgain(worker, order) {
+  for (let attempt = 1; ; attempt++) {
+    const answer = await ask(worker, order);
+    if ("hu" in answer) return answer.hu;
+    if (attempt === TRIES) throw new Error(answer.error);
+    await new Promise((resolve) => setTimeout(resolve, RETRY_AFTER_MS * attempt));
+  }
+}
+
+/**
+ * @param {Worker} worker
+ * @param {SlabOrder} order
  * @returns {Promise<SlabAnswer>}
  */
 function ask(worker, order) {

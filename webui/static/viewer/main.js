@@ -158,11 +158,6 @@ async function start(manifest) {
     for (const { viewport } of views) viewport.lesionsChanged();
   };
   const progress = /** @type {HTMLProgressElement} */ (byId("loading"));
-  /** @type {() => void} */
-  let tellFirst = () => {};
-  const firstSlice = new Promise((resolve) => {
-    tellFirst = () => resolve(undefined);
-  });
   const loader = new SlabLoader(
     volume,
     { urgent: manifest.key_slabs, rest: manifest.slabs },
@@ -172,17 +167,14 @@ async function start(manifest) {
         for (const { viewport } of views) viewport.arrived(slab.first, slab.count);
         views[0].bar.markArrived(slab.first, slab.count);
         progress.value = volume.arrivedCount / manifest.size[2];
-        tellFirst();
       },
     },
   );
-  const [firstLesion, ...otherLesions] = manifest.lesions;
   // The first lesion's slice and mask have the connection to themselves: they are what is waited for.
-  const shown = Promise.all([firstSlice, firstLesion && takeMask(firstLesion)]).then(() => {
-    markOnScreen("first-lesion-slice");
-    return Promise.all(otherLesions.map(takeMask));
-  });
-  await Promise.all([loader.load(), shown]);
+  const [firstLesion, ...otherLesions] = manifest.lesions;
+  await Promise.all([loader.loadFirst(), firstLesion && takeMask(firstLesion)]);
+  markOnScreen("first-lesion-slice");
+  await Promise.all([loader.loadRest(), ...otherLesions.map(takeMask)]);
   progress.hidden = true;
   markOnScreen("volume");
 }

@@ -4,7 +4,7 @@
  *
  * @typedef {import("./planes.js").Triple} Triple
  *
- * @typedef {object} Slab  slices `first` to `first` + `count` − 1 along z, coded as slab_codec.js says
+ * @typedef {object} Slab  slices `first` to `first` + `count` − 1 along z, coded as slab.js says
  * @property {string} url
  * @property {number} first
  * @property {number} count

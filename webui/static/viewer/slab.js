@@ -26,3 +26,15 @@ export function decodeSlab(bytes, columns, rows) {
   }
   return hu;
 }
+
+/**
+ * Fetch and decode a slab; the browser undoes zstd or gzip itself.
+ * @param {string} url
+ * @param {number} columns
+ * @param {number} rows
+ */
+export async function fetchSlab(url, columns, rows) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: status ${response.status}`);
+  return decodeSlab(new Uint8Array(await response.arrayBuffer()), columns, rows);
+}

@@ -1,5 +1,5 @@
 /**
- * A web worker that fetches and decodes one slab at a time; the browser undoes zstd or gzip itself.
+ * A web worker that fetches and decodes one slab after another, so that the page never stutters.
  *
  * @typedef {object} SlabOrder
  * @property {string} url
@@ -8,13 +8,11 @@
  *
  * @typedef {{hu: Int16Array} | {error: string}} SlabAnswer
  */
-import { decodeSlab } from "./slab_codec.js";
+import { fetchSlab } from "./slab.js";
 
 addEventListener("message", async (/** @type {MessageEvent<SlabOrder>} */ { data }) => {
   try {
-    const response = await fetch(data.url);
-    if (!response.ok) throw new Error(`status ${response.status}`);
-    const hu = decodeSlab(new Uint8Array(await response.arrayBuffer()), data.columns, data.rows);
+    const hu = await fetchSlab(data.url, data.columns, data.rows);
     postMessage({ hu }, { transfer: [hu.buffer] });
   } catch (error) {
     postMessage({ error: String(error) });

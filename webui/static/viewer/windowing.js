@@ -30,10 +30,9 @@ export class LookUpTable {
   /** @param {Window} window */
   show({ width, centre }) {
     const lowest = centre - width / 2;
-    const scale = 255 / width;
     for (let i = 0; i < HU_VALUES; i++) {
       const hu = (i << 16) >> 16;
-      const shade = (hu - lowest) * scale;
+      const shade = ((hu - lowest) / width) * 255;
       const grey = shade <= 0 ? 0 : shade >= 255 ? 255 : shade | 0;
       this.table[i] = BLACK | (grey << 16) | (grey << 8) | grey;
     }
