@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import click
 import pydicom
@@ -236,15 +235,25 @@ def _one_study(
     else:
         click.echo(f"Sent in {seconds['send']:.1f} s. Waiting for {QUIET_S:.0f} s of quiet …")
     row = _follow(database, study_uid, settings, server, deadline)
+    seconds.update(_waits(database, row))
     with database.snapshot() as db:
         analysis = studies.current_analysis(db, row.study_id)
     if analysis is not None:
         seconds.update({step: round(float(s), 3) for step, s in analysis.timings.items()})
-    return Outcome(row, seconds, _viewer_url(report, study_uid))
+    return Outcome(row, seconds, f"{report.viewer_url}studies/{row.study_id}")
 
 
-def _viewer_url(report: Report, study_uid: str) -> str:
-    return f"{report.viewer_url}studies/{quote(study_uid, safe='')}"
+def _waits(database: Database, row: WorklistRow) -> dict[str, float]:
+    """How long the study last waited: until it counted as complete, and for a worker."""
+    with database.snapshot() as db:
+        entered = {event.target: event.at for event in studies.events_of(db, row.study_id)}
+    queued, claimed = entered.get(State.QUEUED), entered.get(State.ANALYSING)
+    if queued is None or claimed is None:
+        return {}
+    return {
+        "quiet": round((queued - row.last_received_at).total_seconds(), 3),
+        "queue": round((claimed - queued).total_seconds(), 3),
+    }
 
 
 def _follow(

@@ -39,9 +39,11 @@ from appliance.tables import Study
 
 log = structlog.get_logger()
 
+BROKER: Final = "broker"
+
 POLL_S: Final = 0.2
 FIRST_DELAY_S: Final = 0.5
-LONGEST_DELAY_S: Final = 30.0
+LONGEST_DELAY_S: Final = 10.0
 STEADY_S: Final = 60.0  # a child that lived this long starts with a clean slate
 BROKER_START_S: Final = 15.0
 STOP_GRACE_S: Final = 10.0
@@ -170,13 +172,17 @@ class Child:
         """End it and all that it started, now."""
         self._signal(signal.SIGKILL)
 
-    def stop(self, *, grace_s: float) -> None:
-        """Ask it to end, and end it if it does not."""
+    def ask_to_end(self) -> None:
+        """Ask it to end in its own way."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def end(self, *, deadline: float) -> None:
+        """Wait for it to end, and end it and what it left behind at `deadline` (monotonic)."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(grace_s)
+            self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             log.warning("child.killed", child=self.program.name)
         self._signal(signal.SIGKILL)
@@ -257,7 +263,7 @@ class Supervisor:
             child = Child(program, logs=self._logs)
             self._children.append(child)
             child.start()
-            if child.program.name == "broker":
+            if program.name == BROKER:
                 _await_broker(self._settings, self._stopping)
         self._publish()
 
@@ -277,9 +283,15 @@ class Supervisor:
 
     def _stop(self) -> None:
         log.info("appliance.stopping")
-        # Pages and reception first, the broker last.
-        for child in reversed(self._children):
-            child.stop(grace_s=STOP_GRACE_S)
+        # The broker last: what the others still have to say goes through it.
+        brokers = [child for child in self._children if child.program.name == BROKER]
+        others = [child for child in self._children if child.program.name != BROKER]
+        for children in (others, brokers):
+            for child in children:
+                child.ask_to_end()
+            deadline = time.monotonic() + STOP_GRACE_S
+            for child in children:
+                child.end(deadline=deadline)
         self._release()
         report_file(self._settings).unlink(missing_ok=True)
         log.info("appliance.stopped")
@@ -356,7 +368,7 @@ def programs(settings: Settings) -> list[Program]:
     web = settings.web
     listed = []
     if settings.broker_url is None:
-        listed.append(Program("broker", broker.prepare(settings), before=_mend_broker(settings)))
+        listed.append(Program(BROKER, broker.prepare(settings), before=_mend_broker(settings)))
     listed.extend(_worker(name) for name in queue.QUEUES)
     listed += [
         Program("beat", (*CELERY, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "")),
