@@ -30,14 +30,15 @@ def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
     height, width = (n + -n % MULTIPLE for n in shape[1:])
     padded = np.pad(image, ((0, 0), (0, height - shape[1]), (0, width - shape[2])))
     probability = predict_slices(model.engine, padded[:, None])[:, 0, : shape[1], : shape[2]]
-    coarse = probability > float(model.config.decision["threshold"])
+    threshold = float(model.config.decision["threshold"])
+    coarse = probability > threshold
     right, left = split_sides(keep_lungs(coarse))
     voxel_ml = float(np.prod(volume.spacing)) * volume.hu.size / coarse.size / 1000
     lungs_ml = int((right | left).sum()) * voxel_ml
     if lungs_ml < MINIMUM_LUNGS_ML:
         raise NoUsableSeriesError((_no_lungs(volume, lungs_ml),))
     # The edge comes from the probability, the side from the coarse grid it was decided on.
-    inside = resize(np.where(right | left, probability, 0), volume.shape) > 0.5
+    inside = resize(np.where(right | left, probability, 0), volume.shape) > threshold
     is_left = resize(left, volume.shape) > resize(right, volume.shape)
     return np.where(inside, np.where(is_left, LEFT_LUNG, RIGHT_LUNG), 0).astype(np.uint8)
 

@@ -37,7 +37,7 @@ log = structlog.get_logger()
 STEPS: Final = ("reading", *analysis.STEPS, "saving")
 
 
-@shared_task(name="pipelines.analyse_study")  # type: ignore[untyped-decorator]
+@shared_task(name="pipelines.analyse_study")
 def analyse_study(study_id: int) -> None:
     """Analyse one study, if it is still waiting."""
     app = current()
@@ -94,9 +94,8 @@ def _analyse(settings: Settings, database: Database, claim: Claim) -> lifecycle.
     with whole_folder(folder) as staging:
         found.write(staging, volume)
         presentation.write_viewer(volume, found, staging / "viewer")
-    steps.done("saving")
-
     try:
+        steps.done("saving")
         return lifecycle.finish(
             database, claim, _for_database(settings, folder, found, steps.seconds)
         )

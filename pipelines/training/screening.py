@@ -207,6 +207,6 @@ def _lung(image: NDArray[np.float32], model: Model) -> NDArray[np.float32]:
 
 def _flat_lesions(image: NDArray[np.float32], model: Model) -> NDArray[np.float32]:
     stack = pad_to_multiple(np.repeat(image[None], MULTIPLE, axis=0))
-    middle = predict_volume(model.engine, stack)[MULTIPLE // 2]
+    out = predict_volume(model.engine, stack)
     height, width = image.shape
-    return middle[:height, :width]
+    return out[MULTIPLE // 2, :height, :width]

@@ -1,0 +1,110 @@
+"""`appliance analyse`, `phantom` and `train` as a person types them."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pipelines import cli
+from tests.support import ct_series
+from tests.support.tiny_models import write_models
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return write_models(tmp_path / "weights")
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    command, *rest = arguments
+    result = CliRunner().invoke(getattr(cli, str(command)), [str(a) for a in rest])
+    return result.exit_code, result.output
+
+
+def test_a_dicom_folder_is_analysed_into_four_files(tmp_path, models):
+    source = tmp_path / "study"
+    ct_series.write(ct_series.slices(24), source)
+
+    code, output = run(
+        "analyse", source, "--out", tmp_path / "out", "--engine", "torch", "--weights", models
+    )
+
+    assert code == 0, output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "analysis.json",
+        "contact_sheet.png",
+        "lesions.nii.gz",
+        "lungs.nii.gz",
+    ]
+    written = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert written["shape"] == [24, 128, 128]
+    assert set(written["timings_s"]) == {"lungs", "lesions", "screening"}
+    assert Image.open(tmp_path / "out" / "contact_sheet.png").width > 300
+
+
+def test_masks_of_a_nifti_lie_in_its_own_geometry(tmp_path, models):
+    volume = ct_series.small_chest().volume
+    # An axis order and directions of its own: (y, z, x), head to foot.
+    array = volume.hu[30:60, ::2, ::2].transpose(1, 0, 2)[:, ::-1]
+    dz, dy, dx = volume.spacing[0], volume.spacing[1] * 2, volume.spacing[2] * 2
+    affine = np.array([[0, 0, -dx, 5], [-dy, 0, 0, 7], [0, -dz, 0, 9], [0, 0, 0, 1.0]])
+    source = tmp_path / "chest.nii.gz"
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(array), affine), source)
+
+    code, output = run(
+        "analyse", source, "--out", tmp_path / "out", "--engine", "torch", "--weights", models
+    )
+
+    assert code == 0, output
+    lungs = nib.load(tmp_path / "out" / "lungs.nii.gz")
+    assert lungs.shape == array.shape
+    np.testing.assert_allclose(lungs.affine, affine)
+
+
+def test_an_unusable_study_ends_in_one_sentence(tmp_path, models):
+    source = tmp_path / "study"
+    ct_series.write(ct_series.slices(5), source)
+
+    code, output = run("analyse", source, "--out", tmp_path / "out", "--weights", models)
+
+    assert code == 1
+    assert output.startswith("Error: ")
+    assert "Traceback" not in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_is_never_written_over(tmp_path, models):
+    source = tmp_path / "study"
+    ct_series.write(ct_series.slices(24), source)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("x")
+
+    code, output = run(
+        "analyse", source, "--out", tmp_path / "out", "--engine", "torch", "--weights", models
+    )
+
+    assert code == 1
+    assert "exists already and is not empty" in output
+
+
+def test_the_small_phantom_is_written_as_a_series(tmp_path):
+    code, output = run("phantom", tmp_path / "chest", "--small")
+
+    assert code == 0
+    assert len(list((tmp_path / "chest").iterdir())) == 96
+    assert "96 slices" in output
+
+
+def test_training_without_its_data_says_what_is_missing(tmp_path):
+    shipped = Path(__file__).parents[2] / "weights" / "lungs" / "training.toml"
+    config = tmp_path / "training.toml"
+    config.write_text(shipped.read_text())
+
+    code, output = run("train", config, "--data", tmp_path, "--work", tmp_path / "work")
+
+    assert code == 1
+    assert "is missing. Name the folder of the data sets with --data" in output
