@@ -32,9 +32,11 @@ logs.configure("supervisor")
 settings = Settings.parse({
     "data_dir": sys.argv[1],
     "dicom": {"port": int(sys.argv[2])}, "web": {"port": int(sys.argv[3])},
+    "lifecycle": {"sweep_s": 0.1},
 })
+supervisor.DEAF_AFTER_S = 1.0
 Supervisor(settings, listed=[
-    Program("plain", ("sleep", "1001")),
+    Program("plain", ("sleep", "1001"), hears="dicom" if sys.argv[4:] else None),
     Program("parent", ("sh", "-c", "sleep 1002 & wait")),
     Program("stubborn", ("sh", "-c", "trap '' TERM; while true; do sleep 1003; done")),
 ]).run()
@@ -47,9 +49,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def supervising(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+def supervising(settings: Settings, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """A supervisor with three children; what survives it is ended with the block."""
-    process = start(settings)
+    process = start(settings, *options)
     groups: set[int] = set()
     try:
         until(lambda: (report := supervisor.read_report(settings)) and len(report.children) == 3)
@@ -62,9 +64,9 @@ def supervising(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
             os.kill(pid, signal.SIGKILL)
 
 
-def start(settings: Settings) -> subprocess.Popen[bytes]:
+def start(settings: Settings, *options: str) -> subprocess.Popen[bytes]:
     ports = [str(settings.dicom.port), str(settings.web.port)]
-    command = [sys.executable, "-c", SCRIPT, str(settings.data_dir), *ports]
+    command = [sys.executable, "-c", SCRIPT, str(settings.data_dir), *ports, *options]
     settings.prepare()
     with said_by(settings).open("wb") as log:
         return subprocess.Popen(command, stderr=log)
@@ -170,6 +172,11 @@ def test_what_a_fallen_child_left_behind_is_ended(settings: Settings):
         os.kill(parent, signal.SIGKILL)
 
         until(lambda: not alive({parent}), timeout_s=10)
+
+
+def test_a_worker_that_hears_nothing_is_started_again(settings: Settings):
+    with supervising(settings, "deaf"):
+        until(lambda: report_of(settings).children[0].restarts, timeout_s=20)
 
 
 def test_a_port_of_another_program_is_named(settings: Settings):
