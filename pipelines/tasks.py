@@ -5,8 +5,6 @@ twice is harmless, because only one claim succeeds, and the work of a worker tha
 is thrown away when it tries to finish.
 """
 
-import os
-import platform
 import shutil
 import uuid
 from functools import cache
@@ -43,7 +41,7 @@ def analyse_study(study_id: int) -> None:
     app = current()
     settings, database = app.settings, app.database
     claim = lifecycle.claim(
-        database, study_id, owner=worker_name(), lease_s=settings.lifecycle.lease_s
+        database, study_id, owner=lifecycle.owner_here(), lease_s=settings.lifecycle.lease_s
     )
     if claim is None:
         return
@@ -55,11 +53,6 @@ def analyse_study(study_id: int) -> None:
         log.warning("analysis.overtaken", study_id=study_id)
         return
     log.info("analysis.ended", study_id=study_id, state=state)
-
-
-def worker_name() -> str:
-    """Name this process for people and for `lifecycle.release`."""
-    return f"{platform.node()}:{os.getpid()}"
 
 
 def _run(settings: Settings, database: Database, claim: Claim) -> lifecycle.State:

@@ -57,7 +57,8 @@ class ScreeningRecipe:
         self, config: TrainingConfig, root: Path, work: Path, *, say: Callable[[str], None]
     ) -> None:
         self.size = int(config.preprocessing["size"])
-        slices = [*ucsd_slices(root), *sars_slices(root)]
+        every = int(config.data["sars_every"])  # neighbours are nearly the same slice
+        slices = [*ucsd_slices(root), *list(sars_slices(root))[::every]]
         self.covid = np.array([s.covid for s in slices])
         self.sets = np.array([s.group.split("-")[0] for s in slices])
         self.split = _split([s.group for s in slices], config.seed)
