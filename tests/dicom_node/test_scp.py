@@ -302,9 +302,10 @@ def process(settings: Settings, tmp_path: Path):
         to_toml({"data_dir": str(settings.data_dir), "dicom": {"port": port, "min_free_bytes": 0}})
     )
     process = Process(file, port)
-    process.start()
-    yield process
-    if process._process.poll() is None:
+    try:
+        process.start()
+        yield process
+    finally:
         process.end(signal.SIGKILL)
 
 
