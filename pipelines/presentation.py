@@ -324,7 +324,9 @@ def _axial_tile(volume: CTVolume, analysis: Analysis, z: int) -> Image.Image:
     tile.mark(left="R", right="L")
     number = volume.instance_numbers[z] if volume.instance_numbers else None
     # Slices count from the head, as the viewer and most scanners do.
-    tile.write(f"slice {volume.shape[0] - z}" + ("" if number is None else f", image {number}"), row=0)
+    tile.write(
+        f"slice {volume.shape[0] - z}" + ("" if number is None else f", image {number}"), row=0
+    )
     for row, lesion in enumerate(shown[:4], start=1):
         tile.write(_caption(lesion), row=row, colour=_colour(lesion))
     return tile.image
