@@ -133,8 +133,10 @@ def settings() -> None:
 
 
 @main.command()
-@click.argument(
-    "study", required=False, type=click.Path(exists=True, file_okay=True, path_type=Path)
+@click.option(
+    "--study",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of DICOM files to send; else a synthetic chest is made and sent.",
 )
 @click.option("--once", is_flag=True, envvar="ONCE", help="Stop after the result.")
 @click.option(
@@ -148,10 +150,7 @@ def settings() -> None:
     "--timeout", "timeout_s", type=float, default=3600.0, show_default=True, help="Seconds to wait."
 )
 def demo(study: Path | None, once: bool, data_dir: Path, timeout_s: float) -> None:  # noqa: FBT001
-    """Start everything, send a study over DICOM, print the result and stay up.
-
-    STUDY is a folder of DICOM files; without it a synthetic chest is made and sent.
-    """
+    """Start everything, send a study over DICOM, print the result and stay up."""
     from appliance.demo import run
 
     sys.exit(run(data_dir.absolute(), study=study, once=once, timeout_s=timeout_s))

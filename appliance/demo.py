@@ -20,7 +20,7 @@ import click
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from appliance import accounts, studies, supervisor
+from appliance import accounts, lifecycle, queue, studies, supervisor
 from appliance.config import Settings, to_toml
 from appliance.database import Database, open_database, upgrade
 from appliance.errors import ApplianceError
@@ -91,10 +91,10 @@ def _run(folder: Path, study: Path | None, *, once: bool, deadline: float) -> in
         finally:
             database.dispose()
         _say_outcome(outcome)
-        if once:
-            click.echo("Stopping.")
-        else:
-            click.echo(f"It stays up: open {outcome.viewer_url} (Ctrl-C ends it).")
+        stays = f"It stays up: open {outcome.viewer_url} (Ctrl-C ends it)."
+        click.echo("Stopping." if once else stays)
+        click.echo(f"RESULT {json.dumps(outcome.as_json())}")
+        if not once:
             server.wait()
     return 0 if outcome.ready else 1
 
@@ -231,7 +231,7 @@ def _one_study(
         and before.instance_count == after.instance_count
         and (before.state in FINAL)
     ):
-        click.echo("This study was sent before and is unchanged; this is its result.")
+        _try_again(database, settings, after)
     else:
         click.echo(f"Sent in {seconds['send']:.1f} s. Waiting for {QUIET_S:.0f} s of quiet …")
     row = _follow(database, study_uid, settings, server, deadline)
@@ -241,6 +241,17 @@ def _one_study(
     if analysis is not None:
         seconds.update({step: round(float(s), 3) for step, s in analysis.timings.items()})
     return Outcome(row, seconds, f"{report.viewer_url}studies/{row.study_id}")
+
+
+def _try_again(database: Database, settings: Settings, row: WorklistRow) -> None:
+    """Have an unchanged study analysed anew when it came to no result the last time."""
+    if row.state not in (State.FAILED, State.REJECTED):
+        click.echo("This study was sent before and is unchanged; this is its result.")
+        return
+    click.echo(f"This study was sent before and ended {row.state}: {row.state_reason}")
+    click.echo("Trying it again …")
+    doorbell = queue.Queue(queue.make_app(settings))
+    lifecycle.requeue(database, row.study_id, actor="demo", doorbell=doorbell)
 
 
 def _waits(database: Database, row: WorklistRow) -> dict[str, float]:
@@ -308,7 +319,6 @@ def _say_outcome(outcome: Outcome) -> None:
     else:
         click.echo(f"The study ended {row.state}: {row.state_reason}")
     click.echo(f"Viewer: {outcome.viewer_url}")
-    click.echo(f"RESULT {json.dumps(outcome.as_json())}")
 
 
 def _row(database: Database, study_uid: str) -> WorklistRow | None:

@@ -1,15 +1,19 @@
 import json
 import socket
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from appliance import demo, lifecycle, studies
+from appliance import cli, demo, lifecycle, studies, supervisor
 from appliance.config import Settings
 from appliance.database import Database
 from appliance.errors import ApplianceError
+from appliance.lifecycle import State
 from tests.appliance import world
 from tests.support.databases import settings_in
 
@@ -93,3 +97,71 @@ def test_the_demos_settings_stay_in_its_folder(tmp_path: Path):
     assert settings.data_dir == tmp_path / "demo"
     assert settings.broker_url is None
     assert settings == Settings.load(tmp_path / "demo" / "settings.toml")
+
+
+@dataclass
+class Server:
+    """An appliance that is up."""
+
+    said: list[str] = field(default_factory=list)
+
+    def wait(self) -> None:
+        self.said.append("waited")
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_the_result_is_the_last_line_and_comes_before_the_wait(
+    database: Database,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    once: bool,  # noqa: FBT001
+):
+    lifecycle.finish(database, world.claimed(database), world.result())
+    report = supervisor.Report(1, True, "A@h:1", "http://h/", ())  # noqa: FBT003
+    server = Server()
+    monkeypatch.setattr(demo, "_serving", lambda _folder: nullcontext(server))
+    monkeypatch.setattr(demo, "_prepare", lambda _folder: settings)
+    monkeypatch.setattr(demo, "_await_ready", lambda *_: report)
+    monkeypatch.setattr(demo, "_one_study", lambda *_: outcome(database))
+
+    status = demo.run(settings.data_dir, study=settings.data_dir, once=once, timeout_s=1)
+
+    *_, before, last = capsys.readouterr().out.splitlines()
+    assert status == 0
+    assert json.loads(last.removeprefix("RESULT "))["state"] == "READY"
+    assert ("Stopping." in before) == once
+    assert server.said == ([] if once else ["waited"])
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.REJECTED])
+def test_a_study_without_a_result_is_tried_again(
+    database: Database, settings: Settings, state: State
+):
+    world.in_state(database, state)
+
+    demo._try_again(database, settings, outcome(database).row)
+
+    assert world.state_of(database) is State.QUEUED
+
+
+def test_a_result_is_not_made_anew(database: Database, settings: Settings):
+    world.in_state(database, State.READY)
+
+    demo._try_again(database, settings, outcome(database).row)
+
+    assert world.state_of(database) is State.READY
+
+
+def test_the_study_to_send_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def run(_folder: Path, **options: object) -> int:
+        asked.append(options["study"])
+        return 0
+
+    monkeypatch.setattr(demo, "run", run)
+
+    done = CliRunner().invoke(cli.main, ["demo", "--study", str(tmp_path)])
+
+    assert (done.exit_code, asked) == (0, [tmp_path])
