@@ -41,6 +41,12 @@ EXPLANATIONS: Final = {
     State.FAILED: "The analysis failed and is not tried again. An administrator can start it anew.",
 }
 
+REPLACEMENT_FAILED: Final = {
+    State.REJECTED: "They were refused as a whole, so this older result stays:",
+    State.FAILED: "Their analysis failed, so this older result stays:",
+}
+"""What to say over a result when the analysis that should have replaced it came to nothing."""
+
 MODULES: Final = tuple(
     sorted(
         path.name
@@ -140,14 +146,16 @@ def _result(analysis: Analysis) -> Result:
 
 def _viewer_page(study_id: int, analysis: Analysis) -> str:
     _note_view(study_id, analysis.id)
+    study = _study(study_id)
     with resources().database.snapshot() as db:
         versions = studies.analyses_of(db, study_id)
     result = _result(analysis)
     return render_template(
         "viewer/show.html",
-        study=_study(study_id),
+        study=study,
         analysis=analysis,
         versions=versions,
+        replacement_failed=REPLACEMENT_FAILED.get(study.state),
         result=result.facts,
         modules=MODULES,
         first_pieces=_first_pieces(analysis.id, result.facts),

@@ -142,6 +142,55 @@ def test_a_superseded_result_stays_reachable_and_is_marked(
     assert f"/api/analyses/{old}/manifest" in superseded
 
 
+def test_a_result_is_to_be_replaced_while_newer_images_are_on_their_way(
+    world: World, client: FlaskClient, shown: tuple[int, int]
+):
+    world.receive("1.1", instance="2")
+
+    page = client.get(f"/studies/{shown[0]}").get_data(as_text=True)
+
+    assert "made from 1 images; 2 have arrived. It will be replaced." in page
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [("REJECTED", "were refused"), ("FAILED", "analysis failed")]
+)
+def test_a_result_that_is_not_going_to_be_replaced_says_why(
+    world: World, client: FlaskClient, shown: tuple[int, int], end: str, said: str
+):
+    world.receive("1.1", instance="2")
+    if end == "REJECTED":
+        world.reject(shown[0], "Two slices share a <place>.", {})
+    else:
+        world.fail(world.claim(shown[0]), "Two slices share a <place>.")
+
+    page = client.get(f"/studies/{shown[0]}").get_data(as_text=True)
+
+    assert said in page
+    assert "Two slices share a &lt;place&gt;." in page
+    assert "2 have arrived" in page
+    assert "will be replaced" not in page
+
+
+def test_a_result_that_was_never_current_is_not_called_superseded(
+    world: World, client: FlaskClient, chest: tuple[CTVolume, Analysis]
+):
+    volume, found = chest
+    study_id = world.receive("1.1")
+    claim = world.claim(study_id)
+    world.receive("1.1", instance="2")
+    early = world.finish(study_id, volume, found, claim=claim)
+    world.finish(study_id, volume, found)
+
+    old = client.get(f"/studies/{study_id}/analyses/{early}").get_data(as_text=True)
+    current = client.get(f"/studies/{study_id}").get_data(as_text=True)
+
+    assert "Made before all images had arrived" in old
+    assert "uperseded:" not in old
+    assert ", superseded" not in current
+    assert "1 images, not all" in current
+
+
 def test_a_result_is_shown_only_under_its_own_study(
     world: World, client: FlaskClient, shown: tuple[int, int]
 ):

@@ -108,9 +108,11 @@ class World:
         assert claim is not None
         return claim
 
-    def finish(self, study_id: int, volume: CTVolume, analysis: Analysis) -> int:
+    def finish(
+        self, study_id: int, volume: CTVolume, analysis: Analysis, *, claim: Claim | None = None
+    ) -> int:
         """Analyse a received study with a result made beforehand; the row id of the analysis."""
-        claim = self.claim(study_id)
+        claim = claim or self.claim(study_id)
         folder = Path("analyses") / f"{study_id}-{claim.revision}"
         save(analysis, volume, self.settings.data_dir / folder)
         finished = FinishedAnalysis(
