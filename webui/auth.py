@@ -40,7 +40,6 @@ class User(UserMixin):  # type: ignore[misc]  # flask-login has no types
     def __init__(self, account: Account) -> None:
         self.account_id = account.id
         self.name = account.name
-        self.role = account.role
         digest = hashlib.sha256(account.password_hash.encode()).hexdigest()
         self.session_id = f"{account.id}:{digest[:16]}"
 
@@ -112,6 +111,9 @@ def load_user(session_id: str) -> User | None:
 def _local(target: str) -> str:
     """`target` if it is a path on this server, else the front page: no sign-in leads elsewhere."""
     # Browsers read a backslash as a slash, and "//host" as another server.
-    parts = urlsplit(target.replace("\\", "/"))
+    try:
+        parts = urlsplit(target.replace("\\", "/"))
+    except ValueError:  # a bracket where a host could stand
+        return "/"
     is_path = not parts.scheme and not parts.netloc and parts.path.startswith("/")
     return target if is_path else "/"
