@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Final
 
 import structlog
-from flask import Flask, Response, jsonify, make_response, render_template, request
+from flask import Flask, Response, current_app, jsonify, make_response, request
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 
@@ -13,7 +13,6 @@ log = structlog.get_logger()
 SENTENCES: Final = {
     HTTPStatus.BAD_REQUEST: "The browser sent something that could not be understood.",
     HTTPStatus.UNAUTHORIZED: "Sign in first.",
-    HTTPStatus.FORBIDDEN: "Your role does not allow this.",
     HTTPStatus.NOT_FOUND: "There is nothing at this address.",
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that kind of request.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The request is too large.",
@@ -48,8 +47,9 @@ def _answer(code: int, sentence: str | None = None) -> Response:
     said = sentence or SENTENCES.get(status, status.phrase)
     if request.path.startswith("/api/"):
         return make_response(jsonify(error=said), code)
-    page = render_template("errors/error.html", title=status.phrase, sentence=said)
-    return make_response(page, code)
+    # Not render_template: its context asks the database who is signed in, and may fail again.
+    template = current_app.jinja_env.get_template("errors/error.html")
+    return make_response(template.render(title=status.phrase, sentence=said), code)
 
 
 def _trace(error: BaseException) -> str:
