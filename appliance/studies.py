@@ -4,6 +4,7 @@ Every function takes the caller's transaction (`db`), but for `start_step` and `
 a running analysis calls with the whole `database`: each is a unit of work of its own.
 """
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,6 +91,17 @@ class Recorded(StrEnum):
     NEW = "new"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
+
+
+class Conflict(StrEnum):
+    """Why an instance was kept aside."""
+
+    BYTES = "bytes"
+    """Its UID is there already, at the same place, with other bytes."""
+    PLACE = "place"
+    """Its UID is there already, in another series or study; UIDs are unique (PS3.5, 9)."""
+    PATIENT = "patient"
+    """It names another person than the study it says it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +208,8 @@ def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
     """Note an instance that is in the store; several may share one transaction.
 
     A new one counts up the study's revision and, when the study was closed, opens it again. The
-    same bytes again change nothing but, in a study being received, when it was last heard of.
+    same bytes again, and what is kept aside as a conflict, change nothing but, in a study being
+    received, when it was last heard of.
     """
     now = utc_now()
     instance = _clean(received)
@@ -276,8 +289,10 @@ def progress(db: Session, study_id: int) -> Progress | None:
 
 def pulse(db: Session) -> Pulse:
     """What moves right now: a few small queries whatever the number of studies."""
-    newest = [
-        db.scalar(select(func.max(table.id))) or 0 for table in (StudyEvent, InstanceConflict)
+    # Counted: a transaction that began earlier may commit a lower id later (PostgreSQL).
+    noted = [
+        db.scalar(select(func.count()).select_from(table))
+        for table in (StudyEvent, InstanceConflict)
     ]
     counts = db.execute(select(Study.state, func.count()).group_by(Study.state))
     under_way = db.scalars(
@@ -290,7 +305,7 @@ def pulse(db: Session) -> Pulse:
         step = StepDone(row.step, row.position, row.seconds, row.summary, row.at)
         found.setdefault(row.study_id, []).append(step)
     return Pulse(
-        marker=".".join(str(number) for number in newest),
+        marker=".".join(str(number) for number in noted),
         counts={State(state): number for state, number in counts},
         moving=tuple(
             Moving(
@@ -329,13 +344,14 @@ def series_of(db: Session, study_id: int) -> Sequence[Series]:
     return db.scalars(select(Series).where(Series.study_id == study_id).order_by(Series.id)).all()
 
 
-def conflicts_of(db: Session, study_id: int) -> Sequence[InstanceConflict]:
-    """What came under a UID that was already there with other bytes."""
-    return db.scalars(
-        select(InstanceConflict)
-        .where(InstanceConflict.study_id == study_id)
-        .order_by(InstanceConflict.id)
-    ).all()
+def conflicts_of(
+    db: Session, study_id: int, *, digest: str | None = None
+) -> Sequence[InstanceConflict]:
+    """What was kept aside, all of it or these bytes alone, and for which `Conflict`."""
+    kept_aside = select(InstanceConflict).where(InstanceConflict.study_id == study_id)
+    if digest is not None:
+        kept_aside = kept_aside.where(InstanceConflict.other_digest == digest)
+    return db.scalars(kept_aside.order_by(InstanceConflict.id)).all()
 
 
 def events_of(db: Session, study_id: int) -> Sequence[StudyEvent]:
@@ -452,14 +468,11 @@ def _study(db: Session, instance: ReceivedInstance, now: datetime) -> int:
     locked = by_uid.with_for_update(of=Study, key_share=True)
     if (study_id := db.scalar(locked)) is not None:
         return study_id
-    patient = vars(instance.patient)
-    _insert_once(db, Patient, patient)
-    patient_key = db.scalars(select(Patient.id).filter_by(**patient)).one()
     created = lifecycle.begin(
         db,
         {
             "study_uid": instance.study_uid,
-            "patient_key": patient_key,
+            "patient_key": _patient(db, vars(instance.patient)),
             "source_ae": instance.source_ae,
             "first_received_at": now,
             "last_received_at": now,
@@ -470,53 +483,109 @@ def _study(db: Session, instance: ReceivedInstance, now: datetime) -> int:
 
 
 def _keep(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) -> Recorded:
-    """Add the instance under its series; says what it was."""
+    """Add the instance under its series, or keep it aside; says what it was."""
+    there = (
+        select(Instance.digest, Series.study_id, Series.series_uid)
+        .join(Series, Instance.series_id == Series.id)
+        .where(Instance.sop_instance_uid == instance.sop_instance_uid)
+    )
+    kept = db.execute(there).one_or_none()
+    if kept is not None and kept.digest == instance.digest:
+        return Recorded.DUPLICATE
+    if not _fits_patient(db, instance.patient, study_id):
+        reason = Conflict.PATIENT
+    elif kept is None and _add(db, instance, study_id, now):
+        return Recorded.NEW
+    else:
+        # Nothing there a moment ago: another association brought the same UID in between.
+        kept = kept or db.execute(there).one()
+        if kept.digest == instance.digest:
+            return Recorded.DUPLICATE
+        same_place = (kept.study_id, kept.series_uid) == (study_id, instance.series_uid)
+        reason = Conflict.BYTES if same_place else Conflict.PLACE
+    conflict = {
+        "study_id": study_id,
+        "sop_instance_uid": instance.sop_instance_uid,
+        "reason": reason,
+        "kept_digest": kept.digest if kept else None,
+        "other_digest": instance.digest,
+        "source_ae": instance.source_ae,
+        "received_at": now,
+    }
+    _insert_once(db, InstanceConflict, conflict)
+    return Recorded.CONFLICT
+
+
+def _add(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) -> bool:
+    """Whether the instance was added; not if its UID is there meanwhile."""
     series = {"study_id": study_id, "series_uid": instance.series_uid}
     if (series_id := db.scalar(select(Series.id).filter_by(**series))) is None:
         new = Series(**series, **vars(instance.series))
         db.add(new)
         db.flush()
         series_id = new.id
-    kept = db.scalar(
-        select(Instance.digest).where(
-            Instance.series_id == series_id,
-            Instance.sop_instance_uid == instance.sop_instance_uid,
-        )
-    )
-    if kept == instance.digest:
-        return Recorded.DUPLICATE
-    if kept is not None:
-        conflict = {
-            "study_id": study_id,
-            "sop_instance_uid": instance.sop_instance_uid,
-            "kept_digest": kept,
-            "other_digest": instance.digest,
-            "source_ae": instance.source_ae,
-            "received_at": now,
-        }
-        _insert_once(db, InstanceConflict, conflict)
-        return Recorded.CONFLICT
-    db.add(
-        Instance(
-            series_id=series_id,
-            sop_instance_uid=instance.sop_instance_uid,
-            sop_class_uid=instance.sop_class_uid,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
-            digest=instance.digest,
-            size_bytes=instance.size_bytes,
-            source_ae=instance.source_ae,
-            received_at=now,
-        )
-    )
+    values = {
+        "series_id": series_id,
+        "sop_instance_uid": instance.sop_instance_uid,
+        "sop_class_uid": instance.sop_class_uid,
+        "transfer_syntax_uid": instance.transfer_syntax_uid,
+        "digest": instance.digest,
+        "size_bytes": instance.size_bytes,
+        "source_ae": instance.source_ae,
+        "received_at": now,
+    }
+    if not _insert_once(db, Instance, values):
+        return False
     count_up = update(Series).where(Series.id == series_id)
     db.execute(count_up.values(instance_count=Series.instance_count + 1))
-    return Recorded.NEW
+    return True
 
 
-def _insert_once(db: Session, table: type[DeclarativeBase], values: Mapping[str, Any]) -> None:
-    """Insert unless another transaction did; waits for that one to end (both databases do)."""
+def _fits_patient(db: Session, given: PatientAttributes, study_id: int) -> bool:
+    """Whether an instance names the person of its study; what the study lacks is filled in.
+
+    Number with issuer, name and birth date decide: one person's images under another's banner is
+    the worst that can happen here, images kept aside with a flag is not. A blank says nothing, and
+    stations spell one name in several ways, so case, accents and separators do not count.
+    """
+    study = db.get_one(Study, study_id)
+    known = {name: getattr(study.patient, name) for name in vars(given)}
+    for name, value in vars(given).items():
+        if name != "sex" and _differ(_spelt(name, value), _spelt(name, known[name])):
+            return False
+    filled = {name: known[name] if known[name].strip() else vars(given)[name] for name in known}
+    if filled != known:
+        # Else a second and a third person would both fit a study that began without a name.
+        values = {"patient_key": _patient(db, filled)}
+        db.execute(update(Study).where(Study.id == study_id).values(values))
+        db.expire(study)
+    return True
+
+
+def _differ(one: str, other: str) -> bool:
+    return bool(one and other) and one != other
+
+
+def _spelt(name: str, value: str) -> str:
+    """An attribute as it is compared; of a name its first, alphabetic, group (PS3.5, 6.2.1)."""
+    if name != "name":
+        return value.strip()
+    letters = unicodedata.normalize("NFKD", value.partition("=")[0].casefold())
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return " ".join(plain.replace("^", " ").split())
+
+
+def _patient(db: Session, attributes: Mapping[str, str]) -> int:
+    """The id of the row of this person, made if there is none."""
+    _insert_once(db, Patient, attributes)
+    return db.scalars(select(Patient.id).filter_by(**attributes)).one()
+
+
+def _insert_once(db: Session, table: type[DeclarativeBase], values: Mapping[str, Any]) -> bool:
+    """Whether it was inserted, not if another transaction did; waits for that one to end."""
     dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
-    db.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
+    inserted = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    return db.execute(inserted.returning(*table.__table__.primary_key)).first() is not None
 
 
 def _worklist_row(study: Study, analysis: Analysis | None, conflicts: int) -> WorklistRow:

@@ -1,7 +1,7 @@
 """The tables. What is received is kept as it came, as text: a sender's date need not be a date.
 
 Rules that hold whatever the code does are constraints here: one study per UID, one instance per
-series and UID, one current analysis per study.
+UID, one current analysis per study.
 """
 
 from datetime import datetime
@@ -26,6 +26,9 @@ STATES: Final = ("RECEIVING", "QUEUED", "ANALYSING", "READY", "REJECTED", "FAILE
 
 OUTCOMES: Final = ("analysed", "refused")
 """The values of `Series.outcome`."""
+
+CONFLICTS: Final = ("bytes", "place", "patient")
+"""The values of `InstanceConflict.reason`; `studies.Conflict` gives them their meaning."""
 
 ROLES: Final = ("radiologist", "administrator", "viewer")
 """The values of `Account.role`; `accounts.Role` gives them their meaning."""
@@ -117,10 +120,11 @@ class Instance(Base):
     """An instance whose bytes lie in the store under `digest` (SHA-256, hexadecimal)."""
 
     __tablename__ = "instance"
-    __table_args__ = (UniqueConstraint("series_id", "sop_instance_uid"),)
+    # Unique among all studies (PS3.5, 9): other bytes under a UID that is here are a conflict.
+    __table_args__ = (UniqueConstraint("sop_instance_uid"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(Text)
     sop_class_uid: Mapped[str] = mapped_column(Text)
     transfer_syntax_uid: Mapped[str] = mapped_column(Text)
@@ -131,15 +135,22 @@ class Instance(Base):
 
 
 class InstanceConflict(Base):
-    """Other bytes under a UID that is already there: kept aside, used for nothing, reported."""
+    """An instance that contradicts what is there: kept aside, used for nothing, reported.
+
+    `study_id` is the study that it named; `kept_digest` is absent when its UID was not there yet.
+    """
 
     __tablename__ = "instance_conflict"
-    __table_args__ = (UniqueConstraint("study_id", "sop_instance_uid", "other_digest"),)
+    __table_args__ = (
+        UniqueConstraint("study_id", "sop_instance_uid", "other_digest"),
+        CheckConstraint(_one_of("reason", CONFLICTS), name="reason"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
     sop_instance_uid: Mapped[str] = mapped_column(Text)
-    kept_digest: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    kept_digest: Mapped[str | None] = mapped_column(Text)
     other_digest: Mapped[str] = mapped_column(Text)
     source_ae: Mapped[str] = mapped_column(Text, default="")
     received_at: Mapped[datetime]

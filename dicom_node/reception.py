@@ -140,14 +140,15 @@ def _received(header: Header, command: Command, stored: StoredObject) -> Receive
 
 
 def _report_conflict(db: Session, received: ReceivedInstance) -> None:
-    """Note in audit and log that one UID came with other bytes: a sender is at fault."""
+    """Note in audit and log that an instance was kept aside, and why: a sender is at fault."""
     study = studies.find(db, received.study_uid)
     assert study is not None
+    reason = studies.conflicts_of(db, study.id, digest=received.digest)[-1].reason
     audit.record(
         db,
         actor=f"peer {received.source_ae}",
         tag=CONFLICT_TAG,
         subject=f"study {study.id}",
-        detail={"other_digest": received.digest},
+        detail={"other_digest": received.digest, "reason": reason},
     )
-    log.warning("instance.conflict", study_id=study.id, source_ae=received.source_ae)
+    log.warning("instance.conflict", study_id=study.id, reason=reason, source_ae=received.source_ae)

@@ -1,12 +1,15 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+from sqlalchemy import create_engine
 
 from appliance import lifecycle, studies
 from appliance.database import Database
 from appliance.errors import ApplianceError, LostRaceError
 from appliance.lifecycle import Claim, State
-from appliance.studies import PatientAttributes, Recorded, SeriesOutcome
+from appliance.studies import Conflict, PatientAttributes, Recorded, SeriesOutcome
+from appliance.tables import CONFLICTS
 from tests.appliance import world
 
 
@@ -108,6 +111,118 @@ def test_two_people_with_one_number_stay_two(database: Database):
     assert row_of(database, "2.25.8").patient_name == "Bea^B"
 
 
+ANN = PatientAttributes(patient_id="7", name="Müller^Ann", birth_date="19700101", sex="F")
+
+
+def conflicts_of(database: Database, uid: str = world.STUDY_UID) -> list[str]:
+    with database.snapshot() as db:
+        study = studies.find(db, uid)
+        return [conflict.reason for conflict in studies.conflicts_of(db, study.id)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"patient_id": "8"},
+        {"name": "Baker^Bea"},
+        {"birth_date": "19800101"},
+        {"patient_id": "8", "name": "Baker^Bea", "birth_date": "19800101", "sex": "M"},
+    ],
+)
+def test_an_instance_of_another_patient_is_no_part_of_the_study(
+    database: Database, changes: dict[str, str]
+):
+    other = replace(ANN, **changes)
+    recorded = world.receive(
+        database,
+        world.instance(patient=ANN),
+        world.instance(2, content="b", patient=other),
+        world.instance(3, content="c", patient=ANN),
+    )
+
+    row = row_of(database)
+    with database.snapshot() as db:
+        files = studies.instances_of(db, row.study_id)
+    assert recorded == [Recorded.NEW, Recorded.CONFLICT, Recorded.NEW]
+    assert conflicts_of(database) == [Conflict.PATIENT]
+    assert [file.digest for file in files] == ["a" * 64, "c" * 64]
+    assert (row.patient_name, row.instance_count) == ("Müller^Ann", 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"patient_id": " 7 "},
+        {"name": "MULLER^ANN^^"},
+        {"name": "müller ann"},
+        {"name": "Müller^Ann=漢字"},
+        {"sex": "O"},
+        {"patient_id": "", "name": "", "birth_date": "", "sex": ""},
+    ],
+)
+def test_another_spelling_or_a_blank_is_the_same_patient(
+    database: Database, changes: dict[str, str]
+):
+    same = replace(ANN, **changes)
+
+    recorded = world.receive(
+        database, world.instance(patient=ANN), world.instance(2, content="b", patient=same)
+    )
+
+    assert recorded == [Recorded.NEW, Recorded.NEW]
+    assert row_of(database).patient_name == "Müller^Ann"
+
+
+def test_the_first_name_a_study_without_one_is_given_is_its_patients(database: Database):
+    bea = PatientAttributes(patient_id="8", name="Baker^Bea")
+    recorded = world.receive(
+        database,
+        world.instance(patient=PatientAttributes(sex="F")),
+        world.instance(2, content="b", patient=ANN),
+        world.instance(3, content="c", patient=bea),
+    )
+
+    row = row_of(database)
+    assert recorded == [Recorded.NEW, Recorded.NEW, Recorded.CONFLICT]
+    assert (row.patient_name, row.patient_id, row.sex) == ("Müller^Ann", "7", "F")
+
+
+@pytest.mark.parametrize("place", [{"study_uid": "2.25.2"}, {"series_uid": "2.25.1.2"}])
+def test_a_uid_that_is_elsewhere_already_is_a_conflict(database: Database, place: dict[str, str]):
+    uid = world.instance().sop_instance_uid
+
+    recorded = world.receive(
+        database,
+        world.instance(),
+        world.instance(content="b", sop_instance_uid=uid, **place),
+    )
+
+    assert recorded == [Recorded.NEW, Recorded.CONFLICT]
+    assert conflicts_of(database, place.get("study_uid", world.STUDY_UID)) == [Conflict.PLACE]
+
+
+def test_one_uid_brought_to_two_studies_at_once_is_new_in_one(database: Database):
+    received = [
+        world.instance(
+            study_uid=f"2.25.{number}", sop_instance_uid="2.25.99", digest=f"{number:064x}"
+        )
+        for number in range(12)
+    ]
+
+    with ThreadPoolExecutor(6) as threads:
+        recorded = [
+            one
+            for each in threads.map(lambda r: world.receive(database, r), received)
+            for one in each
+        ]
+
+    assert sorted(recorded) == [*[Recorded.CONFLICT] * 11, Recorded.NEW]
+
+
+def test_conflicts_are_those_of_the_table():
+    assert tuple(Conflict) == CONFLICTS
+
+
 def test_text_that_no_database_holds_is_cleaned(database: Database):
     patient = PatientAttributes(name="A\x00nn\ud800", patient_id="1\x00")
 
@@ -192,3 +307,25 @@ def test_series_keep_what_the_analysis_did_with_them(database: Database):
     with database.snapshot() as db:
         (series,) = studies.series_of(db, study_id)
     assert (series.outcome, series.outcome_reason) == ("refused", "series 1 is a localiser")
+
+
+def marker_of(database: Database) -> str:
+    with database.snapshot() as db:
+        return studies.pulse(db).marker
+
+
+def test_a_move_that_commits_after_a_later_one_is_seen(request: pytest.FixtureRequest):
+    postgresql = request.getfixturevalue("postgresql")
+    url = postgresql.create(template=request.getfixturevalue("postgresql_template"))
+    engine = Database(create_engine(url))
+    try:
+        slow, fast = (world.queued(engine, study_uid=uid) for uid in ("2.25.1", "2.25.2"))
+        with engine.transaction() as db:
+            lifecycle.advance(db, slow, State.QUEUED, State.RECEIVING)
+            db.flush()
+            lifecycle.move(engine, None, fast, State.QUEUED, State.RECEIVING)
+            before = marker_of(engine)
+
+        assert marker_of(engine) != before
+    finally:
+        engine.dispose()

@@ -25,10 +25,11 @@ class Bell:
 
 
 def instance(number: int = 1, *, content: str = "a", **changes: Any) -> ReceivedInstance:
+    study_uid = str(changes.get("study_uid", STUDY_UID))
     values: dict[str, Any] = {
-        "study_uid": STUDY_UID,
-        "series_uid": f"{STUDY_UID}.1",
-        "sop_instance_uid": f"{STUDY_UID}.1.{number}",
+        "study_uid": study_uid,
+        "series_uid": f"{study_uid}.1",
+        "sop_instance_uid": f"{study_uid}.1.{number}",
         "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
         "transfer_syntax_uid": "1.2.840.10008.1.2.1",
         "digest": content * 64,

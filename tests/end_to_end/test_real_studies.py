@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 
 from appliance import studies
 from appliance.lifecycle import State
@@ -22,6 +23,7 @@ from tests.support.served import Served, served
 pytestmark = [needs_real_data, pytest.mark.timeout(900)]
 
 P002 = "896911bf-1143-4c8d-8f04-f3cd1a7f6204"
+PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
 OTHERS = ("chest_localizer", "chest_sagittal_reformat", "philips_localizer_and_summary")
 
 # What each folder that is no chest volume must be refused for.
@@ -41,11 +43,14 @@ def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-def in_study(source: Path, study_uid: str, folder: Path) -> None:
-    """Copy a folder's instances into another study."""
+def in_study(source: Path, like: Dataset, folder: Path) -> None:
+    """Copy a folder's instances into the study of `like`, as new instances of its patient."""
     for path in sorted(source.iterdir()):
         ds = pydicom.dcmread(path)
-        ds.StudyInstanceUID = study_uid
+        if ds.StudyInstanceUID != like.StudyInstanceUID:
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        for keyword in ("StudyInstanceUID", *PATIENT):
+            setattr(ds, keyword, like.get(keyword, ""))
         ds.save_as(folder / f"{source.name}-{path.name}")
 
 
@@ -54,8 +59,9 @@ def test_a_mixed_study_in_four_shuffled_associations_is_analysed_as_the_console_
 ):
     mixed = tmp_path / "mixed"
     mixed.mkdir()
+    like = pydicom.dcmread(min(REAL_STUDY.iterdir()), stop_before_pixels=True)
     for source in (REAL_STUDY, *(REAL_DICOM / name for name in OTHERS)):
-        in_study(source, P002, mixed)
+        in_study(source, like, mixed)
     instances = list(outgoing.collect(mixed, scratch=tmp_path / "mixed").instances)
     random.Random(1).shuffle(instances)
     shares = []

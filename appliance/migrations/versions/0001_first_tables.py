@@ -151,12 +151,16 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("study_id", sa.Integer(), nullable=False),
         sa.Column("sop_instance_uid", sa.Text(), nullable=False),
-        sa.Column("kept_digest", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("kept_digest", sa.Text(), nullable=True),
         sa.Column("other_digest", sa.Text(), nullable=False),
         sa.Column("source_ae", sa.Text(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["study_id"], ["study.id"], name="fk_instance_conflict_study_id_study"
+        ),
+        sa.CheckConstraint(
+            "reason IN ('bytes', 'place', 'patient')", name="ck_instance_conflict_reason"
         ),
         sa.PrimaryKeyConstraint("id", name="pk_instance_conflict"),
         sa.UniqueConstraint(
@@ -235,10 +239,9 @@ def upgrade() -> None:
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name="fk_instance_series_id_series"),
         sa.PrimaryKeyConstraint("id", name="pk_instance"),
-        sa.UniqueConstraint(
-            "series_id", "sop_instance_uid", name="uq_instance_series_id_sop_instance_uid"
-        ),
+        sa.UniqueConstraint("sop_instance_uid", name="uq_instance_sop_instance_uid"),
     )
+    op.create_index("ix_instance_series_id", "instance", ["series_id"], unique=False)
     for statement in APPEND_ONLY[op.get_bind().dialect.name]:
         op.execute(statement)
 
