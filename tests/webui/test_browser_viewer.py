@@ -13,8 +13,8 @@ from playwright.sync_api import Browser
 from pipelines.findings import Analysis, Side
 from pipelines.phantom import chest as large_chest
 from pipelines.volume import CTVolume
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
-from tests.webui.geometry import on_screen
+from tests.webui.browser import WINDOW, Reader, chromium, needs_chromium, serving
+from tests.webui.geometry import Point, on_screen
 from tests.webui.world import World, truth
 
 pytestmark = needs_chromium
@@ -290,6 +290,71 @@ def test_control_wheel_zooms_middle_drag_pans_and_r_fits_again(reader: Reader, v
 
     reader.press("r")
     assert np.abs(picture(reader, "axial").astype(int) - before).mean() < 1
+
+
+def test_the_hu_are_those_under_a_mouse_that_stands_still_while_the_picture_moves(
+    reader: Reader, volume: CTVolume
+):
+    z = volume.shape[0] - reader.slice_number("axial")
+    y, x = 50, 80
+    at = on_screen(reader.page, volume, "axial", (z, y, x))
+    reader.page.mouse.move(at.x - 60, at.y - 40)
+    zoom_in(reader)
+    reader.page.mouse.move(at.x, at.y)
+    reader.frames()
+
+    reader.press("r")
+    assert hu_under(reader, "axial") == volume.hu[z, y, x]
+
+    reader.press("ArrowDown", "ArrowDown")
+    assert hu_under(reader, "axial") == volume.hu[z - 2, y, x]
+
+    reader.page.mouse.wheel(0, 120)
+    reader.frames()
+    assert hu_under(reader, "axial") == volume.hu[z - 3, y, x]
+
+    reader.page.set_viewport_size({"width": 1300, "height": 800})
+    reader.frames()
+    y, x = voxel_under(reader, volume, at)
+    assert hu_under(reader, "axial") == volume.hu[z - 3, y, x]
+    reader.page.set_viewport_size(WINDOW)
+    reader.frames()
+
+
+def test_a_double_click_fits_the_plane_and_tells_the_hu_that_are_there_now(
+    reader: Reader, volume: CTVolume
+):
+    z = volume.shape[0] - reader.slice_number("axial")
+    at = on_screen(reader.page, volume, "axial", (z, 50, 80))
+    reader.page.mouse.move(at.x - 60, at.y - 40)
+    zoom_in(reader)
+
+    reader.page.mouse.dblclick(at.x, at.y)
+    reader.frames()
+
+    assert hu_under(reader, "axial") == volume.hu[z, 50, 80]
+
+
+def hu_under(reader: Reader, plane: str) -> int:
+    """The HU that a plane's readout tells."""
+    return int(reader.readout(plane).removesuffix(" HU").split()[-1])
+
+
+def zoom_in(reader: Reader) -> None:
+    """Zoom by some notches where the mouse is."""
+    reader.page.keyboard.down("Control")
+    for _ in range(4):
+        reader.page.mouse.wheel(0, -120)
+    reader.page.keyboard.up("Control")
+    reader.frames()
+
+
+def voxel_under(reader: Reader, volume: CTVolume, at: Point) -> tuple[int, int]:
+    """The (y, x) at a point of the page on the fitted axial plane."""
+    origin, diagonal = (on_screen(reader.page, volume, "axial", (0, n, n)) for n in (0, 1))
+    y = (at.y - origin.y) / (diagonal.y - origin.y)
+    x = (at.x - origin.x) / (diagonal.x - origin.x)
+    return round(y), round(x)
 
 
 def test_the_slice_bar_shows_the_lesions_and_goes_where_it_is_pressed(

@@ -51,7 +51,7 @@ export function listenToPointer(viewport, state) {
   });
 
   canvas.addEventListener("pointermove", (event) => {
-    state.pointAt(viewport.voxelAt(event.clientX, event.clientY));
+    viewport.pointAt(event);
     if (drag === null) return;
     const dx = event.clientX - drag.x;
     const dy = event.clientY - drag.y;
@@ -74,7 +74,7 @@ export function listenToPointer(viewport, state) {
   };
   canvas.addEventListener("pointerup", release);
   canvas.addEventListener("pointercancel", release);
-  canvas.addEventListener("pointerleave", () => state.pointAt(null));
+  canvas.addEventListener("pointerleave", () => viewport.pointAt(null));
   canvas.addEventListener("dblclick", () => viewport.resetView());
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
 }

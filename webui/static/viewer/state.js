@@ -5,7 +5,7 @@
  * @typedef {import("./planes.js").Plane} Plane
  * @typedef {import("./planes.js").Triple} Triple
  * @typedef {import("./windowing.js").Window} Window
- * @typedef {"position" | "window" | "overlay" | "lesion" | "pointer"} Change
+ * @typedef {"position" | "window" | "overlay" | "lesion"} Change
  */
 import { clamp, sliceAfter } from "./planes.js";
 
@@ -25,8 +25,6 @@ export class ViewState {
     this.size = size;
     /** Where the cross-hair stands. @type {Triple} */
     this.position = [size[0] >> 1, size[1] >> 1, size[2] >> 1];
-    /** The voxel under the mouse, if any. @type {Triple | null} */
-    this.pointer = null;
     /** @type {Window} */
     this.window = { width: window.width, centre: window.centre };
     /** Lesions are drawn at all. */
@@ -106,11 +104,5 @@ export class ViewState {
     this.lesion = lesion;
     this.#tell("lesion");
     this.moveTo(voxel);
-  }
-
-  /** @param {Triple | null} voxel */
-  pointAt(voxel) {
-    this.pointer = voxel;
-    this.#tell("pointer");
   }
 }

@@ -32,6 +32,12 @@ export class Viewport {
   #top = 0;
   #stepX = 1;
   #stepY = 1;
+  /**
+   * Where the mouse is on the page, if it is over this plane. Not the voxel there: the picture also
+   * moves under a mouse that stands still.
+   * @type {{clientX: number, clientY: number} | null}
+   */
+  #pointer = null;
 
   /**
    * @param {Plane} plane
@@ -87,7 +93,7 @@ export class Viewport {
   }
 
   /**
-   * The voxel that a point of the page lies on, unrounded along the plane, not held inside the volume.
+   * The voxel of the drawn slice that a point of the page lies in, not held inside the volume.
    * @param {number} clientX
    * @param {number} clientY
    * @returns {Triple}
@@ -129,6 +135,12 @@ export class Viewport {
     this.#redraw();
   }
 
+  /** @param {{clientX: number, clientY: number} | null} point  where the mouse is, if over this plane */
+  pointAt(point) {
+    this.#pointer = point && { clientX: point.clientX, clientY: point.clientY };
+    this.#schedule();
+  }
+
   resetView() {
     this.#zoom = 1;
     this.#panX = 0;
@@ -144,8 +156,6 @@ export class Viewport {
       else this.#schedule();
     } else if (change === "window") {
       this.#redraw(true);
-    } else if (change === "pointer") {
-      this.#schedule();
     } else {
       this.#redraw();
     }
@@ -239,9 +249,7 @@ export class Viewport {
     const missing = plane.through === 2 && !volume.arrived[index] ? " · loading" : "";
     write(this.title, `${plane.title}  ${number}/${state.size[plane.through]}${this.imageLabel(index)}${missing}`);
     const { width, centre } = state.window;
-    const voxel = state.pointer;
-    const shown = voxel !== null && voxel[plane.through] === index;
-    const hu = shown ? volume.huAt(voxel) : null;
+    const hu = this.#pointer && volume.huAt(this.voxelAt(this.#pointer.clientX, this.#pointer.clientY));
     write(this.readout, `W ${width}  L ${centre}${hu === null ? "" : `  ·  ${hu} HU`}`);
   }
 }
