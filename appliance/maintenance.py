@@ -4,15 +4,15 @@ Each works from the database alone and may run at any time, twice, or half: it d
 compare-and-set, and whoever comes second finds nothing to do.
 """
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from celery import shared_task
+from celery.signals import task_postrun, task_prerun, worker_ready
 from sqlalchemy import or_, select
 
 from appliance import lifecycle, queue
@@ -93,11 +93,18 @@ def heard_file(settings: Settings, name: str) -> Path:
     return settings.run_dir / f"heard-{name}"
 
 
-def hear(settings: Settings, name: str) -> None:
-    """Leave a sign of life that only a worker which really consumes its queue can leave."""
-    path = heard_file(settings, name)
-    path.touch()
-    os.utime(path)
+@worker_ready.connect
+@task_prerun.connect
+@task_postrun.connect
+def hear(**_arguments: Any) -> None:
+    """Leave a sign of life that only a worker which really consumes its queue can leave.
+
+    Every task counts, from its start to its end: behind a backlog of analyses the periodic
+    `appliance.hear`, which is there for quiet times, expires before its turn comes.
+    """
+    app = queue.current()
+    for name in app.amqp.queues.consume_from:
+        heard_file(app.settings, name).touch()
 
 
 def _close(database: Database, study_id: int, quiet_since: datetime) -> None:
@@ -156,6 +163,5 @@ def sweep_task() -> None:
 
 
 @shared_task(name="appliance.hear")
-def hear_task(name: str) -> None:
-    """Run `hear` in a worker."""
-    hear(queue.current().settings, name)
+def hear_task() -> None:
+    """Do nothing: that it runs is the sign of life."""

@@ -151,7 +151,6 @@ def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
         **{
             f"hear {queue}": {
                 "task": "appliance.hear",
-                "args": (queue,),
                 "schedule": sweep_s,
                 "options": {"queue": queue, "expires": sweep_s},
             }

@@ -231,6 +231,7 @@ class Supervisor:
         listed: Sequence[Program] | None = None,
     ) -> None:
         self._settings = settings
+        self._database = database.Database(database.create_engine(settings))
         self._logs = logs
         self._listed = listed
         self._stopping = threading.Event()
@@ -298,14 +299,14 @@ class Supervisor:
 
     def _release(self) -> None:
         """Give back what the stopped workers held, so that a restart costs no study a try."""
-        opened = database.open_database(self._settings)
         try:
             for child in self._children:
-                lifecycle.release(opened, owner=lifecycle.owner_named(child.program.name))
+                owner = lifecycle.owner_named(child.program.name)
+                lifecycle.release(self._database, owner=owner)
         except SQLAlchemyError:
             log.warning("claims.not_released")  # their leases will expire
         finally:
-            opened.dispose()
+            self._database.dispose()
 
     def _forget(self) -> None:
         """Remove what an earlier run left, so that no old sign of life is taken for a new one."""
@@ -339,14 +340,11 @@ class Supervisor:
         held = select(func.count()).where(
             Study.state == State.ANALYSING, Study.lease_until > database.utc_now()
         )
-        opened = database.open_database(self._settings)
         try:
-            with opened.snapshot() as db:
+            with self._database.snapshot() as db:
                 return bool(db.scalar(held))
         except SQLAlchemyError:
             return True  # nobody can work now; starting workers again would mend nothing
-        finally:
-            opened.dispose()
 
     def _publish(self) -> None:
         dicom, web = self._settings.dicom, self._settings.web

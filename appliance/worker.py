@@ -4,9 +4,9 @@ import os
 from importlib import import_module
 from typing import Any
 
-from celery.signals import celeryd_init, setup_logging, worker_process_init, worker_ready
+from celery.signals import celeryd_init, setup_logging, worker_process_init
 
-from appliance import logs, maintenance, queue, supervisor
+from appliance import logs, queue, supervisor
 from appliance.config import PROCESS_VARIABLE, Settings
 
 settings = Settings.load()
@@ -25,13 +25,6 @@ def load_tasks(options: dict[str, Any], **_arguments: Any) -> None:
     named = options.get("queues") or list(queue.QUEUES)
     for module in queue.task_modules(named.split(",") if isinstance(named, str) else named):
         import_module(module)
-
-
-@worker_ready.connect
-def say_so(**_arguments: Any) -> None:
-    """Leave the first sign of life: this worker is connected and takes messages."""
-    for name in app.amqp.queues.consume_from:
-        maintenance.hear(settings, name)
 
 
 @worker_process_init.connect

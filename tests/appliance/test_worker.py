@@ -124,6 +124,26 @@ def test_a_message_that_comes_twice_is_analysed_once(
     assert len(results(database, study_id)) == 1
 
 
+def test_a_backlog_is_a_sign_of_life(settings: Settings, database: Database, queue: Queue):
+    """Nothing is heard but the analyses themselves; each of them counts, start and end."""
+    settings.prepare()
+    heard = maintenance.heard_file(settings, "gpu")
+    first, second = (world.queued(database, study_uid=uid) for uid in ("2.25.1", "2.25.2"))
+    pretend.hangs(settings).touch()
+
+    with brokers.running(settings), working(settings):
+        lifecycle.ring(database, queue, first, State.QUEUED)
+        analysing(settings, 1)
+        assert heard.exists()
+        os.utime(heard, (1, 1))
+        pretend.hangs(settings).unlink()
+        until(lambda: heard.stat().st_mtime > 1)
+        os.utime(heard, (1, 1))
+        lifecycle.ring(database, queue, second, State.QUEUED)
+        until(lambda: world.state_of(database, second) is State.READY)
+        until(lambda: heard.stat().st_mtime > 1)
+
+
 def test_every_task_that_is_rung_exists():
     for entry in metadata.entry_points(group="appliance.tasks"):
         import_module(entry.value)
