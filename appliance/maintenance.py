@@ -4,6 +4,7 @@ Each works from the database alone and may run at any time, twice, or half: it d
 compare-and-set, and whoever comes second finds nothing to do.
 """
 
+import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,12 +22,15 @@ from appliance.database import Database, utc_now
 from appliance.errors import LostRaceError
 from appliance.lifecycle import Doorbell, State
 from appliance.store import Store
-from appliance.tables import Study
+from appliance.tables import Analysis, Study
 
 log = structlog.get_logger()
 
 RING_AT_MOST: Final = 8
 """Studies rung again in one sweep, oldest first, so that a long queue does not flood the broker."""
+
+
+ORPHAN_MARGIN_S: Final = 600
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,28 @@ def sweep(
     return swept
 
 
+def remove_orphans(database: Database, settings: Settings, *, now: datetime | None = None) -> int:
+    """Remove result folders that no analysis names, whole or half written; returns how many.
+
+    A worker that is killed leaves them. A younger one may belong to a task that still runs and
+    whose row comes last; no task outlives its time limit.
+    """
+    age_s = settings.lifecycle.task_time_limit_s + ORPHAN_MARGIN_S
+    before = (now or utc_now()).timestamp() - age_s
+    # Listed before the rows are read: what is named in between is not taken for an orphan.
+    folders = list(settings.analyses_dir.glob("*/*"))
+    with database.snapshot() as db:
+        named = set(db.scalars(select(Analysis.folder)))
+    removed = 0
+    for folder in folders:
+        if str(folder.relative_to(settings.data_dir)) in named or not _older(folder, before):
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        removed += 1
+        log.info("orphan.removed", study_id=folder.parent.name)
+    return removed
+
+
 def heard_file(settings: Settings, name: str) -> Path:
     """The file that a worker of queue `name` touches whenever it is heard to work."""
     return settings.run_dir / f"heard-{name}"
@@ -105,6 +131,14 @@ def hear(**_arguments: Any) -> None:
     app = queue.current()
     for name in app.amqp.queues.consume_from:
         heard_file(app.settings, name).touch()
+
+
+def _older(folder: Path, before: float) -> bool:
+    """Whether nothing was written directly into `folder` since `before` (seconds of the epoch)."""
+    try:
+        return folder.is_dir() and folder.stat().st_mtime < before
+    except FileNotFoundError:
+        return False  # its task just gave it its final name
 
 
 def _close(database: Database, study_id: int, quiet_since: datetime) -> None:
@@ -160,6 +194,13 @@ def sweep_task() -> None:
     """Run `sweep` in a worker."""
     app = queue.current()
     sweep(app.database, queue.Queue(app), app.settings)
+
+
+@shared_task(name="appliance.remove_orphans")
+def remove_orphans_task() -> None:
+    """Run `remove_orphans` in a worker."""
+    app = queue.current()
+    remove_orphans(app.database, app.settings)
 
 
 @shared_task(name="appliance.hear")

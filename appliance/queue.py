@@ -42,6 +42,7 @@ OWN_TASKS: Final = "appliance.maintenance"
 """The core's own tasks; every worker knows them."""
 
 VISIBILITY_MARGIN_S: Final = 600
+ORPHANS_EVERY_S: Final = 900.0
 
 
 class Application(Celery):
@@ -147,6 +148,11 @@ def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
             "task": "appliance.sweep",
             "schedule": sweep_s,
             "options": {"expires": 5 * sweep_s},
+        },
+        "remove orphans": {
+            "task": "appliance.remove_orphans",
+            "schedule": ORPHANS_EVERY_S,
+            "options": {"expires": ORPHANS_EVERY_S},
         },
         **{
             f"hear {queue}": {

@@ -133,3 +133,22 @@ def test_files_of_dead_writers_are_removed(database: Database, settings: Setting
     os.utime(store.incoming_dir / "dead", (1, 1))
 
     assert sweep(database, settings).removed_files == 1
+
+
+@pytest.mark.parametrize("name", ["whole", ".half.x7"])
+def test_results_of_killed_workers_are_removed_once_nobody_can_be_writing_them(
+    database: Database, settings: Settings, name: str
+):
+    lifecycle.finish(database, world.claimed(database), world.result("analyses/1/kept"))
+    kept, orphan = (settings.analyses_dir / "1" / folder for folder in ("kept", name))
+    for folder in (kept, orphan):
+        (folder / "viewer").mkdir(parents=True)
+    limit = timedelta(seconds=settings.lifecycle.task_time_limit_s)
+
+    def removed(*, after: timedelta) -> int:
+        return maintenance.remove_orphans(database, settings, now=utc_now() + after)
+
+    assert removed(after=limit) == 0
+    assert removed(after=limit + LATER * 3) == 1
+    assert kept.is_dir()
+    assert not orphan.exists()
