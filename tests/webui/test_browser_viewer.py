@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 
 from pipelines.findings import Analysis, Side
 from pipelines.phantom import chest as large_chest
@@ -416,6 +416,44 @@ def test_the_scale_bar_is_as_long_as_it_says(reader: Reader, volume: CTVolume):
 
     expected = length_mm * (far.x - near.x) / (10 * volume.spacing[2])
     assert bar.bounding_box()["width"] == pytest.approx(expected, abs=1.0)
+
+
+def test_every_first_request_may_fail(browser: Browser, opened: Reader):
+    reader = Reader.signed_in(browser, opened.address)
+    asked: set[str] = set()
+
+    def fail_once(route: Route) -> None:
+        url = route.request.url
+        if url in asked:
+            route.continue_()
+        else:
+            asked.add(url)
+            route.abort()
+
+    reader.page.context.route("**/api/analyses/**", fail_once)
+
+    reader.page.goto(opened.page.url)
+    reader.mark("volume")
+
+    assert len(asked) > 3
+    assert not reader.page.is_visible("#notice")
+    reader.page.context.close()
+
+
+def test_a_mask_that_never_comes_is_told_and_keeps_no_slice_from_being_shown(
+    browser: Browser, opened: Reader
+):
+    reader = Reader.signed_in(browser, opened.address)
+    manifest = reader.page.request.get(f"{opened.address}/api/analyses/1/manifest").json()
+    mask = manifest["lesions"][0]["mask_url"]
+    reader.page.context.route(f"**{mask}", lambda route: route.abort())
+
+    reader.page.goto(opened.page.url)
+    reader.page.wait_for_selector("#notice", state="visible")
+
+    assert reader.page.evaluate("() => document.querySelector('#loading').value") == 1
+    assert "loading" not in reader.title("axial")
+    reader.page.context.close()
 
 
 @pytest.mark.timeout(240)

@@ -10,8 +10,6 @@
 import { fetchSlab } from "./slab.js";
 
 const MOST_WORKERS = 3;
-const TRIES = 3;
-const RETRY_AFTER_MS = 500;
 
 export class SlabLoader {
   /** @type {Slab[]} */
@@ -60,7 +58,9 @@ export class SlabLoader {
   /** @param {Worker} worker */
   async #drain(worker) {
     for (let slab = this.#next(); slab !== undefined; slab = this.#next()) {
-      this.#put(slab, await askAgain(worker, this.#order(slab)));
+      const answer = await ask(worker, this.#order(slab));
+      if ("error" in answer) throw new Error(answer.error);
+      this.#put(slab, answer.hu);
     }
     worker.terminate();
   }
@@ -91,19 +91,6 @@ export class SlabLoader {
   #put(slab, hu) {
     this.volume.put(slab.first, slab.count, hu);
     this.arrived(slab);
-  }
-}
-
-/**
- * @param {Worker} worker
- * @param {SlabOrder} order
- */
-async function askAgain(worker, order) {
-  for (let attempt = 1; ; attempt++) {
-    const answer = await ask(worker, order);
-    if ("hu" in answer) return answer.hu;
-    if (attempt === TRIES) throw new Error(answer.error);
-    await new Promise((resolve) => setTimeout(resolve, RETRY_AFTER_MS * attempt));
   }
 }
 

@@ -172,9 +172,11 @@ async function start(manifest) {
   );
   // The first lesion's slice and mask have the connection to themselves: they are what is waited for.
   const [firstLesion, ...otherLesions] = manifest.lesions;
-  await Promise.all([loader.loadFirst(), firstLesion && takeMask(firstLesion)]);
+  const first = await Promise.allSettled([loader.loadFirst(), firstLesion && takeMask(firstLesion)]);
   markOnScreen("first-lesion-slice");
-  await Promise.all([loader.loadRest(), ...otherLesions.map(takeMask)]);
+  const rest = await Promise.allSettled([loader.loadRest(), ...otherLesions.map(takeMask)]);
+  // What failed keeps nothing else from being shown.
+  for (const outcome of [...first, ...rest]) if (outcome.status === "rejected") throw outcome.reason;
   progress.hidden = true;
   markOnScreen("volume");
 }

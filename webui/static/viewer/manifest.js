@@ -29,28 +29,21 @@
  * @property {Slab[]} slabs
  * @property {LesionFacts[]} lesions
  */
+import { bytesOf, fetchAgain } from "./fetching.js";
 import { LesionMask } from "./masks.js";
 
 /**
  * @param {string} url
  * @returns {Promise<Manifest>}
  */
-export async function fetchManifest(url) {
-  return (await fetchWhole(url)).json();
+export function fetchManifest(url) {
+  return fetchAgain(url, (response) => response.json());
 }
 
 /**
  * @param {LesionFacts} lesion
  * @returns {Promise<LesionMask>}
  */
-export async function fetchMask({ id, mask_url, first, last }) {
-  const bits = new Uint8Array(await (await fetchWhole(mask_url)).arrayBuffer());
-  return new LesionMask(id, first, last, bits);
-}
-
-/** @param {string} url */
-async function fetchWhole(url) {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url}: status ${response.status}`);
-  return response;
+export function fetchMask({ id, mask_url, first, last }) {
+  return fetchAgain(mask_url, async (response) => new LesionMask(id, first, last, await bytesOf(response)));
 }

@@ -3,6 +3,7 @@
  * left neighbour (the first voxel of a row to 0), zigzag so that small differences of either sign
  * are small numbers, then all low bytes before all high bytes.
  */
+import { bytesOf, fetchAgain } from "./fetching.js";
 
 /**
  * @param {Uint8Array} bytes  2 × rows × columns
@@ -33,8 +34,6 @@ export function decodeSlab(bytes, columns, rows) {
  * @param {number} columns
  * @param {number} rows
  */
-export async function fetchSlab(url, columns, rows) {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url}: status ${response.status}`);
-  return decodeSlab(new Uint8Array(await response.arrayBuffer()), columns, rows);
+export function fetchSlab(url, columns, rows) {
+  return fetchAgain(url, async (response) => decodeSlab(await bytesOf(response), columns, rows));
 }
