@@ -1,7 +1,8 @@
+import json
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 
 from appliance import lifecycle, studies
 from appliance.studies import SeriesAttributes
@@ -10,6 +11,8 @@ from pipelines.volume import CTVolume
 from tests.webui.browser import Reader, chromium, needs_chromium, serving
 from tests.webui.world import World
 from webui import live
+from webui.live import LiveFeed
+from webui.resources import EXTENSION
 
 pytestmark = needs_chromium
 
@@ -63,6 +66,59 @@ def test_a_study_arrives_moves_on_and_is_done_without_a_reload(
     shows(reader, other, "87 %")
     reader.until("(id) => document.querySelector('tbody tr').dataset.study === String(id)", other)
     assert reader.page.evaluate("() => window.notReloaded")
+
+
+def test_a_row_fetched_before_its_pulse_does_not_stay_behind(
+    browser: Browser,
+    world: World,
+    chest: tuple[CTVolume, Analysis],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    volume, found = chest
+    app = world.app()
+    feed = app.extensions[EXTENSION].feed
+    study_id = world.receive("1.1")
+    claim = world.claim(study_id)
+    before = json.loads(feed.latest())
+    told = {"pulse": before}
+    monkeypatch.setattr(feed, "latest", lambda: json.dumps(told["pulse"]))
+    with serving(app) as address:
+        reader = Reader.signed_in(browser, address)
+        shows(reader, study_id, "Analysing")
+        world.finish(study_id, volume, found, claim=claim)
+        # The page fetches its rows, which are newer than what the stream says.
+        told["pulse"] = before | {"marker": "another"}
+        shows(reader, study_id, "87 %")
+
+        told["pulse"] = json.loads(LiveFeed(world.database).latest())
+
+        shows(reader, study_id, "Ready")
+        assert "Analysing" not in row(reader, study_id)
+        reader.page.close()
+
+
+def test_rows_that_did_not_come_are_asked_for_again(browser: Browser, world: World):
+    study_id = world.receive("1.1")
+    with serving(world.app()) as address:
+        reader = Reader.signed_in(browser, address)
+        shows(reader, study_id, "Receiving")
+        failed: list[str] = []
+
+        def fail(route: Route) -> None:
+            failed.append(route.request.url)
+            route.abort()
+
+        reader.page.route("**/api/worklist*", fail)
+        reader.page.reload()
+        reader.page.wait_for_selector("#connection >> text=Trying again")
+        # One by itself, one for the first pulse; after these nothing moves.
+        while len(failed) < 2:
+            reader.page.wait_for_timeout(20)
+        reader.page.unroute("**/api/worklist*")
+
+        shows(reader, study_id, "Receiving")
+        assert reader.page.inner_text("#connection") == ""
+        reader.page.close()
 
 
 def test_a_refused_study_says_why_series_by_series(reader: Reader, world: World):

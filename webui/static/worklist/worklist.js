@@ -26,6 +26,8 @@ const COUNTED = [
   ["FAILED", "failed"],
 ];
 
+const RETRY_MS = 3000;
+
 const { rows: rowsUrl = "", live: liveUrl = "", page: pageNumber = "1" } = byId("worklist").dataset;
 
 /** @type {Page | null} */
@@ -33,10 +35,12 @@ let shown = null;
 /** @type {Map<number, Moving>} */
 let moving = new Map();
 let fetching = false;
+let retry = 0;
 /** Something changed after the rows under way were asked for. */
 let outdated = false;
 
 async function refresh() {
+  clearTimeout(retry);
   outdated = true;
   if (fetching) return;
   fetching = true;
@@ -49,6 +53,7 @@ async function refresh() {
     say("");
   } catch {
     say("No connection. Trying again…");
+    retry = setTimeout(refresh, RETRY_MS);
   } finally {
     fetching = false;
   }
@@ -93,14 +98,15 @@ function onPulse(pulse) {
 }
 
 /**
- * Replace only the rows of studies on their way.
+ * Replace only the rows of studies on their way, and of those that were until now: such a row may
+ * have been drawn from a fetch that was newer than the pulse before.
  * @param {Page} page
  * @param {Map<number, Moving>} before
  */
 function updateMoving(page, before) {
   for (const row of page.rows) {
     const now = moving.get(row.study_id);
-    if (now === undefined || JSON.stringify(now) === JSON.stringify(before.get(row.study_id))) continue;
+    if (JSON.stringify(now) === JSON.stringify(before.get(row.study_id))) continue;
     byId("rows").querySelector(`tr[data-study="${row.study_id}"]`)?.replaceWith(rowElement(row, now));
   }
 }
