@@ -20,12 +20,11 @@ from flask import (
     request,
     url_for,
 )
-from flask_login import current_user
 
-from appliance import audit, studies
+from appliance import studies
 from appliance.lifecycle import State
 from appliance.tables import Analysis
-from webui import display
+from webui import display, views
 from webui.resources import resources
 from webui.results import Result, open_result
 
@@ -102,7 +101,10 @@ def state(study_id: int) -> Response:
 @blueprint.get("/api/analyses/<int:analysis_id>/manifest")
 def manifest(analysis_id: int) -> Response:
     """Geometry, addresses and lesions in (x, y, z), as static/viewer/manifest.js describes."""
-    response = jsonify(_manifest(analysis_id, _result(_analysis(analysis_id)).facts))
+    analysis = _analysis(analysis_id)
+    response = jsonify(_manifest(analysis_id, _result(analysis).facts))
+    if not views.is_noted(request.args.get("view", ""), analysis_id=analysis_id):
+        views.note(analysis.study_id, analysis_id=analysis_id)
     response.headers["Cache-Control"] = "private, no-cache"
     response.add_etag()
     response.make_conditional(request)
@@ -145,7 +147,7 @@ def _result(analysis: Analysis) -> Result:
 
 
 def _viewer_page(study_id: int, analysis: Analysis) -> str:
-    _note_view(study_id, analysis.id)
+    views.note(study_id, analysis_id=analysis.id)
     study = _study(study_id)
     with resources().database.snapshot() as db:
         versions = studies.analyses_of(db, study_id)
@@ -157,6 +159,9 @@ def _viewer_page(study_id: int, analysis: Analysis) -> str:
         versions=versions,
         replacement_failed=REPLACEMENT_FAILED.get(study.state),
         result=result.facts,
+        manifest=url_for(
+            "viewer.manifest", analysis_id=analysis.id, view=views.noted_pass(analysis.id)
+        ),
         modules=MODULES,
         first_pieces=_first_pieces(analysis.id, result.facts),
     )
@@ -172,6 +177,7 @@ def _first_pieces(analysis_id: int, facts: Mapping[str, Any]) -> list[str]:
 
 def _status_page(study_id: int) -> str:
     study = _study(study_id)
+    views.note(study_id)
     with resources().database.snapshot() as db:
         series = studies.series_of(db, study_id)
     return render_template(
@@ -181,17 +187,6 @@ def _status_page(study_id: int) -> str:
         word=display.STATE_WORDS[study.state],
         explanation=EXPLANATIONS[study.state],
     )
-
-
-def _note_view(study_id: int, analysis_id: int) -> None:
-    with resources().database.transaction() as db:
-        audit.record(
-            db,
-            actor=current_user.name,
-            tag="web:study:viewed",
-            subject=f"study {study_id}",
-            detail={"analysis": analysis_id},
-        )
 
 
 def _manifest(analysis_id: int, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,10 @@ import pytest
 import zstandard
 from flask.testing import FlaskClient
 
-from appliance.tables import AuditEntry
 from pipelines.findings import Analysis
 from pipelines.presentation import decode_slab
 from pipelines.volume import CTVolume
-from tests.webui.world import NAME, World
+from tests.webui.world import World
 from webui.results import open_result
 
 
@@ -221,17 +220,6 @@ def test_a_refused_study_shows_why(world: World, client: FlaskClient):
     assert "Refused" in page
     assert "No series can be analysed." in page
     assert "Too few slices." in page
-
-
-def test_who_looked_at_what_is_in_the_audit(
-    world: World, client: FlaskClient, shown: tuple[int, int]
-):
-    client.get(f"/studies/{shown[0]}")
-
-    with world.database.snapshot() as db:
-        entries = [row for row in db.query(AuditEntry) if row.tag == "web:study:viewed"]
-
-    assert [(entry.actor, entry.subject) for entry in entries] == [(NAME, f"study {shown[0]}")]
 
 
 def test_a_result_of_another_release_is_refused(tmp_path: Path):
