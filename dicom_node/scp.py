@@ -121,7 +121,7 @@ def handle_store(event: Event, reception: Reception) -> int | Dataset:
     try:
         reception.take(event.encoded_dataset(include_meta=False), _command(event))
     except StoreError as error:
-        cause = str(getattr(error.__cause__, "orig", error.__cause__ or ""))
+        cause = type(error.__cause__).__name__ if error.__cause__ else ""  # its text may quote
         log.warning(
             "instance.refused", status=f"{error.status:#06x}", reason=str(error), cause=cause
         )

@@ -63,23 +63,35 @@ def send(
         report: called after each instance, from one thread at a time.
 
     Raises:
-        SendError: no association came about; the peer has none of the instances.
+        SendError: no association came about, so that the peer took none of the instances.
     """
     # Process-wide switch of pynetdicom: files are sent as they are, without decoding.
     _config.STORE_SEND_CHUNKED_DATASET = True
     reporting = threading.Lock()
+    refused: list[SendError] = []
 
     def send_share(share: Sequence[Outgoing]) -> list[Sent]:
-        sent = []
-        for result in _send_in_turn(share, destination):
-            sent.append(result)
-            with reporting:
-                report(result)
+        sent: list[Sent] = []
+        try:
+            for result in _send_in_turn(share, destination):
+                sent.append(result)
+                with reporting:
+                    report(result)
+        except SendError as error:
+            refused.append(error)
+            sent += [Sent(instance, str(error)) for instance in share[len(sent) :]]
         return sent
 
     shares = [share for i in range(associations) if (share := instances[i::associations])]
     with ThreadPoolExecutor(max_workers=len(shares) or 1) as pool:
-        return [sent for share in pool.map(send_share, shares) for sent in share]
+        results = list(pool.map(send_share, shares))
+    if len(refused) == len(shares) and refused and not any(_taken(share) for share in results):
+        raise refused[0]
+    return [sent for share in results for sent in share]
+
+
+def _taken(share: Sequence[Sent]) -> bool:
+    return any(not sent.problem for sent in share)
 
 
 def _send_in_turn(instances: Sequence[Outgoing], destination: Destination) -> Iterator[Sent]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.engines.choice import EngineChoice
-from pipelines.errors import Refusal, WeightsError
+from pipelines.errors import NoUsableSeriesError, Refusal, WeightsError
 from pipelines.findings import Analysis
 from pipelines.inference import Model
 from pipelines.lesions import measure_lesions, segment_lesions
@@ -90,7 +90,10 @@ def analyse(
         NoUsableSeriesError: there are no lungs in the series.
     """
     watch = Stopwatch(progress)
-    lungs = segment_lungs(volume, models.lungs)
+    try:
+        lungs = segment_lungs(volume, models.lungs)
+    except NoUsableSeriesError as error:
+        raise NoUsableSeriesError((*error.refusals, *refused)) from error
     measures = measure_lungs(lungs, volume.voxel_ml)
     watch.done("lungs", left_ml=measures.left_ml, right_ml=measures.right_ml)
 

@@ -50,7 +50,7 @@ def analyse(source: Path, out: Path, engine: str, threads: int, weights: Path | 
         with whole_folder(out) as staging:
             found.write(staging, volume)
             presentation.contact_sheet(volume, found).save(staging / "contact_sheet.png")
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:
         raise click.ClickException(str(error)) from error
     for warning in found.warnings:
         click.echo(f"note: {warning}")

@@ -1,10 +1,13 @@
-"""A network over a whole volume: in one pass where memory allows, else in slabs along z.
+"""A network over a whole volume: in one pass where memory allows, else in boxes with a halo.
 
-Batch norm makes a voxel's result depend on its surroundings alone, so slabs that overlap by a halo
+Batch norm makes a voxel's result depend on its surroundings alone, so boxes that overlap by a halo
 agree with one pass; nothing is computed twice but the halo.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -12,12 +15,13 @@ from numpy.typing import NDArray
 
 from pipelines.engines.choice import EngineChoice, open_engine
 from pipelines.engines.engine import Engine
-from pipelines.preprocessing import MULTIPLE, pad_to_multiple
+from pipelines.preprocessing import MULTIPLE, Box, pad_to_multiple
 from pipelines.weights import Bundle, ModelConfig
 
-# A 3-D U-Net++ of 16 channels needs about 450 bytes a voxel: 6 million stay below 3 GiB.
-ONE_PASS_VOXELS: Final = 6_000_000
-HALO: Final = 16  # slices
+# A 3-D U-Net++ of 16 channels needs about 450 bytes a voxel: 7.5 million stay near 3.2 GiB.
+ONE_PASS_VOXELS: Final = 7_500_000
+HALO: Final = 16  # voxels
+MOST_CUTS: Final = 6  # along one axis
 SLICES_A_BATCH: Final = 16
 
 
@@ -44,21 +48,49 @@ def predict_volume(
 ) -> NDArray[np.float32]:
     """Return the probabilities `(z, y, x)` of a 3-D network over `image` (z, y, x) in [0, 1]."""
     padded = pad_to_multiple(image)
-    depth, area = padded.shape[0], padded.shape[1] * padded.shape[2]
-    slab = max(MULTIPLE, one_pass_voxels // area // MULTIPLE * MULTIPLE)
-    if depth <= slab:
-        whole = engine.predict(padded[None, None])[0, 0]
-    else:
-        whole = np.empty(padded.shape, dtype=np.float32)
-        core = max(MULTIPLE, slab - 2 * HALO)
-        for first in range(0, depth, core):
-            last = min(first + core, depth)
-            low, high = max(0, first - HALO), min(depth, last + HALO)
-            part = engine.predict(padded[None, None, low:high])[0, 0]
-            whole[first:last] = part[first - low : last - low]
+    whole = np.empty(padded.shape, dtype=np.float32)
+    for core, around in tiles(padded.shape, one_pass_voxels):
+        part = engine.predict(np.ascontiguousarray(padded[around])[None, None])[0, 0]
+        inner = tuple(
+            slice(c.start - a.start, c.stop - a.start) for c, a in zip(core, around, strict=True)
+        )
+        whole[core] = part[inner]
     z, y, x = image.shape
     out: NDArray[np.float32] = whole[:z, :y, :x]
     return out
+
+
+def tiles(shape: tuple[int, ...], largest: int) -> Iterator[tuple[Box, Box]]:
+    """Yield boxes that cover `shape`, and the same boxes with their halo, cut at the edges.
+
+    A box with its halo has at most `largest` voxels, unless not even the smallest cut allows that;
+    of the cuts that do, the one that computes least is taken. Every length is a multiple of 16.
+    """
+    most = [n // MULTIPLE for n in shape]
+    fitting = [
+        (math.prod(counts) * voxels, counts)
+        for counts in product(*(range(1, min(n, MOST_CUTS) + 1) for n in most))
+        if (voxels := _tile_voxels(shape, counts)) <= largest
+    ]
+    counts = min(fitting)[1] if fitting else tuple(min(n, MOST_CUTS) for n in most)
+    spans = [list(_spans(n, count)) for n, count in zip(shape, counts, strict=True)]
+    for z, y, x in product(*spans):
+        yield (z[0], y[0], x[0]), (z[1], y[1], x[1])
+
+
+def _tile_voxels(shape: tuple[int, ...], counts: tuple[int, ...]) -> int:
+    return math.prod(
+        max(around.stop - around.start for _, around in _spans(n, count))
+        for n, count in zip(shape, counts, strict=True)
+    )
+
+
+def _spans(length: int, count: int) -> Iterator[tuple[slice, slice]]:
+    """Yield `count` parts of a length, each with its halo; fewer where they would be too short."""
+    step = -(-length // (count * MULTIPLE)) * MULTIPLE
+    for first in range(0, length, step):
+        last = min(first + step, length)
+        yield slice(first, last), slice(max(0, first - HALO), min(length, last + HALO))
 
 
 def predict_slices(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:

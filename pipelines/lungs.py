@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from pipelines.errors import NoUsableSeriesError, Refusal, Rule
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, LungMeasures
 from pipelines.inference import Model, predict_slices
-from pipelines.preprocessing import MULTIPLE, resampled_shape, resize, window
+from pipelines.preprocessing import MULTIPLE, nearest, resampled_shape, resize, window
 from pipelines.volume import CTVolume
 
 # An adult's two lungs hold 2 to 7 litres in inspiration; a head or an abdomen holds nothing.
 MINIMUM_LUNGS_ML: Final = 400.0
 SMALL_PART: Final = 0.05  # a region below this share of the largest is bowel gas or noise
-OTHER_SIDE: Final = 0.1  # the second lung holds at least this share of the first
+LARGE_PART: Final = 0.1  # of the largest part: what is left of a lung holds at least this
+ACROSS: Final = 0.1  # a part with more than this on either side of the middle is both lungs
+TISSUE: Final = 0.6  # of the window: soft tissue and bone
 
 
 def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
@@ -32,15 +34,17 @@ def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
     probability = predict_slices(model.engine, padded[:, None])[:, 0, : shape[1], : shape[2]]
     threshold = float(model.config.decision["threshold"])
     coarse = probability > threshold
-    right, left = split_sides(keep_lungs(coarse))
+    kept = keep_lungs(coarse)
+    _, left = split_sides(kept, middle=_middle(image))
     voxel_ml = float(np.prod(volume.spacing)) * volume.hu.size / coarse.size / 1000
-    lungs_ml = int((right | left).sum()) * voxel_ml
+    lungs_ml = int(kept.sum()) * voxel_ml
     if lungs_ml < MINIMUM_LUNGS_ML:
         raise NoUsableSeriesError((_no_lungs(volume, lungs_ml),))
-    # The edge comes from the probability, the side from the coarse grid it was decided on.
-    inside = resize(np.where(right | left, probability, 0), volume.shape) > threshold
-    is_left = resize(left, volume.shape) > resize(right, volume.shape)
-    return np.where(inside, np.where(is_left, LEFT_LUNG, RIGHT_LUNG), 0).astype(np.uint8)
+    # The edge comes from the probability; what was filled counts as sure, or it would open again.
+    sure = np.where(coarse, probability, np.float32(1))
+    lungs = (resize(np.where(kept, sure, np.float32(0)), volume.shape) > threshold).view(np.uint8)
+    lungs[nearest(left, volume.shape) & (lungs > 0)] = LEFT_LUNG
+    return lungs
 
 
 def keep_lungs(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -55,23 +59,31 @@ def keep_lungs(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return sitk.GetArrayFromImage(filled).astype(bool)
 
 
-def split_sides(lungs: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def split_sides(
+    lungs: NDArray[np.bool_], *, middle: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the masks of the patient's right and left lung; x runs to the patient's left.
 
-    Lungs that touch, mostly in front of the heart, are eroded until they come apart; each voxel
-    then belongs to the nearer one.
+    `middle` is the x index of the body's middle. Lungs that touch, mostly in front of the heart,
+    are eroded until no large part reaches across the middle; each voxel then belongs to the side of
+    the nearest part. Lungs that never come apart are cut at the middle.
     """
     for radius in range(6):
         labels = cc3d.connected_components(_eroded(lungs, radius), connectivity=6)
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
-        first, second = (int(i) for i in np.argsort(sizes)[::-1][:2]) if len(sizes) > 2 else (1, 0)
-        if second and sizes[second] >= OTHER_SIDE * sizes[first]:
-            seeds = [labels == first, labels == second]
-            seeds.sort(key=lambda seed: float(np.flatnonzero(seed.any(axis=(0, 1))).mean()))
-            nearer_left = _distance(seeds[1]) < _distance(seeds[0])
-            return lungs & ~nearer_left, lungs & nearer_left
-    return _by_midline(lungs)
+        parts = [int(i) for i in np.flatnonzero(sizes >= max(1, LARGE_PART * sizes.max()))]
+        shares = [_left_share(labels == part, middle) for part in parts]
+        if all(min(share, 1 - share) <= ACROSS for share in shares):
+            lefts = [part for part, share in zip(parts, shares, strict=True) if share > 0.5]
+            on_left = np.isin(labels, lefts)
+            on_right = np.isin(labels, parts) & ~on_left
+            if not on_left.any() or not on_right.any():
+                return (lungs, on_left) if on_right.any() else (on_right, lungs)
+            left = _distance(on_left) < _distance(on_right)
+            return lungs & ~left, lungs & left
+    beyond = np.arange(lungs.shape[2]) >= middle
+    return lungs & ~beyond, lungs & beyond
 
 
 def measure_lungs(lungs: NDArray[np.uint8], voxel_ml: float) -> LungMeasures:
@@ -88,10 +100,17 @@ def cut_off(lungs: NDArray[np.uint8]) -> bool:
     return any(int((lungs[end] > 0).sum()) > 0.1 * largest for end in (0, -1))
 
 
-def _by_midline(lungs: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """One lung, or two that do not come apart: the middle of the image decides."""
-    left_half = np.arange(lungs.shape[2]) >= lungs.shape[2] / 2
-    return lungs & ~left_half, lungs & left_half
+def _middle(image: NDArray[np.float32]) -> float:
+    """Return the x index of the middle of the body; `image` is windowed, (z, y, x)."""
+    columns = (image > TISSUE).sum(axis=(0, 1))
+    if not columns.any():
+        return image.shape[2] / 2
+    return float(columns @ np.arange(len(columns)) / columns.sum())
+
+
+def _left_share(part: NDArray[np.bool_], middle: float) -> float:
+    columns = part.sum(axis=(0, 1))
+    return float(columns[np.arange(len(columns)) >= middle].sum() / columns.sum())
 
 
 def _eroded(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:

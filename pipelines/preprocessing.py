@@ -59,6 +59,16 @@ def _resize_axis(array: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     return lower.lerp_(array.index_select(axis, high), weight.expand_as(lower))
 
 
+def nearest(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return `mask` on the grid `shape`, each voxel the value of the old voxel it lies in."""
+    picked = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+        for old, new in zip(mask.shape, shape, strict=True)
+    )
+    out: NDArray[np.bool_] = mask[np.ix_(*picked)]
+    return out
+
+
 def window(hu: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.float32]:
     """Return HU clipped to `limits` and scaled to [0, 1] (J30, J32)."""
     low, high = limits

@@ -47,12 +47,15 @@ from pipelines.errors import (
 )
 from pipelines.headers import InstanceHeader, read_header
 from pipelines.stack import (
+    MAX_PIXEL_MM,
     MAX_SHEAR_DEGREES,
     MAX_SPACING_MM,
+    MIN_PIXEL_MM,
     MIN_SPACING_MM,
     Violation,
     along_normal,
     groups_by_position,
+    is_pixel,
     shear_degrees,
     stack_affine,
     violations,
@@ -165,9 +168,17 @@ def load_study(paths: Iterable[Path], *, threads: int = 0) -> tuple[CTVolume, tu
         threads: For decoding; 0 for one on each core.
 
     Raises:
+        UnreadableInputError: The files belong to more than one study.
         NoUsableSeriesError: No series may be analysed.
     """
-    choice = choose_series(describe_files(paths))
+    described = describe_files(paths)
+    studies = {header.study_uid for series in described for header in series.instances}
+    if len(studies) > 1:
+        raise UnreadableInputError(
+            f"The files belong to {len(studies)} studies. Give one study at a time."
+        )
+    unreadable = sum(series.unreadable for series in described)
+    choice = choose_series(described)
     failed: list[Refusal] = []
     for series in choice.candidates:
         try:
@@ -179,6 +190,9 @@ def load_study(paths: Iterable[Path], *, threads: int = 0) -> tuple[CTVolume, tu
         else:
             others = [r for r in choice.refused if r.series_uid != series.series_uid]
             failed_uids = {refusal.series_uid for refusal in failed}
+            if unreadable:
+                note = f"{unreadable} files of the study could not be read: slices may be missing."
+                volume = replace(volume, warnings=(*volume.warnings, note))
             return volume, (*failed, *(r for r in others if r.series_uid not in failed_uids))
     raise NoUsableSeriesError((*failed, *choice.refused))
 
@@ -501,6 +515,13 @@ def _as_hounsfield(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.int16]
 
 
 def _check_nifti_geometry(volume: CTVolume) -> None:
+    if not (np.isfinite(volume.affine).all() and is_pixel(volume.spacing[1:])):
+        sides = f"{volume.spacing[1]:.3g} x {volume.spacing[2]:.3g} mm"
+        raise GeometryError(
+            Rule.SPACING_OUT_OF_RANGE,
+            f"{volume.series_uid} has pixels of {sides}, "
+            f"not {MIN_PIXEL_MM} to {MAX_PIXEL_MM:g} mm.",
+        )
     if (shear := shear_degrees(volume.affine)) > MAX_SHEAR_DEGREES:
         raise GeometryError(
             Rule.GANTRY_TILT, f"{volume.series_uid} is tilted by {shear:.1f}° against its axes."

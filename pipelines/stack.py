@@ -21,6 +21,8 @@ Vectors = npt.NDArray[np.float64]
 
 MIN_SPACING_MM: Final = 0.3
 MAX_SPACING_MM: Final = 10.0  # beyond, what lies between two slices is a guess
+MIN_PIXEL_MM: Final = 0.1
+MAX_PIXEL_MM: Final = 3.0  # 512 of them already span three bodies
 
 # Scanners write positions with 3 to 6 decimals, some with rounding in the last.
 SAME_POSITION_MM: Final = 0.01
@@ -92,6 +94,11 @@ def shear_degrees(affine: Affine) -> float:
     return math.degrees(math.asin(min(float(cosines.max()), 1.0)))
 
 
+def is_pixel(sides_mm: Sequence[float]) -> bool:
+    """Return whether these can be the sides of a chest CT's pixels."""
+    return all(MIN_PIXEL_MM <= side <= MAX_PIXEL_MM for side in sides_mm)
+
+
 def _spacing_violations(instances: Sequence[InstanceHeader]) -> Iterator[Violation]:
     ordered = along_normal(instances)
     unique = [ordered[group[0]] for group in groups_by_position(ordered)]
@@ -102,6 +109,10 @@ def _spacing_violations(instances: Sequence[InstanceHeader]) -> Iterator[Violati
         yield Rule.GANTRY_TILT, f"its slices are tilted by {tilt:.1f}° against their stacking"
     elif (shift := _sideways_mm(unique)) > MAX_SIDEWAYS_MM:
         yield Rule.UNEVEN_SPACING, f"its slices are shifted sideways by up to {shift:.1f} mm"
+    sides = unique[0].pixel_spacing
+    if sides is not None and not is_pixel(sides):
+        limits = f"{MIN_PIXEL_MM} to {MAX_PIXEL_MM:g} mm"
+        yield Rule.SPACING_OUT_OF_RANGE, f"its pixels are {max(sides):.3g} mm wide, not {limits}"
     gaps = np.diff(_heights(unique))
     usual = float(np.median(gaps))
     if not MIN_SPACING_MM <= usual <= MAX_SPACING_MM:

@@ -25,7 +25,7 @@ from appliance.studies import SeriesOutcome
 from pipelines import analysis, presentation
 from pipelines.analysis import Models
 from pipelines.engines.choice import EngineChoice
-from pipelines.errors import NoUsableSeriesError, PipelineError, Refusal
+from pipelines.errors import NoUsableSeriesError, PipelineError, Refusal, WeightsError
 from pipelines.findings import Analysis, whole_folder
 from pipelines.series import load_study
 from pipelines.volume import CTVolume
@@ -40,6 +40,12 @@ def analyse_study(study_id: int) -> None:
     """Analyse one study, if it is still waiting."""
     app = current()
     settings, database = app.settings, app.database
+    try:
+        models = _models(settings)
+    except WeightsError as error:
+        # The appliance's fault, not the study's: it keeps waiting, and the sweep rings again.
+        log.error("analysis.no_models", reason=str(error))  # noqa: TRY400
+        return
     claim = lifecycle.claim(
         database, study_id, owner=lifecycle.owner_here(), lease_s=settings.lifecycle.lease_s
     )
@@ -48,21 +54,22 @@ def analyse_study(study_id: int) -> None:
     log.info("analysis.started", study_id=study_id, attempt=claim.attempt)
     try:
         with lifecycle.keep(database, claim, lease_s=settings.lifecycle.lease_s):
-            state = _run(settings, database, claim)
+            state = _run(settings, database, claim, models)
     except LostRaceError:
         log.warning("analysis.overtaken", study_id=study_id)
         return
     log.info("analysis.ended", study_id=study_id, state=state)
 
 
-def _run(settings: Settings, database: Database, claim: Claim) -> lifecycle.State:
+def _run(settings: Settings, database: Database, claim: Claim, models: Models) -> lifecycle.State:
     """Do the work; whatever goes wrong ends as a state with a reason, never as a stuck study."""
     attempts = settings.lifecycle.max_attempts
     try:
-        return _analyse(settings, database, claim)
+        return _analyse(settings, database, claim, models)
     except NoUsableSeriesError as error:
-        _note_refusals(database, claim, error.refusals)
-        return lifecycle.reject(database, claim, reason=str(error))
+        state = lifecycle.reject(database, claim, reason=str(error))
+        _note_outcomes(database, claim, error.refusals)
+        return state
     except PipelineError as error:
         return lifecycle.fail(
             database, claim, reason=str(error), transient=False, max_attempts=attempts
@@ -75,26 +82,29 @@ def _run(settings: Settings, database: Database, claim: Claim) -> lifecycle.Stat
         return lifecycle.fail(database, claim, reason=reason, transient=True, max_attempts=attempts)
 
 
-def _analyse(settings: Settings, database: Database, claim: Claim) -> lifecycle.State:
+def _analyse(
+    settings: Settings, database: Database, claim: Claim, models: Models
+) -> lifecycle.State:
     steps = _Steps(database, claim)
     steps.start("reading")
     volume, refused = _read(settings, database, claim)
-    _note_refusals(database, claim, refused, analysed=volume.series_uid)
     steps.done("reading", summary={"slices": volume.shape[0], "refused": len(refused)})
 
-    found = analysis.analyse(volume, _models(settings), refused=refused, progress=steps.finished)
+    found = analysis.analyse(volume, models, refused=refused, progress=steps.finished)
     folder = settings.analyses_dir / str(claim.study_id) / uuid.uuid4().hex
     with whole_folder(folder) as staging:
         found.write(staging, volume)
         presentation.write_viewer(volume, found, staging / "viewer")
     try:
         steps.done("saving")
-        return lifecycle.finish(
+        state = lifecycle.finish(
             database, claim, _for_database(settings, folder, found, steps.seconds)
         )
     except LostRaceError:
         shutil.rmtree(folder)  # whoever holds the study now writes its own
         raise
+    _note_outcomes(database, claim, refused, analysed=volume.series_uid)
+    return state
 
 
 def _read(
@@ -107,7 +117,7 @@ def _read(
     return load_study(paths, threads=settings.analysis.threads)
 
 
-def _note_refusals(
+def _note_outcomes(
     database: Database,
     claim: Claim,
     refused: tuple[Refusal, ...],

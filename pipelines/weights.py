@@ -6,6 +6,7 @@ that of `weights.safetensors`. Weights are stored in half precision and computed
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import nn
 
 from pipelines.errors import WeightsError
@@ -130,19 +131,28 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def write_bundle(folder: Path, config: ModelConfig, net: nn.Module) -> None:
-    """Write the configuration, the half-precision weights and the checksums of both."""
+    """Write the configuration, the half-precision weights and the checksums of both.
+
+    Each file appears whole, the checksums last: a reader in between finds a damaged model, never a
+    mixture of two that passes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     half = {
         key: tensor.detach().cpu().to(torch.float16 if tensor.is_floating_point() else tensor.dtype)
         for key, tensor in net.state_dict().items()
     }
-    save_file({k: t.contiguous() for k, t in half.items()}, folder / WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(vars(config), indent=2) + "\n")
-    sums = [
-        f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
-        for name in (CONFIG_FILE, WEIGHTS_FILE)
-    ]
-    (folder / SUMS_FILE).write_text("".join(sums))
+    files = {
+        WEIGHTS_FILE: save({k: t.contiguous() for k, t in half.items()}),
+        CONFIG_FILE: (json.dumps(vars(config), indent=2) + "\n").encode(),
+    }
+    sums = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
+    for name, content in {**files, SUMS_FILE: "".join(sums).encode()}.items():
+        aside = folder / f".{name}.part"
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(folder / name)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

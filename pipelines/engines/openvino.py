@@ -4,7 +4,9 @@ Converting a network takes seconds, compiling a converted one a fraction of that
 network is kept in the user's cache, named by the digest of the weights and OpenVINO's version.
 """
 
+import hashlib
 import os
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -42,9 +44,13 @@ class OpenVinoEngine:
 
 
 def converted(bundle: Bundle) -> openvino.Model:
-    """Return the bundle's network with a sigmoid behind it, from the cache when it is there."""
+    """Return the bundle's network with a sigmoid behind it, from the cache when it is there.
+
+    What lies in the cache is checked against its own checksums: a file that a power cut left short
+    is made again, for it, not the bundle, is what computes the result.
+    """
     path = _cache() / f"{bundle.digest[:32]}-{_version()}.xml"
-    if not path.exists():
+    if not _is_whole(path):
         _keep(_convert(bundle), path)
     return openvino.Core().read_model(path)
 
@@ -54,6 +60,9 @@ def _convert(bundle: Bundle) -> openvino.Model:
     channels = int(bundle.config.network.get("in_channels", 1))
     net = nn.Sequential(bundle.network(), nn.Sigmoid()).eval()
     example = torch.zeros(1, channels, *[32] * dimensions)
+    # The converter reports its use to its maker over the network. Nothing leaves this box: without
+    # the package it takes its own empty stand-in.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     with warnings.catch_warnings(), torch.inference_mode():
         # The networks check that skip connections fit; inputs here are multiples of 16, so they do.
         warnings.simplefilter("ignore", category=TracerWarning)
@@ -64,12 +73,26 @@ def _convert(bundle: Bundle) -> openvino.Model:
 
 
 def _keep(model: openvino.Model, path: Path) -> None:
-    """Save the two files aside, then rename; the `.xml` last, for it is the one looked for."""
+    """Save the two files aside, then rename them; the checksums last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as aside:
         openvino.save_model(model, Path(aside) / path.name, compress_to_fp16=False)
-        (Path(aside) / path.name).with_suffix(".bin").replace(path.with_suffix(".bin"))
-        (Path(aside) / path.name).replace(path)
+        sums = Path(aside) / path.with_suffix(".sha256").name
+        sums.write_text(_sums(Path(aside) / path.name))
+        for suffix in (".bin", ".xml", ".sha256"):
+            (Path(aside) / path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return path.with_suffix(".sha256").read_text() == _sums(path)
+    except FileNotFoundError:
+        return False
+
+
+def _sums(path: Path) -> str:
+    files = (path.with_suffix(".bin"), path)
+    return "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in files)
 
 
 def _cache() -> Path:

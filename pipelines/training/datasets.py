@@ -51,8 +51,12 @@ class Stack:
 
 @dataclass(frozen=True)
 class LabelledSlice:
-    """One axial slice `(y, x)` of 8 bits that somebody called COVID-19 or not."""
+    """One axial slice `(y, x)` of 8 bits that somebody called COVID-19 or not.
 
+    `source` is the set and `group` what in it belongs together: a paper, or a run of numbers.
+    """
+
+    source: str
     group: str
     image: NDArray[np.uint8]
     covid: bool
@@ -166,7 +170,7 @@ def ucsd_slices(root: Path) -> Iterator[LabelledSlice]:
     """Yield COVID-CT's slices; the group is the paper they were cut from."""
     for folder, covid in (("CT_COVID", True), ("CT_NonCOVID", False)):
         for path in sorted(_existing(root / "slices_ucsd" / folder).iterdir()):
-            yield LabelledSlice(f"ucsd-{folder}-{_paper(path.stem)}", _grey(path), covid)
+            yield LabelledSlice("ucsd", f"{folder}/{_paper(path.stem)}", _grey(path), covid)
 
 
 def _paper(stem: str) -> str:
@@ -181,7 +185,7 @@ def sars_slices(root: Path) -> Iterator[LabelledSlice]:
     for folder, covid in (("COVID", True), ("non-COVID", False)):
         for path in sorted(_existing(root / "slices_sars" / folder).iterdir()):
             number = int("".join(re.findall(r"\d+", path.stem)) or 0)
-            yield LabelledSlice(f"sars-{folder}-{number // SARS_RUN}", _grey(path), covid)
+            yield LabelledSlice("sars", f"{folder}/{number // SARS_RUN}", _grey(path), covid)
 
 
 def infected_slices(root: Path, case: str) -> frozenset[int]:

@@ -73,14 +73,24 @@ class LesionRecipe:
         return {"lesion_dice": scores, "lesion_dice_mean": float(np.mean(list(scores.values())))}
 
     def dice(self, net: nn.Module, stack: Stack) -> float:
-        """Dice of a whole stack on the set's own pixels, in one pass over the lung box."""
+        """Dice of a whole stack on the set's own pixels, in one pass over the lung box.
+
+        A fine stack is read as several coarser ones, so that every slice has a result of its own.
+        """
         lung, lesion = _masks(stack)
-        thin = stack.image[:: _stride(stack)]
-        small = (stack.spacing[0] * _stride(stack), *stack.spacing[1:])
-        shape = resampled_shape(thin.shape, (self.spacing[0], *small[1:]), self.spacing)
-        grown = resize(lung[:: _stride(stack)], shape) > 0.1
+        mask = np.zeros(lesion.shape, dtype=bool)
+        for phase in range(_stride(stack)):
+            rows = slice(phase, None, _stride(stack))
+            mask[rows] = self._probability(net, stack, rows) > 0.5
+        return dice(mask & lung, lesion)
+
+    def _probability(self, net: nn.Module, stack: Stack, rows: slice) -> NDArray[np.float32]:
+        lung = _masks(stack)[0][rows]
+        in_plane = (self.spacing[0], *stack.spacing[1:])  # slices are taken as they come
+        shape = resampled_shape(lung.shape, in_plane, self.spacing)
+        grown = resize(lung, shape) > 0.1
         box = bounding_box(grown, (0, 4, 4))
-        grey = resize(thin, shape)[box] / np.float32(255)
+        grey = resize(stack.image[rows], shape)[box] / np.float32(255)
         image = towards(grey, grown[box], AERATED_LEVEL) * grown[box]
         batch = torch.from_numpy(pad_to_multiple(image))[None, None]
         device = next(net.parameters()).device
@@ -88,8 +98,7 @@ class LesionRecipe:
             logits = net(batch.to(device)).float().cpu()[0, 0]
         full = np.zeros(shape, dtype=np.float32)
         full[box] = torch.sigmoid(logits).numpy()[tuple(slice(0, n) for n in image.shape)]
-        mask = resize(full, stack.image.shape) > 0.5
-        return dice(mask & lung, lesion)
+        return resize(full, lung.shape)
 
     def _covid(self, rng: np.random.Generator) -> Patch:
         stack = self.covid[int(rng.choice(len(self.covid), p=self._share))]

@@ -60,8 +60,8 @@ class ScreeningRecipe:
         every = int(config.data["sars_every"])  # neighbours are nearly the same slice
         slices = [*ucsd_slices(root), *list(sars_slices(root))[::every]]
         self.covid = np.array([s.covid for s in slices])
-        self.sets = np.array([s.group.split("-")[0] for s in slices])
-        self.split = _split([s.group for s in slices], config.seed)
+        self.sets = np.array([s.source for s in slices])
+        self.split = split_by_group(slices, config.seed)
         self.images, self.regions = _prepared(slices, self.size, work, say)
         train = self.split.train
         self._classes = [train[self.covid[train] == covid] for covid in (False, True)]
@@ -125,30 +125,34 @@ class ScreeningRecipe:
         return np.isin(regions, asked).astype(np.float32)
 
 
-def _split(groups: list[str], seed: int) -> Split:
-    """Return train, validation and test rows, 70 : 10 : 20 by group, the class balance kept."""
-    names = np.array(groups)
+def split_by_group(slices: list[LabelledSlice], seed: int) -> Split:
+    """Return train, validation and test rows, 70 : 10 : 20 of the groups of each set and class."""
     rng = np.random.default_rng(seed)
-    share: dict[str, float] = {}
-    for kind in sorted({g.rsplit("-", 1)[0] for g in groups}):
-        of_kind = sorted({g for g in groups if g.startswith(kind)})
-        order = rng.permutation(len(of_kind))
-        share |= {of_kind[i]: place / len(of_kind) for place, i in enumerate(order)}
-    place = np.array([share[g] for g in names])
+    place: dict[tuple[str, str], float] = {}
+    for kind in sorted({(s.source, s.covid) for s in slices}):
+        groups = sorted({s.group for s in slices if (s.source, s.covid) == kind})
+        for rank, index in enumerate(rng.permutation(len(groups))):
+            place[kind[0], groups[index]] = rank / len(groups)
+    places = np.array([place[s.source, s.group] for s in slices])
     return Split(
-        train=np.flatnonzero(place >= 0.3),
-        validation=np.flatnonzero((place >= 0.2) & (place < 0.3)),
-        test=np.flatnonzero(place < 0.2),
+        train=np.flatnonzero(places >= 0.3),
+        validation=np.flatnonzero((places >= 0.2) & (places < 0.3)),
+        test=np.flatnonzero(places < 0.2),
     )
 
 
 def _prepared(
     slices: list[LabelledSlice], size: int, work: Path, say: Callable[[str], None]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return the lungs `(n, size, size)` in 0 to 255 and their numbered regions."""
+    """Return the lungs `(n, size, size)` in 0 to 255 and their numbered regions.
+
+    They are kept under a digest of everything they were made from: slices, size and models.
+    """
     bundles = [open_bundle(shipped_weights() / purpose) for purpose in ("lungs", "lesions")]
-    key = hashlib.sha256("".join(b.digest for b in bundles).encode()).hexdigest()[:16]
-    path = work / f"prepared-{size}-{key}.npz"
+    made_from = hashlib.sha256("".join(b.digest for b in bundles).encode())
+    for labelled in slices:
+        made_from.update(f"{labelled.source}/{labelled.group}".encode() + labelled.image.tobytes())
+    path = work / f"prepared-{size}-{made_from.hexdigest()[:16]}.npz"
     if not path.exists():
         lungs, lesions = (Model.open(bundle, EngineChoice.AUTO) for bundle in bundles)
         images = np.zeros((len(slices), size, size), dtype=np.uint8)
@@ -158,7 +162,9 @@ def _prepared(
             if row % 100 == 0:
                 say(f"masks of labelled slices: {row} of {len(slices)}")
         work.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, images=images, regions=regions)
+        aside = path.with_suffix(".part.npz")
+        np.savez_compressed(aside, images=images, regions=regions)
+        aside.replace(path)
     data = np.load(path)
     return data["images"], data["regions"]
 

@@ -1,5 +1,8 @@
 """The agreement that makes an engine acceptable: masks within Dice 0.999 of PyTorch in fp32."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -99,4 +102,33 @@ def test_a_converted_network_is_kept_for_the_next_start(lesions, tmp_path, monke
     converted(lesions)
     kept = sorted(path.suffix for path in tmp_path.rglob(f"{lesions.digest[:32]}*"))
 
-    assert kept == [".bin", ".xml"]
+    assert kept == [".bin", ".sha256", ".xml"]
+
+
+def test_a_converted_network_that_was_cut_short_is_made_again(lesions, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    converted(lesions)
+    (binary,) = tmp_path.rglob("*.bin")
+    whole = binary.read_bytes()
+    binary.write_bytes(whole[:100])
+
+    converted(lesions)
+
+    assert binary.read_bytes() == whole
+
+
+def test_converting_reports_to_nobody():
+    """OpenVINO's converter has a telemetry of its own; see that it got the empty stand-in."""
+    script = (
+        "import sys; from pathlib import Path; from pipelines.engines import openvino as engine;"
+        "from pipelines.weights import open_bundle, shipped_weights;"
+        "engine._convert(open_bundle(shipped_weights() / 'lungs'));"
+        "from openvino.tools.ovc import telemetry_utils as used;"
+        "print(used.tm.__name__)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split()[-1] == "openvino.tools.ovc.telemetry_stub"

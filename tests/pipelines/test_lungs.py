@@ -74,7 +74,7 @@ def test_lungs_that_touch_are_told_apart():
     mask[2:22, 5:35, 32:56] = True
     mask[10:13, 6:8, 28:32] = True  # the anterior junction
 
-    right, left = split_sides(mask)
+    right, left = split_sides(mask, middle=mask.shape[2] / 2)
 
     assert not (right & left).any()
     assert (right | left).sum() == mask.sum()
@@ -86,10 +86,65 @@ def test_a_single_lung_lies_on_the_side_of_the_image_it_is_on():
     mask = np.zeros((8, 20, 40), dtype=bool)
     mask[1:7, 5:15, 24:36] = True
 
-    right, left = split_sides(mask)
+    right, left = split_sides(mask, middle=mask.shape[2] / 2)
 
     assert not right.any()
     assert left.sum() == mask.sum()
+
+
+def test_one_lung_with_a_waist_stays_on_its_side():
+    mask = np.zeros((24, 40, 80), dtype=bool)
+    mask[2:22, 5:35, 4:16] = mask[2:22, 5:35, 20:32] = True
+    mask[10:13, 18:22, 16:20] = True
+
+    right, left = split_sides(mask, middle=40)
+
+    assert right.sum() == mask.sum()
+    assert not left.any()
+
+
+def test_gas_beside_lungs_that_touch_does_not_make_both_the_right_one():
+    mask = np.zeros((40, 40, 80), dtype=bool)
+    mask[20:38, 5:35, 10:38] = mask[20:38, 5:35, 42:70] = True
+    mask[28:31, 6:8, 38:42] = True  # the anterior junction
+    mask[2:14, 5:25, 48:68] = True  # the stomach
+
+    right, left = split_sides(mask, middle=40)
+
+    assert right[20:, :, 10:38].all(axis=2).sum() == 18 * 30
+    assert left[20:, :, 42:70].all(axis=2).sum() == 18 * 30
+
+
+class Blind:
+    """A net that is sure of the lungs but for a block in their middle."""
+
+    description = "blind"
+
+    def __init__(self, lungs: np.ndarray, opacity: np.ndarray) -> None:
+        self.answer = np.where(lungs & ~opacity, 0.95, 0.05).astype(np.float32)
+        self.first = 0
+
+    def predict(self, batch: np.ndarray) -> np.ndarray:
+        part = self.answer[self.first : self.first + len(batch)]
+        self.first += len(batch)
+        padded = np.zeros((len(batch), 1, *batch.shape[2:]), dtype=np.float32)
+        padded[:, 0, : part.shape[1], : part.shape[2]] = part
+        return padded
+
+
+def test_a_consolidation_inside_the_lung_stays_in_the_lung(model):
+    shape = (40, 96, 112)
+    lungs = np.zeros(shape, dtype=bool)
+    lungs[5:35, 20:80, 10:50] = lungs[5:35, 20:80, 62:102] = True
+    opacity = np.zeros(shape, dtype=bool)
+    opacity[15:25, 40:60, 20:36] = True
+    hu = np.where(lungs & ~opacity, -850, 40).astype(np.int16)
+    affine = np.array([[0, 0, 2.0, 0], [0, 2.0, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1.0]])
+    volume = CTVolume.from_input(hu, affine, series_uid="1.2.3")
+
+    found = segment_lungs(volume, Model(model.bundle, Blind(lungs, opacity)))
+
+    assert (found[opacity] == RIGHT_LUNG).mean() > 0.9
 
 
 def test_a_scan_that_ends_inside_the_lungs_is_noticed():

@@ -124,15 +124,19 @@ def test_a_study_without_a_usable_series_is_rejected_with_the_reason(
         assert series.outcome_reason in study.state_reason
 
 
-def test_damaged_weights_fail_the_study_at_once_with_what_to_do(app, settings, database, tmp_path):
+def test_a_study_waits_while_the_weights_are_damaged(app, settings, database, tmp_path):
     study_id = receive(settings, database, ct_series.slices(24), tmp_path / "sent")
-    (tmp_path / "weights" / "lungs" / "weights.safetensors").write_bytes(b"x")
+    path = tmp_path / "weights" / "lungs" / "weights.safetensors"
+    whole = path.read_bytes()
 
+    path.write_bytes(b"x")
     tasks.analyse_study(study_id)
+    assert study_of(database, study_id).state == State.QUEUED
+    assert study_of(database, study_id).attempts == 0
 
-    study = study_of(database, study_id)
-    assert study.state == State.FAILED
-    assert "install the model again" in study.state_reason
+    path.write_bytes(whole)
+    tasks.analyse_study(study_id)
+    assert study_of(database, study_id).state == State.READY
 
 
 def test_a_trouble_that_may_pass_is_tried_again_and_then_quarantined(
