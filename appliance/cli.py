@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from appliance.config import SETTINGS_VARIABLE, Settings, reference
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, ConfigError, InvalidMoveError
 
 if TYPE_CHECKING:
     from appliance.database import Database
@@ -104,9 +104,14 @@ def status() -> None:
     report = read_report(settings)
     for line in tables.processes(report):
         click.echo(line)
-    with _database(settings) as database:
-        for line in tables.work(database):
-            click.echo(line)
+    if report is None:
+        click.echo(f"Looked in {settings.data_dir}; for another: appliance --settings FILE status")
+    try:
+        with _database(settings) as database:
+            for line in tables.work(database):
+                click.echo(line)
+    except ConfigError as error:
+        click.echo(str(error))
     if report is None:
         sys.exit(3)  # as service managers say "not running"
 
@@ -171,6 +176,31 @@ def database_upgrade() -> None:
 
 
 @main.group()
+def study() -> None:
+    """Look after single studies."""
+
+
+@study.command("requeue")
+@click.argument("study_id", metavar="ID", type=int)
+def study_requeue(study_id: int) -> None:
+    """Analyse a FAILED or REJECTED study again; ID is its number in `appliance status`."""
+    from appliance import lifecycle, queue
+
+    settings = Settings.load()
+    doorbell = queue.Queue(queue.make_app(settings))
+    with _database(settings) as database:
+        try:
+            lifecycle.requeue(database, study_id, actor=_actor(), doorbell=doorbell)
+        except InvalidMoveError as error:
+            if error.source not in lifecycle.NEXT:
+                raise ApplianceError(f"there is no study {study_id}") from error
+            raise ApplianceError(
+                f"study {study_id} is {error.source}: a FAILED or REJECTED one can be tried again"
+            ) from error
+    click.echo(f"Study {study_id} waits for a worker.")
+
+
+@main.group()
 def user() -> None:
     """Look after the people who may sign in."""
 
@@ -182,9 +212,12 @@ def user() -> None:
 def user_add(name: str, role: str, password_stdin: bool) -> None:  # noqa: FBT001
     """Add a user; without --password-stdin a password is made and shown once."""
     from appliance import accounts
+    from appliance.database import upgrade
 
+    settings = Settings.load()
     password, made = _password(stdin=password_stdin)
-    with _database(Settings.load()) as database, database.transaction() as db:
+    upgrade(settings)  # the first user is often added before the first start
+    with _database(settings) as database, database.transaction() as db:
         accounts.add(db, name, password=password, role=accounts.Role(role), actor=_actor())
     click.echo(f"Added {name} as {role}." + (f" Password: {password}" if made else ""))
 
@@ -225,10 +258,10 @@ def user_list() -> None:
 
 @contextmanager
 def _database(settings: Settings) -> "Iterator[Database]":
-    """The database with this release's tables, closed afterwards."""
-    from appliance.database import open_database, upgrade
+    """The database, closed afterwards; one without this release's tables is refused."""
+    from appliance.database import open_database, require_tables
 
-    upgrade(settings)
+    require_tables(settings)
     opened = open_database(settings)
     try:
         yield opened

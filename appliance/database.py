@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy
-from sqlalchemy import Connection, DateTime, Dialect, Engine, MetaData, event
+from sqlalchemy import Connection, DateTime, Dialect, Engine, MetaData, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -26,6 +26,9 @@ from appliance.errors import ConfigError, TransientError
 
 BUSY_TIMEOUT_MS: Final = 30_000
 READ_ONLY: Final = "appliance_read_only"
+UPGRADE_LOCK: Final = (
+    0x43484553  # any number that is ours: PostgreSQL's advisory locks are named so
+)
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -129,12 +132,44 @@ def upgrade(settings: Settings) -> None:
     engine = create_engine(settings)
     try:
         with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                # Two that start at once take turns; the lock ends with the connection. SQLite's
+                # transaction begins with the lock on its file.
+                connection.execute(select(func.pg_advisory_lock(UPGRADE_LOCK)))
             command.upgrade(migration_config(connection), "head")
             connection.commit()
     except OperationalError as error:
         raise TransientError(f"the database does not answer: {error.orig}") from error
     finally:
         engine.dispose()
+
+
+def require_tables(settings: Settings) -> None:
+    """Make sure that the database is there and of this release, and change nothing.
+
+    Raises:
+        ConfigError: it was never made, or its tables are of another release.
+        TransientError: it does not answer.
+    """
+    if not exists(settings):
+        raise ConfigError(
+            f"there is no database in {settings.data_dir} yet: the appliance was never started"
+            " there; start it with `appliance serve`, or run `appliance database upgrade`"
+        )
+    try:
+        behind = pending(settings)
+    except OperationalError as error:
+        raise TransientError(f"the database does not answer: {error.orig}") from error
+    if behind:
+        raise ConfigError(
+            "the database has not the tables of this release: run `appliance database upgrade`"
+        )
+
+
+def exists(settings: Settings) -> bool:
+    """Whether the SQLite file is there; a server's database is taken to be."""
+    url = make_url(settings.database_url)
+    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
 
 
 def pending(settings: Settings) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 
 from appliance import studies
 from appliance.config import Settings
-from appliance.database import Base, Database, create_engine, pending, upgrade
+from appliance.database import Base, Database, create_engine, pending, require_tables, upgrade
 from appliance.errors import ConfigError, TransientError
 from appliance.tables import Patient, Study
 from tests.appliance import world
@@ -173,3 +173,26 @@ def test_a_database_that_does_not_answer_may_do_so_later(tmp_path: Path):
 
     with pytest.raises(TransientError, match="does not answer"):
         upgrade(settings)
+
+
+def test_two_that_upgrade_at_once_take_turns(request: pytest.FixtureRequest, tmp_path: Path):
+    url = request.getfixturevalue("postgresql").create()
+    settings = settings_in(tmp_path, database={"url": url})
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: upgrade(settings), range(4)))
+
+    require_tables(settings)
+
+
+def test_tables_that_are_there_are_enough(settings: Settings, database: Database):
+    require_tables(settings)
+
+
+def test_a_database_that_was_never_made_is_not_made_by_asking(tmp_path: Path):
+    settings = settings_in(tmp_path)
+
+    with pytest.raises(ConfigError, match="never started"):
+        require_tables(settings)
+
+    assert not settings.data_dir.exists()
