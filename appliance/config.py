@@ -30,11 +30,20 @@ GIB: Final = 2**30
 MIB: Final = 2**20
 
 
+HIGHEST_PORT: Final = 65535
+
+
 def _key(
-    default: Any, doc: str, *, at_least: float | None = None, one_of: tuple[str, ...] = ()
+    default: Any,
+    doc: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    one_of: tuple[str, ...] = (),
 ) -> Any:
     """A setting with its meaning, its unit and what it may be."""
-    return field(default=default, metadata={"doc": doc, "at_least": at_least, "one_of": one_of})
+    bounds = {"at_least": at_least, "at_most": at_most, "one_of": one_of}
+    return field(default=default, metadata={"doc": doc, **bounds})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,7 @@ class DicomSettings:
 
     ae_title: str = _key("CHESTCT", "the AE title that senders must call")
     host: str = _key("127.0.0.1", "the address to listen on; 0.0.0.0 for every interface")
-    port: int = _key(11112, "the TCP port to listen on", at_least=1)
+    port: int = _key(11112, "the TCP port to listen on", at_least=1, at_most=HIGHEST_PORT)
     peers: tuple[PeerSettings, ...] = _key(THIS_MACHINE, "who may send; by default this machine")
     max_associations: int = _key(64, "associations open at once; more are refused", at_least=1)
     min_free_bytes: int = _key(
@@ -104,7 +113,7 @@ class WebSettings:
     """The web server."""
 
     host: str = _key("127.0.0.1", "the address to listen on; 0.0.0.0 for every interface")
-    port: int = _key(8080, "the TCP port to listen on", at_least=1)
+    port: int = _key(8080, "the TCP port to listen on", at_least=1, at_most=HIGHEST_PORT)
     session_hours: float = _key(12.0, "hours after which a user signs in again", at_least=0.1)
 
 
@@ -374,6 +383,9 @@ def _check(value: Any, metadata: Mapping[str, Any], *, place: str) -> None:
     least = metadata.get("at_least")
     if least is not None and not (value >= least and math.isfinite(value)):
         raise ConfigError(f"{place} must be at least {least}, not {value}")
+    most = metadata.get("at_most")
+    if most is not None and value > most:
+        raise ConfigError(f"{place} must be at most {most}, not {value}")
     choices = metadata.get("one_of")
     if choices and value not in choices:
         near = difflib.get_close_matches(value, choices, n=1)

@@ -91,7 +91,10 @@ def _run(folder: Path, study: Path | None, *, once: bool, deadline: float) -> in
         finally:
             database.dispose()
         _say_outcome(outcome)
-        stays = f"It stays up: open {outcome.viewer_url} (Ctrl-C ends it)."
+        stays = (
+            f"It stays up: open {outcome.viewer_url} (Ctrl-C ends it)."
+            f" `appliance --settings {_settings_file(folder)} status` tells how it is."
+        )
         click.echo("Stopping." if once else stays)
         click.echo(f"RESULT {json.dumps(outcome.as_json())}")
         if not once:
@@ -122,7 +125,7 @@ def _settings_file(folder: Path) -> Path:
 def _port(wanted: int) -> int:
     """`wanted` if it is free, else any that is."""
     host = "127.0.0.1"
-    if supervisor.port_is_free(host, wanted):
+    if supervisor.port_trouble("", host, wanted) is None:
         return wanted
     with socket.socket() as probe:
         probe.bind((host, 0))
@@ -294,7 +297,10 @@ def _follow(
         if row.state in FINAL:
             return row
         time.sleep(POLL_S)
-    raise ApplianceError("no result in time; `appliance status` and the logs say what it waits for")
+    raise ApplianceError(
+        "no result in time; the logs and"
+        f" `appliance --settings {_settings_file(settings.data_dir)} status` say what it waits for"
+    )
 
 
 def _sentence(row: WorklistRow) -> str | None:

@@ -19,6 +19,11 @@ from appliance.errors import ApplianceError
 NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
 PROBE_TIMEOUT_S: Final = 120
 
+NETWORKS: Final = ("lungs", "lesions", "screening")
+"""The networks that every analysis needs, by the folder each lies in."""
+
+BUNDLE_FILES: Final = ("config.json", "weights.safetensors")
+
 ENGINE_PROBES: Final = {
     "torch": "import torch; print('PyTorch', torch.__version__,"
     " 'on', torch.cuda.get_device_name() if torch.cuda.is_available() else 'the processor')",
@@ -53,7 +58,12 @@ def _judge(subject: str, text: str, *, well: bool, mend: str) -> Finding:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every check in turn; one that fails never keeps the next from running."""
     for check in CHECKS:
-        yield from check(settings)
+        try:
+            yield from check(settings)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the person asked for the rest too
+            subject = check.__name__.removeprefix("check_").replace("_", " ")
+            text = f"could not be checked: {type(error).__name__}: {error}"
+            yield _bad(subject, text, "Mend what is named above; if nothing is, report this.")
 
 
 def check_data_folder(settings: Settings) -> Iterator[Finding]:
@@ -99,9 +109,10 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
             text = f"{host}:{port} {'answers' if well else 'does not answer'}"
             mend = "Look at `appliance status`: the process may be starting."
         else:
-            well = supervisor.port_is_free(host, port)
-            text = f"{host}:{port} is {'free' if well else 'used by another program'}"
-            mend = f"Stop that program, or set another [{section}] port."
+            trouble = supervisor.port_trouble(section, host, port)
+            well = trouble is None
+            text = f"{host}:{port} is free" if trouble is None else trouble.text
+            mend = "" if trouble is None else f"{trouble.mend[0].upper()}{trouble.mend[1:]}."
         yield _judge(subject, text, well=well, mend=mend)
 
 
@@ -132,6 +143,9 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
 def check_database(settings: Settings) -> Iterator[Finding]:
     """The database answers, has this release's tables, and its audit is whole."""
     subject = "database"
+    if not database.exists(settings):
+        yield _fine(subject, "is made at the first start")
+        return
     try:
         behind = database.pending(settings)
     except (ApplianceError, SQLAlchemyError) as error:
@@ -139,7 +153,8 @@ def check_database(settings: Settings) -> Iterator[Finding]:
         yield _bad(subject, f"does not answer: {error}", mend)
         return
     if behind:
-        yield _fine(subject, "answers; its tables are made or renewed at the next start")
+        text = "answers; its tables are made or renewed at the next start"
+        yield _fine(subject, f"{text}, or by `appliance database upgrade`")
         return
     yield _fine(subject, "answers, with the tables of this release")
     opened = database.open_database(settings)
@@ -159,17 +174,14 @@ def check_database(settings: Settings) -> Iterator[Finding]:
 def check_weights(settings: Settings) -> Iterator[Finding]:
     """Every network's files are there and are what their checksums say."""
     folder = settings.analysis.weights_dir or _shipped_weights()
-    bundles = sorted(path.parent for path in folder.glob("*/config.json"))
-    if not bundles:
-        mend = "Take the weights from the release, or set [analysis] weights_dir."
-        yield _bad("weights", f"no networks in {folder}", mend)
-    for bundle in bundles:
+    for name in NETWORKS:
+        bundle = folder / name
         wrong = ", ".join(_wrong_files(bundle))
         yield _judge(
-            f"weights {bundle.name}",
+            f"weights {name}",
             f"missing or changed: {wrong}" if wrong else "complete and unchanged",
             well=not wrong,
-            mend=f"Put the files of {bundle} back from the release.",
+            mend=f"Put the files of {bundle} back from the release, or set [analysis] weights_dir.",
         )
 
 
@@ -214,22 +226,22 @@ def _shipped_weights() -> Path:
 
 
 def _wrong_files(bundle: Path) -> Iterator[str]:
-    """The files of a bundle that are not what `SHA256SUMS` says."""
+    """The files of a bundle that are not what `SHA256SUMS` says, or not named there at all."""
     try:
         sums = (bundle / "SHA256SUMS").read_text(encoding="utf-8")
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         yield "SHA256SUMS"
         return
-    for line in sums.splitlines():
-        digest, _, name = line.partition(" ")
-        path = bundle / name.strip().lstrip("*")
+    lines = (line.partition(" ") for line in sums.splitlines() if line.strip())
+    digests = {name.strip().lstrip("*"): digest for digest, _, name in lines}
+    for name in dict.fromkeys((*BUNDLE_FILES, *digests)):
         try:
-            with path.open("rb") as file:
-                right = hashlib.file_digest(file, "sha256").hexdigest() == digest
+            with (bundle / name).open("rb") as file:
+                right = hashlib.file_digest(file, "sha256").hexdigest() == digests.get(name)
         except OSError:
             right = False
         if not right:
-            yield path.name
+            yield name
 
 
 def _file_system(folder: Path) -> str:

@@ -30,7 +30,10 @@ def processes(report: Report | None) -> list[str]:
         )
         for child in report.children
     ]
+    down = ", ".join(child.name for child in report.children if child.pid is None)
     state = "runs" if report.ready else "is starting"
+    if report.ready and down:
+        state += f", but for what is starting again ({down})"
     return [
         f"The appliance {state}: DICOM {report.dicom_address}, pages {report.viewer_url}",
         *_table(rows),

@@ -12,6 +12,7 @@ In production systemd does the same with one unit per process.
 """
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -470,23 +471,51 @@ def addresses(settings: Settings) -> tuple[tuple[str, str, int], ...]:
 def check_ports(settings: Settings) -> None:
     """Refuse to start when another program has a port. Raises ConfigError."""
     for section, host, port in addresses(settings):
-        if not port_is_free(host, port):
-            raise ConfigError(
-                f"another program uses port {port} on {host}:"
-                f" stop it, or set another [{section}] port"
-            )
+        if (trouble := port_trouble(section, host, port)) is not None:
+            raise ConfigError(f"{trouble.text}: {trouble.mend}")
 
 
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+@dataclass(frozen=True)
+class PortTrouble:
+    """Why no server could listen somewhere, and what to do."""
+
+    text: str
+    mend: str
+
+
+def port_trouble(section: str, host: str, port: int) -> PortTrouble | None:
+    """Why the server of a table of the settings could not listen; nothing when it could."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return _why_no_port(error, section, host, port)
+    return None
+
+
+def _why_no_port(error: OSError, section: str, host: str, port: int) -> PortTrouble:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return PortTrouble(
+            f"{host} is no address of this machine",
+            f"set [{section}] host to one, 127.0.0.1 for itself alone or 0.0.0.0 for all",
+        )
+    if error.errno == errno.EADDRINUSE:
+        return PortTrouble(
+            f"another program uses port {port} on {host}",
+            f"stop it, or set another [{section}] port",
+        )
+    if error.errno == errno.EACCES:
+        return PortTrouble(
+            f"port {port} needs a privilege that this user lacks",
+            f"set a [{section}] port from 1024 on, or grant CAP_NET_BIND_SERVICE"
+            " (systemd: AmbientCapabilities=)",
+        )
+    return PortTrouble(
+        f"port {port} on {host} cannot be had ({error.strerror})",
+        f"set another [{section}] host or port",
+    )
 
 
 def accepts(host: str, port: int) -> bool:

@@ -1,11 +1,13 @@
 import hashlib
+import shutil
 import socket
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from appliance import accounts, cli, doctor, lifecycle, status, supervisor
 from appliance.config import SETTINGS_VARIABLE, Settings, to_toml
@@ -13,7 +15,7 @@ from appliance.database import Database
 from appliance.lifecycle import State
 from appliance.studies import PatientAttributes
 from appliance.supervisor import ChildReport, Report
-from appliance.tables import ROLES
+from appliance.tables import ROLES, AuditEntry
 from tests.appliance import world
 from tests.support.databases import settings_in
 from tests.support.pacs import free_port
@@ -104,7 +106,9 @@ def test_users_are_listed_changed_and_shut_out(database: Database):
         (("--settings", "/nowhere.toml", "status"), "does not exist"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(command: tuple[str, ...], said: str):
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    database: Database, command: tuple[str, ...], said: str
+):
     done = run(*command)
 
     assert done.exit_code != 0
@@ -151,18 +155,23 @@ def test_status_shows_each_process_and_why_it_fell():
 
     lines = status.processes(report)
 
+    assert lines[0].startswith("The appliance runs, but for what is starting again (web): ")
     assert "process 17" in lines[1]
     assert "2 restarts  last ended by killed by SIGKILL" in lines[1]
     assert "waits to be started again" in lines[2]
 
 
-def bundle(settings: Settings, content: bytes = b"{}") -> Path:
-    folder = settings.analysis.weights_dir / "lungs"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_bytes(content)
+def bundles(settings: Settings) -> Path:
+    """The folder with every network, whole."""
     digest = hashlib.sha256(b"{}").hexdigest()
-    (folder / "SHA256SUMS").write_text(f"{digest}  config.json\n")
-    return folder
+    for name in doctor.NETWORKS:
+        folder = settings.analysis.weights_dir / name
+        folder.mkdir(parents=True)
+        for file in doctor.BUNDLE_FILES:
+            (folder / file).write_bytes(b"{}")
+        sums = [f"{digest}  {file}\n" for file in doctor.BUNDLE_FILES]
+        (folder / "SHA256SUMS").write_text("".join(sums))
+    return settings.analysis.weights_dir
 
 
 def findings(settings: Settings) -> dict[str, doctor.Finding]:
@@ -179,7 +188,7 @@ def test_the_doctor_finds_nothing_where_nothing_is_wrong(
     settings: Settings, database: Database, fast_engines: None, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(doctor.ENGINE_PROBES, "openvino", "print('OpenVINO')")
-    bundle(settings)
+    bundles(settings)
 
     said = run("doctor")
 
@@ -190,7 +199,7 @@ def test_the_doctor_finds_nothing_where_nothing_is_wrong(
 def test_the_doctor_names_what_is_wrong_and_what_to_do(
     settings: Settings, database: Database, fast_engines: None
 ):
-    bundle(settings, b"{changed}")
+    (bundles(settings) / "lungs" / "config.json").write_bytes(b"{changed}")
     with socket.socket() as taken:
         taken.bind((settings.web.host, settings.web.port))
         taken.listen()
@@ -202,6 +211,98 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do(
     assert "missing or changed: config.json" in said.output
     assert "No module named 'no_such_engine'" in said.output
     assert "3 to mend." in said.output
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("lesions", "SHA256SUMS"),
+        ("screening/weights.safetensors", "weights.safetensors"),
+        ("lungs/SHA256SUMS", "SHA256SUMS"),
+    ],
+)
+def test_the_doctor_misses_each_network_and_each_of_its_files(
+    settings: Settings, lost: str, said: str
+):
+    path = bundles(settings) / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    (bad,) = (found for found in doctor.check_weights(settings) if not found.well)
+
+    assert bad.subject == f"weights {lost.partition('/')[0]}"
+    assert said in bad.text
+
+
+def test_a_file_that_no_checksum_names_is_not_well(settings: Settings):
+    sums = bundles(settings) / "lungs" / "SHA256SUMS"
+    sums.write_text(sums.read_text().splitlines(keepends=True)[0])
+
+    assert "weights.safetensors" in next(doctor.check_weights(settings)).text
+
+
+def test_the_networks_the_doctor_asks_for_are_those_shipped():
+    shipped = {path.parent.name for path in doctor._shipped_weights().glob("*/config.json")}
+
+    assert shipped == set(doctor.NETWORKS)
+
+
+def test_a_check_that_breaks_keeps_no_other_from_running(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    def check_of_nothing(_settings: Settings) -> Iterator[doctor.Finding]:
+        yield doctor._fine("first", "looked at")
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(doctor, "CHECKS", (check_of_nothing, doctor.check_data_folder))
+
+    first, broken, last = doctor.examine(settings)
+
+    assert (first.well, broken.well, last.well) == (True, False, True)
+    assert "RuntimeError: broken" in broken.text
+
+
+@pytest.mark.parametrize("command", [("status",), ("user", "list"), ("doctor",)])
+def test_what_only_asks_makes_no_database(
+    settings: Settings, command: tuple[str, ...], fast_engines: None
+):
+    said = run(*command)
+
+    assert not (settings.data_dir / "appliance.db").exists()
+    assert ("never started" in said.output) == (command != ("doctor",))
+    assert "Traceback" not in said.output
+
+
+def test_what_only_asks_leaves_tables_of_another_release_alone(
+    settings: Settings, database: Database
+):
+    with database.transaction() as db:
+        db.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+
+    said = run("user", "list")
+
+    assert said.exit_code == 1
+    assert "run `appliance database upgrade`" in said.output
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.REJECTED])
+def test_a_study_that_failed_is_tried_again_by_hand(database: Database, state: State):
+    study_id = world.in_state(database, state)
+
+    said = run("study", "requeue", str(study_id))
+
+    assert said.exit_code == 0, said.output
+    assert world.state_of(database, study_id) is State.QUEUED
+    with database.snapshot() as db:
+        (entry,) = db.scalars(select(AuditEntry))
+    assert (entry.tag, entry.subject) == ("lifecycle:study:requeued", f"study {study_id}")
+    assert entry.actor.startswith("command line: ")
+
+
+def test_a_study_that_waits_or_is_not_there_is_not_requeued(database: Database):
+    study_id = world.in_state(database, State.QUEUED)
+
+    assert "study 1 is QUEUED" in run("study", "requeue", str(study_id)).output
+    assert "there is no study 9" in run("study", "requeue", "9").output
 
 
 def test_the_doctor_sees_a_broken_audit(settings: Settings, database: Database, fast_engines: None):
@@ -225,7 +326,8 @@ def test_every_trouble_comes_with_advice(tmp_path: Path, fast_engines: None):
 
     bad = {name: found for name, found in findings(settings).items() if not found.well}
 
-    assert set(bad) == {"disk", "database", "broker", "weights", "engine openvino"}
+    weights = {f"weights {name}" for name in doctor.NETWORKS}
+    assert set(bad) == {"disk", "database", "broker", "engine openvino"} | weights
     assert all(found.mend for found in bad.values())
 
 

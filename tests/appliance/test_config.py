@@ -71,6 +71,8 @@ def test_peers_are_read_as_a_list_of_tables(tmp_path: Path):
         ({"web": {"port": 0}}, "[web] port must be at least 1, not 0"),
         ({"receive": {"quiet_s": float("inf")}}, "[receive] quiet_s must be at least 0, not inf"),
         ({"analysis": {"engine": "pytorch"}}, "did you mean torch?"),
+        ({"dicom": {"port": 65536}}, "[dicom] port must be at most 65535, not 65536"),
+        ({"web": {"port": 70000}}, "[web] port must be at most 65535, not 70000"),
         ({"analysis": {"weights_dir": 3}}, "[analysis] weights_dir must be a path"),
         ({"dicom": {"peers": "*"}}, "[dicom] peers must be a list of tables"),
         ({"dicom": 3}, "dicom must be a table, written [dicom]"),

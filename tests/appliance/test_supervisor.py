@@ -1,5 +1,6 @@
 """The supervisor in a process of its own, with children that do nothing, and everything killed."""
 
+import errno
 import os
 import signal
 import socket
@@ -189,6 +190,37 @@ def test_a_port_of_another_program_is_named(settings: Settings):
     assert status != 0
     assert f"another program uses port {settings.web.port}" in said
     assert "set another [web] port" in said
+
+
+@pytest.mark.parametrize(
+    ("host", "number", "text", "mend"),
+    [
+        ("127.0.0.1", errno.EADDRINUSE, "another program uses port 104", "another [dicom] port"),
+        ("127.0.0.1", errno.EACCES, "port 104 needs a privilege", "CAP_NET_BIND_SERVICE"),
+        ("127.0.0.1", errno.EMFILE, "cannot be had (Too many open files)", "[dicom] host or port"),
+        ("192.0.2.1", errno.EADDRNOTAVAIL, "192.0.2.1 is no address of this", "set [dicom] host"),
+    ],
+)
+def test_a_port_that_cannot_be_had_comes_with_the_reason_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, host: str, number: int, text: str, mend: str
+):
+    def bind(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+
+    trouble = supervisor.port_trouble("dicom", host, 104)
+
+    assert trouble is not None
+    assert text in trouble.text
+    assert mend in trouble.mend
+
+
+def test_a_host_that_nobody_knows_is_named():
+    trouble = supervisor.port_trouble("web", "no such host", 8080)
+
+    assert trouble is not None
+    assert trouble.text == "no such host is no address of this machine"
 
 
 def test_an_orderly_stop_gives_studies_back_without_counting_the_try(
