@@ -5,7 +5,6 @@ ApplianceError            permanent: the same input fails the same way
 ├── InvalidMoveError      a move that the table of states does not have: a fault in the caller
 ├── LostRaceError         another process moved the study or took the claim first
 └── TransientError        the outside world failed: try again later
-    └── StoreFullError    the disk is below its watermark
 """
 
 
@@ -37,7 +36,3 @@ class LostRaceError(ApplianceError):
         super().__init__(f"study {study_id} is not {expected} any more")
         self.study_id = study_id
         self.expected = expected
-
-
-class StoreFullError(TransientError):
-    """The disk has less free space than the watermark allows."""

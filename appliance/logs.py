@@ -23,10 +23,12 @@ QUIET: Final = (
     "celery.worker.strategy",
     "kombu",
     "alembic",
-    "pydicom",
     "pynetdicom",
 )
 """Libraries heard from WARNING on; below it some of them print what they were given."""
+
+MUTE: Final = ("pydicom",)
+"""Libraries whose warnings, too, quote what they were given."""
 
 
 TELLING: Final = (ApplianceError, OSError)
@@ -65,6 +67,8 @@ def configure(process: str, *, level: int = logging.INFO) -> None:
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    for name in MUTE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def where_it_failed(

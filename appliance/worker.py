@@ -5,6 +5,8 @@ from importlib import import_module
 from typing import Any
 
 from celery.signals import celeryd_init, setup_logging, worker_process_init
+from pydicom.config import IGNORE
+from pydicom.config import settings as pydicom_settings
 
 from appliance import logs, queue, supervisor
 from appliance.config import PROCESS_VARIABLE, Settings
@@ -21,7 +23,12 @@ def configure_logging(**_arguments: Any) -> None:
 
 @celeryd_init.connect
 def load_tasks(options: dict[str, Any], **_arguments: Any) -> None:
-    """Load the tasks of the queues that this worker was started for."""
+    """Load the tasks of the queues that this worker was started for.
+
+    pydicom's warnings about illegal values quote them, on the standard error that is our log.
+    """
+    pydicom_settings.reading_validation_mode = IGNORE
+    pydicom_settings.writing_validation_mode = IGNORE
     named = options.get("queues") or list(queue.QUEUES)
     for module in queue.task_modules(named.split(",") if isinstance(named, str) else named):
         import_module(module)

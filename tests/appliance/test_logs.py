@@ -56,6 +56,17 @@ def test_an_exception_is_written_without_the_text_of_a_library(
     assert "Secret" not in line
 
 
+@pytest.mark.parametrize("name", logs.MUTE)
+def test_libraries_that_quote_values_in_warnings_are_mute(
+    restored: None, capsys: pytest.CaptureFixture[str], name: str
+):
+    logs.configure("worker-gpu")
+
+    logging.getLogger(name).warning("Invalid value for VR UI: '896911bf'")
+
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", logs.QUIET)
 def test_libraries_that_print_what_they_are_given_are_turned_down(
     restored: None, capsys: pytest.CaptureFixture[str], name: str
