@@ -107,6 +107,25 @@ def test_other_bytes_under_one_uid_are_kept_aside_and_reported(
     assert dataset_bytes(store.path_of(conflict.other_digest)) == encoded(other)
 
 
+def test_another_patients_image_is_kept_aside_and_audited(
+    reception: Reception, database: Database, store: Store
+):
+    names = Names.fresh()
+    take(reception, ct_instance(names))
+    other = ct_instance(names, PatientID="P-2", PatientName="Other^Ann")
+
+    assert take(reception, other) is Recorded.CONFLICT
+
+    with database.snapshot() as db:
+        study = studies.find(db, names.study_uid)
+        (conflict,) = studies.conflicts_of(db, study.id)
+        (entry,) = db.scalars(select(AuditEntry))
+        assert study.patient.patient_id == "P-1"
+    assert (conflict.reason, conflict.kept_digest) == ("patient", None)
+    assert entry.detail == {"other_digest": conflict.other_digest, "reason": "patient"}
+    assert dataset_bytes(store.path_of(conflict.other_digest)) == encoded(other)
+
+
 def test_the_same_instance_in_another_transfer_syntax_is_other_bytes(
     reception: Reception, database: Database
 ):
