@@ -105,7 +105,8 @@ def _middle(image: NDArray[np.float32]) -> float:
     columns = (image > TISSUE).sum(axis=(0, 1))
     if not columns.any():
         return image.shape[2] / 2
-    return float(columns @ np.arange(len(columns)) / columns.sum())
+    centre: float = (columns @ np.arange(len(columns)) / columns.sum()).item()
+    return centre
 
 
 def _left_share(part: NDArray[np.bool_], middle: float) -> float:
