@@ -105,13 +105,13 @@ def _middle(image: NDArray[np.float32]) -> float:
     columns = (image > TISSUE).sum(axis=(0, 1))
     if not columns.any():
         return image.shape[2] / 2
-    centre: float = (columns @ np.arange(len(columns)) / columns.sum()).item()
-    return centre
+    return int(columns @ np.arange(len(columns))) / int(columns.sum())
 
 
 def _left_share(part: NDArray[np.bool_], middle: float) -> float:
     columns = part.sum(axis=(0, 1))
-    return float(columns[np.arange(len(columns)) >= middle].sum() / columns.sum())
+    beyond = np.arange(len(columns)) >= middle
+    return int(columns[beyond].sum()) / int(columns.sum())
 
 
 def _eroded(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:

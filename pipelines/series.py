@@ -168,16 +168,9 @@ def load_study(paths: Iterable[Path], *, threads: int = 0) -> tuple[CTVolume, tu
         threads: For decoding; 0 for one on each core.
 
     Raises:
-        UnreadableInputError: The files belong to more than one study.
         NoUsableSeriesError: No series may be analysed.
     """
     described = describe_files(paths)
-    studies = {header.study_uid for series in described for header in series.instances}
-    if len(studies) > 1:
-        raise UnreadableInputError(
-            f"The files belong to {len(studies)} studies. Give one study at a time."
-        )
-    unreadable = sum(series.unreadable for series in described)
     choice = choose_series(described)
     failed: list[Refusal] = []
     for series in choice.candidates:
@@ -190,11 +183,18 @@ def load_study(paths: Iterable[Path], *, threads: int = 0) -> tuple[CTVolume, tu
         else:
             others = [r for r in choice.refused if r.series_uid != series.series_uid]
             failed_uids = {refusal.series_uid for refusal in failed}
-            if unreadable:
-                note = f"{unreadable} files of the study could not be read: slices may be missing."
-                volume = replace(volume, warnings=(*volume.warnings, note))
+            volume = replace(volume, warnings=(*volume.warnings, *_notes(described)))
             return volume, (*failed, *(r for r in others if r.series_uid not in failed_uids))
     raise NoUsableSeriesError((*failed, *choice.refused))
+
+
+def _notes(described: Sequence[SeriesHeader]) -> Iterator[str]:
+    """Yield what a reader must know about the files beside the analysed series."""
+    if unreadable := sum(series.unreadable for series in described):
+        yield f"{unreadable} files could not be read: slices may be missing."
+    studies = {header.study_uid for series in described for header in series.instances}
+    if len(studies) > 1:
+        yield f"The files belong to {len(studies)} studies; one series of one of them is analysed."
 
 
 def describe_files(paths: Iterable[Path]) -> list[SeriesHeader]:

@@ -1,3 +1,5 @@
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +103,16 @@ def test_its_files_say_what_a_scanner_would(tmp_path: Path, keyword: str):
     assert ds[keyword].value
     assert ds.SOPClassUID.name == "CT Image Storage"
     assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+
+
+def test_dciodvfy_finds_no_error_in_a_slice(tmp_path):
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dicom3tools' dciodvfy is not installed")
+    path = phantom.write_dicom(small_chest(), tmp_path)[48]
+
+    done = subprocess.run([program, path], capture_output=True, text=True, check=False)
+
+    # Its exit status alone does not tell: errors are lines.
+    assert "CTImage" in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == []
