@@ -21,8 +21,9 @@ CASES = {
     "covid_P001": "volumes/covidctmd_covid_P001.nii.gz",
     "covid_P002": "dicom/chest_covid_P002",
     "cap_cap001": "volumes/covidctmd_cap_cap001.nii.gz",
-    "normal001": "volumes/covidctmd_normal_normal001.nii.gz",
-    "lidc_0001": "volumes/lidc_0001_noncovid.nii.gz",
+    # In training as healthy: what is found here is no measure of specificity.
+    "normal001 (in training)": "volumes/covidctmd_normal_normal001.nii.gz",
+    "lidc_0001 (in training)": "volumes/lidc_0001_noncovid.nii.gz",
 }
 LOBES = ("LLL", "LUL", "RLL", "RML", "RUL")
 

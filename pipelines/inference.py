@@ -60,6 +60,23 @@ def predict_volume(
     return out
 
 
+def predict_slabs(
+    engine: Engine, image: NDArray[np.float32], slices: int, **limits: int
+) -> NDArray[np.float32]:
+    """Return the probabilities (z, y, x) of a network that was trained on stacks of `slices`.
+
+    A net that never saw a taller stack answers nonsense on one, so it is given as many slices as it
+    knows, one slab after the other; the last is filled up with its last slice.
+    """
+    parts = []
+    for first in range(0, len(image), slices):
+        slab = image[first : first + slices]
+        full = np.pad(slab, ((0, slices - len(slab)), (0, 0), (0, 0)), mode="edge")
+        parts.append(predict_volume(engine, full, **limits)[: len(slab)])
+    out: NDArray[np.float32] = np.concatenate(parts)
+    return out
+
+
 def tiles(shape: tuple[int, ...], largest: int) -> Iterator[tuple[Box, Box]]:
     """Yield boxes that cover `shape`, and the same boxes with their halo, cut at the edges.
 

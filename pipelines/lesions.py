@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Lesion, Side
-from pipelines.inference import Model, predict_volume
+from pipelines.inference import Model, predict_slabs
 from pipelines.preprocessing import LungExtraction, resize, window
 from pipelines.volume import CTVolume
 
@@ -23,7 +23,8 @@ def segment_lesions(
 ) -> NDArray[np.uint16]:
     """Return uint16 (z, y, x) on the volume's own grid: regions by descending volume, 1 first."""
     image = window(extraction.hu, model.config.window_hu) * extraction.lung
-    probability = predict_volume(model.engine, image) * extraction.lung
+    slices = int(model.config.preprocessing["slab_slices"])
+    probability = predict_slabs(model.engine, image, slices) * extraction.lung
     crop_shape = tuple(s.stop - s.start for s in extraction.box)
     mask = resize(probability, crop_shape) > float(model.config.decision["threshold"])
     labels = np.zeros(volume.shape, dtype=np.uint16)

@@ -105,7 +105,8 @@ def _middle(image: NDArray[np.float32]) -> float:
     columns = (image > TISSUE).sum(axis=(0, 1))
     if not columns.any():
         return image.shape[2] / 2
-    return int(columns @ np.arange(len(columns))) / int(columns.sum())
+    weighted = int((columns * np.arange(len(columns))).sum())
+    return weighted / int(columns.sum())
 
 
 def _left_share(part: NDArray[np.bool_], middle: float) -> float:

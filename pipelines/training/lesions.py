@@ -73,7 +73,7 @@ class LesionRecipe:
         return {"lesion_dice": scores, "lesion_dice_mean": float(np.mean(list(scores.values())))}
 
     def dice(self, net: nn.Module, stack: Stack) -> float:
-        """Dice of a whole stack on the set's own pixels, in one pass over the lung box.
+        """Dice of a whole stack on the set's own pixels, slab by slab as in the pipeline.
 
         A fine stack is read as several coarser ones, so that every slice has a result of its own.
         """
@@ -88,16 +88,19 @@ class LesionRecipe:
         lung = _masks(stack)[0][rows]
         in_plane = (self.spacing[0], *stack.spacing[1:])  # slices are taken as they come
         shape = resampled_shape(lung.shape, in_plane, self.spacing)
-        grown = resize(lung, shape) > 0.1
-        box = bounding_box(grown, (0, 4, 4))
+        inside = resize(lung, shape) > 0.5
+        box = bounding_box(inside)
         grey = resize(stack.image[rows], shape)[box] / np.float32(255)
-        image = towards(grey, grown[box], AERATED_LEVEL) * grown[box]
-        batch = torch.from_numpy(pad_to_multiple(image))[None, None]
+        image = pad_to_multiple(towards(grey, inside[box], AERATED_LEVEL) * inside[box])
+        slabs = image.reshape(-1, self.patch[0], *image.shape[1:])
         device = next(net.parameters()).device
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = net(batch.to(device)).float().cpu()[0, 0]
+        parts = []
+        for slab in torch.from_numpy(slabs)[:, None].split(1):  # type: ignore[no-untyped-call]
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                parts.append(torch.sigmoid(net(slab.to(device)).float()).cpu().numpy())
+        z, y, x = (side.stop - side.start for side in box)
         full = np.zeros(shape, dtype=np.float32)
-        full[box] = torch.sigmoid(logits).numpy()[tuple(slice(0, n) for n in image.shape)]
+        full[box] = np.concatenate(parts).reshape(image.shape)[:z, :y, :x]
         return resize(full, lung.shape)
 
     def _covid(self, rng: np.random.Generator) -> Patch:

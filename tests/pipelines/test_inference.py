@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from pipelines.engines.torch import Precision, TorchEngine
-from pipelines.inference import ONE_PASS_VOXELS, predict_slices, predict_volume, tiles
+from pipelines.inference import (
+    ONE_PASS_VOXELS,
+    predict_slabs,
+    predict_slices,
+    predict_volume,
+    tiles,
+)
 
 
 class Doubling:
@@ -60,6 +66,16 @@ def test_a_convolution_reaches_across_boxes_as_in_one_pass():
     boxes = predict_volume(engine, image, one_pass_voxels=48 * 32 * 32)
 
     np.testing.assert_allclose(boxes, whole, atol=1e-6)
+
+
+def test_a_net_is_given_as_many_slices_as_it_was_trained_on():
+    engine = Doubling()
+    image = np.random.default_rng(0).random((40, 32, 32), dtype=np.float32)
+
+    out = predict_slabs(engine, image, 16)
+
+    assert [shape[2] for shape in engine.shapes] == [16, 16, 16]
+    np.testing.assert_array_equal(out, image * 2)
 
 
 def test_slices_go_through_in_batches_and_come_back_in_order():

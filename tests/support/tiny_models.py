@@ -28,7 +28,12 @@ CONFIGS = {
         version="0.1",
         purpose="lesions",
         network={"architecture": "unetplusplus", "dimensions": 3, "features": FEATURES},
-        preprocessing={"spacing_mm": [8.0, 8.0, 8.0], "window_hu": HU, "lung_margin_mm": 0.0},
+        preprocessing={
+            "spacing_mm": [8.0, 8.0, 8.0],
+            "window_hu": HU,
+            "lung_margin_mm": 0.0,
+            "slab_slices": 16,
+        },
         decision={"threshold": 0.5, "minimum_ml": 5.0},
     ),
     "screening": ModelConfig(
