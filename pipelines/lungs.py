@@ -104,7 +104,7 @@ def _middle(image: NDArray[np.float32]) -> float:
     """Return the x index of the middle of the body; `image` is windowed, (z, y, x)."""
     columns = (image > TISSUE).sum(axis=(0, 1))
     if not columns.any():
-        return image.shape[2] / 2
+        return float(image.shape[2]) / 2
     weighted = int((columns * np.arange(len(columns))).sum())
     return weighted / int(columns.sum())
 
