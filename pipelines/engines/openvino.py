@@ -11,14 +11,18 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import numpy as np
-import openvino
-import torch
-from numpy.typing import NDArray
-from torch import nn
-from torch.jit._trace import TracerWarning
+# The converter reports its use to its maker over the network. Nothing leaves this box: where the
+# package cannot be imported, it takes its own empty stand-in.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
-from pipelines.weights import Bundle
+import numpy as np  # noqa: E402
+import openvino  # noqa: E402
+import torch  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.jit._trace import TracerWarning  # noqa: E402
+
+from pipelines.weights import Bundle  # noqa: E402
 
 
 class OpenVinoEngine:
@@ -60,9 +64,6 @@ def _convert(bundle: Bundle) -> openvino.Model:
     channels = int(bundle.config.network.get("in_channels", 1))
     net = nn.Sequential(bundle.network(), nn.Sigmoid()).eval()
     example = torch.zeros(1, channels, *[32] * dimensions)
-    # The converter reports its use to its maker over the network. Nothing leaves this box: without
-    # the package it takes its own empty stand-in.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     with warnings.catch_warnings(), torch.inference_mode():
         # The networks check that skip connections fit; inputs here are multiples of 16, so they do.
         warnings.simplefilter("ignore", category=TracerWarning)
