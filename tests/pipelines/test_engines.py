@@ -22,8 +22,8 @@ ACCEPTED = 0.999
 CPU = torch.device("cpu")
 
 
-# The first lesion weights are far from sure at their edges: in bf16 either engine agrees with fp32 at
-# Dice 0.9977 and 0.9975, below what DESIGN accepts. Strict, so that better weights are noticed.
+# The first lesion weights are far from sure at their edges: in bf16 either engine agrees with fp32
+# at Dice 0.9977 and 0.9975, below what is accepted. Strict, so that better weights are noticed.
 below_acceptance = pytest.mark.xfail(reason="the first lesion net agrees at Dice 0.998 in bf16")
 
 
