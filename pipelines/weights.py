@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,9 +27,20 @@ CONFIG_FILE: Final = "config.json"
 SUMS_FILE: Final = "SHA256SUMS"
 
 
+class Precision(StrEnum):
+    """What convolutions are computed in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a model is and how its input must be prepared: `config.json`."""
+    """What a model is and how its input must be prepared: `config.json`.
+
+    `precision` is the lowest one in which the weights agree with fp32 as an engine must (masks
+    within Dice 0.999); no engine computes them in a lower one.
+    """
 
     name: str
     version: str
@@ -36,6 +48,7 @@ class ModelConfig:
     network: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     decision: Mapping[str, Any]
+    precision: Precision
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -122,9 +135,10 @@ def open_bundle(folder: Path) -> Bundle:
         if name not in files:
             raise WeightsError(f"{folder / SUMS_FILE} does not name {name}.")
     try:
-        config = ModelConfig(**json.loads(files[CONFIG_FILE]))
+        values = json.loads(files[CONFIG_FILE])
+        config = ModelConfig(**{**values, "precision": Precision(values["precision"])})
         tensors = load(files[WEIGHTS_FILE])
-    except (ValueError, TypeError, SafetensorError) as error:
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise WeightsError(f"{folder} is no model of this release: {error}") from error
     digest = hashlib.sha256(files[WEIGHTS_FILE]).hexdigest()
     return Bundle(config=config, digest=digest, tensors=tensors)

@@ -25,8 +25,9 @@ def open_engine(bundle: Bundle, choice: EngineChoice, *, threads: int = 0) -> En
     """
     gpu = torch.cuda.is_available()
     if choice is EngineChoice.OPENVINO or (choice is EngineChoice.AUTO and not gpu):
-        return OpenVinoEngine(converted(bundle), threads=threads)
+        return OpenVinoEngine(converted(bundle), bundle.config.precision, threads=threads)
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if gpu else "cpu")
-    return TorchEngine(bundle.network(), device, best_precision(device))
+    precision = best_precision(device, bundle.config.precision)
+    return TorchEngine(bundle.network(), device, precision)

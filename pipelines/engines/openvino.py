@@ -1,4 +1,4 @@
-"""OpenVINO: the CPU's engine, in bf16 where the processor computes it.
+"""OpenVINO: the CPU's engine, in bf16 where the weights allow it and the processor computes it.
 
 Converting a network takes seconds, compiling a converted one a fraction of that, so the converted
 network is kept in the user's cache, named by the digest of the weights and OpenVINO's version.
@@ -22,15 +22,17 @@ from numpy.typing import NDArray  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.jit._trace import TracerWarning  # noqa: E402
 
-from pipelines.weights import Bundle  # noqa: E402
+from pipelines.weights import Bundle, Precision  # noqa: E402
 
 
 class OpenVinoEngine:
     """A network compiled for this machine's processor."""
 
-    def __init__(self, model: openvino.Model, *, threads: int = 0) -> None:
+    def __init__(self, model: openvino.Model, lowest: Precision, *, threads: int = 0) -> None:
         core = openvino.Core()
         options: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY"}
+        if lowest is Precision.FP32:
+            options["INFERENCE_PRECISION_HINT"] = "f32"
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
         self._compiled = core.compile_model(model, "CPU", options)

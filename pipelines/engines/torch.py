@@ -1,22 +1,17 @@
 """PyTorch: the GPU's engine, and on a CPU the reference the other engine is held against."""
 
-from enum import StrEnum
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-
-class Precision(StrEnum):
-    """What the convolutions are computed in."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
+from pipelines.weights import Precision
 
 
-def best_precision(device: torch.device) -> Precision:
-    """Return bf16 where the processor computes it, else fp32."""
+def best_precision(device: torch.device, lowest: Precision) -> Precision:
+    """Return bf16 where the weights allow it and the processor computes it, else fp32."""
+    if lowest is Precision.FP32:
+        return Precision.FP32
     if device.type == "cuda":
         return Precision.BF16 if torch.cuda.is_bf16_supported() else Precision.FP32
     has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - has no public name

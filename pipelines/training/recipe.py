@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from pipelines.errors import PipelineError
+from pipelines.weights import Precision
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """One training: the TOML file beside the weights it makes.
 
-    `network`, `preprocessing` and `decision` travel into the model's `config.json` unchanged;
+    `network`, `preprocessing`, `decision` and `precision` travel into the model's `config.json`
+    unchanged;
     `data` is the recipe's own (splits by group).
     """
 
@@ -27,6 +29,7 @@ class TrainingConfig:
     network: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     decision: Mapping[str, Any]
+    precision: Precision
     data: Mapping[str, Any]
     seed: int
     steps: int
@@ -53,6 +56,10 @@ class TrainingConfig:
         if set(given) != known:
             missing, unknown = sorted(known - set(given)), sorted(set(given) - known)
             raise PipelineError(f"{path}: missing keys {missing}, unknown keys {unknown}.")
+        try:
+            given["precision"] = Precision(given["precision"])
+        except ValueError as error:
+            raise PipelineError(f"{path}: {error}; known are fp32 and bf16.") from error
         given["patch"] = tuple(given["patch"])
         return cls(**given)
 

@@ -39,6 +39,7 @@ def run(
         network=config.network,
         preprocessing=config.preprocessing,
         decision=config.decision,
+        precision=config.precision,
     )
     net = model.network_with_random_weights()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.engines.torch import Precision, TorchEngine
+from pipelines.engines.torch import TorchEngine
 from pipelines.inference import (
     ONE_PASS_VOXELS,
     predict_slabs,
@@ -10,6 +10,7 @@ from pipelines.inference import (
     predict_volume,
     tiles,
 )
+from pipelines.weights import Precision
 
 
 class Doubling:

@@ -18,7 +18,7 @@ from pipelines.training.metrics import dice, roc_auc, youden_threshold
 from pipelines.training.recipe import TrainingConfig
 from pipelines.training.screening import split_by_group
 from pipelines.training.synthetic import add_lesions
-from pipelines.weights import shipped_weights
+from pipelines.weights import Precision, shipped_weights
 
 CPU = torch.device("cpu")
 
@@ -31,6 +31,7 @@ def config(steps: int = 8, learning_rate: float = 0.01) -> TrainingConfig:
         network={"dimensions": 2},
         preprocessing={},
         decision={},
+        precision=Precision.FP32,
         data={},
         seed=4,
         steps=steps,

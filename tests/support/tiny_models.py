@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pipelines.analysis import PURPOSES
-from pipelines.weights import ModelConfig, write_bundle
+from pipelines.weights import ModelConfig, Precision, write_bundle
 
 FEATURES = [2, 2, 2, 2, 2, 2]
 HU = [-1024, 350]
@@ -22,6 +22,7 @@ CONFIGS = {
         network={"architecture": "unet", "dimensions": 2, "features": FEATURES},
         preprocessing={"spacing_mm": [8.0, 8.0, 8.0], "window_hu": HU},
         decision={"threshold": -1.0},
+        precision=Precision.BF16,
     ),
     "lesions": ModelConfig(
         name="tiny lesions",
@@ -35,6 +36,7 @@ CONFIGS = {
             "slab_slices": 16,
         },
         decision={"threshold": 0.5, "minimum_ml": 5.0},
+        precision=Precision.BF16,
     ),
     "screening": ModelConfig(
         name="tiny screening",
@@ -43,6 +45,7 @@ CONFIGS = {
         network={"architecture": "resnet50", "dimensions": 2},
         preprocessing={"size": 32, "window_hu": HU},
         decision={"threshold": 0.5},
+        precision=Precision.BF16,
     ),
 }
 
