@@ -237,7 +237,7 @@ def _one_study(
         _try_again(database, settings, after)
     else:
         click.echo(f"Sent in {seconds['send']:.1f} s. Waiting for {QUIET_S:.0f} s of quiet …")
-    row = _follow(database, study_uid, settings, server, deadline)
+    row = _follow(database, after.study_id, settings, server, deadline)
     seconds.update(_waits(database, row))
     with database.snapshot() as db:
         analysis = studies.current_analysis(db, row.study_id)
@@ -272,7 +272,7 @@ def _waits(database: Database, row: WorklistRow) -> dict[str, float]:
 
 def _follow(
     database: Database,
-    study_uid: str,
+    study_id: int,
     settings: Settings,
     server: subprocess.Popen[bytes],
     deadline: float,
@@ -281,11 +281,10 @@ def _follow(
     said: tuple[object, ...] = ()
     steps = 0
     while time.monotonic() < deadline:
-        row = _row(database, study_uid)
+        with database.snapshot() as db:
+            row, progress = studies.worklist_row(db, study_id), studies.progress(db, study_id)
         if row is None or server.poll() is not None:
             raise ApplianceError(f"the appliance ended; see {_log_file(settings.data_dir)}")
-        with database.snapshot() as db:
-            progress = studies.progress(db, row.study_id)
         done = progress.steps if progress and row.state is not State.RECEIVING else ()
         for step in done[steps:]:
             click.echo(f"  {step.step}: {step.seconds:.1f} s")
@@ -328,8 +327,13 @@ def _say_outcome(outcome: Outcome) -> None:
 
 
 def _row(database: Database, study_uid: str) -> WorklistRow | None:
+    """The study with this UID; of several people's, the one with most images."""
     with database.snapshot() as db:
-        return studies.worklist_row(db, study_uid)
+        under_uid = studies.named(db, study_uid)
+        if not under_uid:
+            return None
+        largest = max(under_uid, key=lambda study: study.revision)
+        return studies.worklist_row(db, largest.id)
 
 
 def _study_in(source: Path) -> tuple[str, int]:

@@ -11,9 +11,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import Row, Select, case, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, Session, aliased
 
 from appliance import lifecycle
 from appliance.database import Database, utc_now
@@ -99,9 +99,7 @@ class Conflict(StrEnum):
     BYTES = "bytes"
     """Its UID is there already, at the same place, with other bytes."""
     PLACE = "place"
-    """Its UID is there already, in another series or study; UIDs are unique (PS3.5, 9)."""
-    PATIENT = "patient"
-    """It names another person than the study it says it belongs to."""
+    """Its UID is there already, in another series of the study; UIDs are unique (PS3.5, 9)."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,11 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class WorklistRow:
-    """One line of the worklist. `stale`: the result was made before the last instances came."""
+    """One line of the worklist.
+
+    `shares_uid`: another person's images came under the same Study Instance UID. `stale`: the
+    result was made before the last instances came.
+    """
 
     study_id: int
     study_uid: str
@@ -174,6 +176,7 @@ class WorklistRow:
     step_total: int
     instance_count: int
     conflict_count: int
+    shares_uid: bool
     analysis_id: int | None
     probability: float | None
     positive: bool | None
@@ -213,30 +216,28 @@ def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
     """
     now = utc_now()
     instance = _clean(received)
-    study_id = _study(db, instance, now)
-    recorded = _keep(db, instance, study_id, now)
-    if recorded is Recorded.NEW:
+    parts = _locked_parts(db, instance.study_uid)
+    kept = _kept(db, parts, instance.sop_instance_uid)
+    if kept is None:
+        study_id = _part_of(db, parts, instance, now)
+        _add(db, instance, study_id, now)
         lifecycle.reopen(db, study_id)
         values: dict[str, Any] = {"revision": Study.revision + 1, "last_received_at": now}
         db.execute(update(Study).where(Study.id == study_id).values(values))
-    else:
-        receiving = (Study.id == study_id, Study.state == State.RECEIVING)
-        db.execute(update(Study).where(*receiving).values(last_received_at=now))
-    return recorded
+        return Recorded.NEW
+    receiving = (Study.id == kept.study_id, Study.state == State.RECEIVING)
+    db.execute(update(Study).where(*receiving).values(last_received_at=now))
+    if kept.digest == instance.digest:
+        return Recorded.DUPLICATE
+    _keep_aside(db, instance, kept, now)
+    return Recorded.CONFLICT
 
 
 def worklist(db: Session, *, limit: int = 100, offset: int = 0) -> list[WorklistRow]:
     """The studies, suspicious ones first by probability, the others by arrival, newest first."""
-    conflicts = (
-        select(func.count())
-        .where(InstanceConflict.study_id == Study.id)
-        .correlate(Study)
-        .scalar_subquery()
-    )
     suspicion = case((Analysis.positive.is_(True), Analysis.probability), else_=-1.0)
     rows = db.execute(
-        select(Study, Analysis, conflicts)
-        .outerjoin(Analysis, (Analysis.study_id == Study.id) & Analysis.current)
+        _worklist_rows()
         .order_by(suspicion.desc(), Study.first_received_at.desc(), Study.id.desc())
         .limit(limit)
         .offset(offset)
@@ -244,18 +245,24 @@ def worklist(db: Session, *, limit: int = 100, offset: int = 0) -> list[Worklist
     return [_worklist_row(*row) for row in rows]
 
 
-def worklist_row(db: Session, study: str | int) -> WorklistRow | None:
-    """The worklist's line for one study, named by its UID or by its row id."""
-    named = Study.id == study if isinstance(study, int) else Study.study_uid == study
-    row = db.execute(
-        select(Study, Analysis)
-        .outerjoin(Analysis, (Analysis.study_id == Study.id) & Analysis.current)
-        .where(named)
-    ).one_or_none()
-    if row is None:
-        return None
-    conflicts = len(conflicts_of(db, row[0].id))
-    return _worklist_row(row[0], row[1], conflicts)
+def worklist_row(db: Session, study_id: int) -> WorklistRow | None:
+    """The worklist's line for one study."""
+    row = db.execute(_worklist_rows().where(Study.id == study_id)).one_or_none()
+    return None if row is None else _worklist_row(*row)
+
+
+def _worklist_rows() -> Select[Study, Analysis | None, int, bool]:
+    conflicts = (
+        select(func.count())
+        .where(InstanceConflict.study_id == Study.id)
+        .correlate(Study)
+        .scalar_subquery()
+    )
+    other = aliased(Study)
+    shares_uid = exists().where(other.study_uid == Study.study_uid, other.id != Study.id)
+    return select(Study, Analysis, conflicts, shares_uid).outerjoin(
+        Analysis, (Analysis.study_id == Study.id) & Analysis.current
+    )
 
 
 def count(db: Session) -> int:
@@ -263,9 +270,9 @@ def count(db: Session) -> int:
     return db.scalar(select(func.count()).select_from(Study)) or 0
 
 
-def find(db: Session, study_uid: str) -> Study | None:
-    """The study with this UID."""
-    return db.scalar(select(Study).where(Study.study_uid == study_uid))
+def named(db: Session, study_uid: str) -> Sequence[Study]:
+    """The studies under this UID: one for each person named with it, in the order they came."""
+    return db.scalars(_named(study_uid)).all()
 
 
 def progress(db: Session, study_id: int) -> Progress | None:
@@ -344,14 +351,21 @@ def series_of(db: Session, study_id: int) -> Sequence[Series]:
     return db.scalars(select(Series).where(Series.study_id == study_id).order_by(Series.id)).all()
 
 
-def conflicts_of(
-    db: Session, study_id: int, *, digest: str | None = None
-) -> Sequence[InstanceConflict]:
-    """What was kept aside, all of it or these bytes alone, and for which `Conflict`."""
+def conflicts_of(db: Session, study_id: int) -> Sequence[InstanceConflict]:
+    """What was kept aside, and for which `Conflict`."""
     kept_aside = select(InstanceConflict).where(InstanceConflict.study_id == study_id)
-    if digest is not None:
-        kept_aside = kept_aside.where(InstanceConflict.other_digest == digest)
     return db.scalars(kept_aside.order_by(InstanceConflict.id)).all()
+
+
+def conflict_with(db: Session, study_uid: str, digest: str) -> InstanceConflict:
+    """What these bytes, sent under this UID, were kept aside for."""
+    under_uid = InstanceConflict.study_id.in_(_named(study_uid).with_only_columns(Study.id))
+    return db.scalars(
+        select(InstanceConflict)
+        .where(under_uid, InstanceConflict.other_digest == digest)
+        .order_by(InstanceConflict.id.desc())
+        .limit(1)
+    ).one()
 
 
 def events_of(db: Session, study_id: int) -> Sequence[StudyEvent]:
@@ -462,16 +476,35 @@ def _text(value: str) -> str:
     return str(value).replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
 
 
-def _study(db: Session, instance: ReceivedInstance, now: datetime) -> int:
-    """The id of the instance's study, its row locked until the transaction ends."""
-    by_uid = select(Study.id).where(Study.study_uid == instance.study_uid)
-    locked = by_uid.with_for_update(of=Study, key_share=True)
-    if (study_id := db.scalar(locked)) is not None:
-        return study_id
+def _named(study_uid: str) -> Select[Study]:
+    return select(Study).where(Study.study_uid == study_uid).order_by(Study.part)
+
+
+def _locked_parts(db: Session, study_uid: str) -> Sequence[Study]:
+    """The studies under this UID, their rows locked until the transaction ends."""
+    return db.scalars(_named(study_uid).with_for_update(of=Study, key_share=True)).all()
+
+
+def _kept(db: Session, parts: Sequence[Study], sop_instance_uid: str) -> Row[str, int, str] | None:
+    """The instance that has this UID in one of `parts`: digest, study_id and series_uid."""
+    return db.execute(
+        select(Instance.digest, Instance.study_id, Series.series_uid)
+        .join(Series, Instance.series_id == Series.id)
+        .where(Instance.study_id.in_([study.id for study in parts]))
+        .where(Instance.sop_instance_uid == sop_instance_uid)
+    ).one_or_none()
+
+
+def _part_of(db: Session, parts: Sequence[Study], instance: ReceivedInstance, now: datetime) -> int:
+    """The id of the study under the instance's UID that has its patient, made if there is none."""
+    for study in parts:
+        if _fits_patient(db, instance.patient, study):
+            return study.id
     created = lifecycle.begin(
         db,
         {
             "study_uid": instance.study_uid,
+            "part": len(parts),
             "patient_key": _patient(db, vars(instance.patient)),
             "source_ae": instance.source_ae,
             "first_received_at": now,
@@ -479,76 +512,59 @@ def _study(db: Session, instance: ReceivedInstance, now: datetime) -> int:
             **vars(instance.study),
         },
     )
-    return created if created is not None else db.scalars(locked).one()
+    if created is not None:
+        return created
+    # Another association made it a moment ago, for the same person or for another.
+    return _part_of(db, _locked_parts(db, instance.study_uid), instance, now)
 
 
-def _keep(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) -> Recorded:
-    """Add the instance under its series, or keep it aside; says what it was."""
-    there = (
-        select(Instance.digest, Series.study_id, Series.series_uid)
-        .join(Series, Instance.series_id == Series.id)
-        .where(Instance.sop_instance_uid == instance.sop_instance_uid)
-    )
-    kept = db.execute(there).one_or_none()
-    if kept is not None and kept.digest == instance.digest:
-        return Recorded.DUPLICATE
-    if not _fits_patient(db, instance.patient, study_id):
-        reason = Conflict.PATIENT
-    elif kept is None and _add(db, instance, study_id, now):
-        return Recorded.NEW
-    else:
-        # Nothing there a moment ago: another association brought the same UID in between.
-        kept = kept or db.execute(there).one()
-        if kept.digest == instance.digest:
-            return Recorded.DUPLICATE
-        same_place = (kept.study_id, kept.series_uid) == (study_id, instance.series_uid)
-        reason = Conflict.BYTES if same_place else Conflict.PLACE
+def _keep_aside(
+    db: Session, instance: ReceivedInstance, kept: Row[str, int, str], now: datetime
+) -> None:
     conflict = {
-        "study_id": study_id,
+        "study_id": kept.study_id,
         "sop_instance_uid": instance.sop_instance_uid,
-        "reason": reason,
-        "kept_digest": kept.digest if kept else None,
+        "reason": Conflict.BYTES if kept.series_uid == instance.series_uid else Conflict.PLACE,
+        "kept_digest": kept.digest,
         "other_digest": instance.digest,
         "source_ae": instance.source_ae,
         "received_at": now,
     }
     _insert_once(db, InstanceConflict, conflict)
-    return Recorded.CONFLICT
 
 
-def _add(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) -> bool:
-    """Whether the instance was added; not if its UID is there meanwhile."""
+def _add(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) -> None:
     series = {"study_id": study_id, "series_uid": instance.series_uid}
     if (series_id := db.scalar(select(Series.id).filter_by(**series))) is None:
         new = Series(**series, **vars(instance.series))
         db.add(new)
         db.flush()
         series_id = new.id
-    values = {
-        "series_id": series_id,
-        "sop_instance_uid": instance.sop_instance_uid,
-        "sop_class_uid": instance.sop_class_uid,
-        "transfer_syntax_uid": instance.transfer_syntax_uid,
-        "digest": instance.digest,
-        "size_bytes": instance.size_bytes,
-        "source_ae": instance.source_ae,
-        "received_at": now,
-    }
-    if not _insert_once(db, Instance, values):
-        return False
+    db.add(
+        Instance(
+            study_id=study_id,
+            series_id=series_id,
+            sop_instance_uid=instance.sop_instance_uid,
+            sop_class_uid=instance.sop_class_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            digest=instance.digest,
+            size_bytes=instance.size_bytes,
+            source_ae=instance.source_ae,
+            received_at=now,
+        )
+    )
     count_up = update(Series).where(Series.id == series_id)
     db.execute(count_up.values(instance_count=Series.instance_count + 1))
-    return True
 
 
-def _fits_patient(db: Session, given: PatientAttributes, study_id: int) -> bool:
-    """Whether an instance names the person of its study; what the study lacks is filled in.
+def _fits_patient(db: Session, given: PatientAttributes, study: Study) -> bool:
+    """Whether an instance names the person of a study; what the study lacks is filled in.
 
     Number with issuer, name and birth date decide: one person's images under another's banner is
-    the worst that can happen here, images kept aside with a flag is not. A blank says nothing, and
-    stations spell one name in several ways, so case, accents and separators do not count.
+    the worst that can happen here, one person's in two lines of the worklist is not. A blank says
+    nothing, and stations spell one name in several ways, so case, accents and separators do not
+    count.
     """
-    study = db.get_one(Study, study_id)
     known = {name: getattr(study.patient, name) for name in vars(given)}
     for name, value in vars(given).items():
         if name != "sex" and _differ(_spelt(name, value), _spelt(name, known[name])):
@@ -557,7 +573,7 @@ def _fits_patient(db: Session, given: PatientAttributes, study_id: int) -> bool:
     if filled != known:
         # Else a second and a third person would both fit a study that began without a name.
         values = {"patient_key": _patient(db, filled)}
-        db.execute(update(Study).where(Study.id == study_id).values(values))
+        db.execute(update(Study).where(Study.id == study.id).values(values))
         db.expire(study)
     return True
 
@@ -588,7 +604,12 @@ def _insert_once(db: Session, table: type[DeclarativeBase], values: Mapping[str,
     return db.execute(inserted.returning(*table.__table__.primary_key)).first() is not None
 
 
-def _worklist_row(study: Study, analysis: Analysis | None, conflicts: int) -> WorklistRow:
+def _worklist_row(
+    study: Study,
+    analysis: Analysis | None,
+    conflicts: int,
+    shares_uid: bool,  # noqa: FBT001 - a column of the query above
+) -> WorklistRow:
     patient = study.patient
     return WorklistRow(
         study_id=study.id,
@@ -613,6 +634,7 @@ def _worklist_row(study: Study, analysis: Analysis | None, conflicts: int) -> Wo
         step_total=study.step_total,
         instance_count=study.revision,
         conflict_count=conflicts,
+        shares_uid=shares_uid,
         analysis_id=analysis.id if analysis else None,
         probability=analysis.probability if analysis else None,
         positive=analysis.positive if analysis else None,

@@ -1,7 +1,7 @@
 """The tables. What is received is kept as it came, as text: a sender's date need not be a date.
 
-Rules that hold whatever the code does are constraints here: one study per UID, one instance per
-UID, one current analysis per study.
+Rules that hold whatever the code does are constraints here: one study per UID and person, one
+instance per UID and study, one current analysis per study.
 """
 
 from datetime import datetime
@@ -27,7 +27,7 @@ STATES: Final = ("RECEIVING", "QUEUED", "ANALYSING", "READY", "REJECTED", "FAILE
 OUTCOMES: Final = ("analysed", "refused")
 """The values of `Series.outcome`."""
 
-CONFLICTS: Final = ("bytes", "place", "patient")
+CONFLICTS: Final = ("bytes", "place")
 """The values of `InstanceConflict.reason`; `studies.Conflict` gives them their meaning."""
 
 ROLES: Final = ("radiologist", "administrator", "viewer")
@@ -57,17 +57,23 @@ class Patient(Base):
 
 
 class Study(Base):
-    """A study and where it stands; `state` is written by `lifecycle` alone."""
+    """A study and where it stands; `state` is written by `lifecycle` alone.
+
+    Images of several people under one Study Instance UID are a study each: `part` counts them in
+    the order they came. Nobody's images are shown under another's name, and none stay unread.
+    """
 
     __tablename__ = "study"
     __table_args__ = (
+        UniqueConstraint("study_uid", "part"),
         CheckConstraint(_one_of("state", STATES), name="state"),
         Index("ix_study_state_state_since", "state", "state_since"),
         Index("ix_study_first_received_at", "first_received_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    study_uid: Mapped[str] = mapped_column(Text, unique=True)
+    study_uid: Mapped[str] = mapped_column(Text)
+    part: Mapped[int] = mapped_column(default=0)
     patient_key: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True)
     accession_number: Mapped[str] = mapped_column(Text, default="")
     description: Mapped[str] = mapped_column(Text, default="")
@@ -120,10 +126,12 @@ class Instance(Base):
     """An instance whose bytes lie in the store under `digest` (SHA-256, hexadecimal)."""
 
     __tablename__ = "instance"
-    # Unique among all studies (PS3.5, 9): other bytes under a UID that is here are a conflict.
-    __table_args__ = (UniqueConstraint("sop_instance_uid"),)
+    # Other bytes under a UID that is in the study are a conflict. Not unique among all studies: a
+    # study that was sent again under a corrected Study Instance UID often keeps its images' UIDs.
+    __table_args__ = (UniqueConstraint("study_id", "sop_instance_uid"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(Text)
     sop_class_uid: Mapped[str] = mapped_column(Text)
@@ -135,10 +143,7 @@ class Instance(Base):
 
 
 class InstanceConflict(Base):
-    """An instance that contradicts what is there: kept aside, used for nothing, reported.
-
-    `study_id` is the study that it named; `kept_digest` is absent when its UID was not there yet.
-    """
+    """An instance that contradicts what is there: kept aside, used for nothing, reported."""
 
     __tablename__ = "instance_conflict"
     __table_args__ = (
@@ -150,7 +155,7 @@ class InstanceConflict(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
     sop_instance_uid: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
-    kept_digest: Mapped[str | None] = mapped_column(Text)
+    kept_digest: Mapped[str] = mapped_column(Text)
     other_digest: Mapped[str] = mapped_column(Text)
     source_ae: Mapped[str] = mapped_column(Text, default="")
     received_at: Mapped[datetime]

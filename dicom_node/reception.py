@@ -141,14 +141,17 @@ def _received(header: Header, command: Command, stored: StoredObject) -> Receive
 
 def _report_conflict(db: Session, received: ReceivedInstance) -> None:
     """Note in audit and log that an instance was kept aside, and why: a sender is at fault."""
-    study = studies.find(db, received.study_uid)
-    assert study is not None
-    reason = studies.conflicts_of(db, study.id, digest=received.digest)[-1].reason
+    conflict = studies.conflict_with(db, received.study_uid, received.digest)
     audit.record(
         db,
         actor=f"peer {received.source_ae}",
         tag=CONFLICT_TAG,
-        subject=f"study {study.id}",
-        detail={"other_digest": received.digest, "reason": reason},
+        subject=f"study {conflict.study_id}",
+        detail={"other_digest": received.digest, "reason": conflict.reason},
     )
-    log.warning("instance.conflict", study_id=study.id, reason=reason, source_ae=received.source_ae)
+    log.warning(
+        "instance.conflict",
+        study_id=conflict.study_id,
+        reason=conflict.reason,
+        source_ae=received.source_ae,
+    )

@@ -82,6 +82,7 @@ def _row(row: studies.WorklistRow, series: Sequence[Series]) -> dict[str, Any]:
         "reason": row.state_reason,
         "images": row.instance_count,
         "conflicts": row.conflict_count,
+        "shares_uid": row.shares_uid,
         "step": row.step,
         "step_done": row.step_done,
         "step_total": row.step_total,

@@ -94,11 +94,11 @@ def test_times_come_back_in_utc(database: Database):
     world.receive(database, world.instance())
 
     with database.transaction() as db:
-        study = studies.find(db, world.STUDY_UID)
+        study = studies.named(db, world.STUDY_UID)[0]
         study.first_received_at = noon
 
     with database.snapshot() as db:
-        found = studies.find(db, world.STUDY_UID)
+        found = studies.named(db, world.STUDY_UID)[0]
     assert found.first_received_at == noon
     assert found.first_received_at.tzinfo is UTC
 
@@ -107,7 +107,7 @@ def test_a_time_without_a_zone_is_refused(database: Database):
     world.receive(database, world.instance())
 
     with pytest.raises(StatementError), database.transaction() as db:
-        studies.find(db, world.STUDY_UID).first_received_at = datetime(2026, 3, 1)  # noqa: DTZ001
+        studies.named(db, world.STUDY_UID)[0].first_received_at = datetime(2026, 3, 1)  # noqa: DTZ001
 
 
 def test_errors_do_not_print_what_was_to_be_written(database: Database):

@@ -35,7 +35,7 @@ def write(path: Path, study_uid: str) -> None:
 
 def outcome(database: Database) -> demo.Outcome:
     with database.snapshot() as db:
-        row = studies.worklist_row(db, world.STUDY_UID)
+        row = studies.worklist_row(db, studies.named(db, world.STUDY_UID)[0].id)
     assert row is not None
     return demo.Outcome(row, {"send": 1.5}, "http://127.0.0.1:8080/studies/1")
 

@@ -15,7 +15,8 @@ from tests.appliance import world
 
 def row_of(database: Database, uid: str = world.STUDY_UID):
     with database.snapshot() as db:
-        return studies.worklist_row(db, uid)
+        (study,) = studies.named(db, uid)
+        return studies.worklist_row(db, study.id)
 
 
 def test_a_first_instance_opens_a_study(database: Database):
@@ -116,7 +117,7 @@ ANN = PatientAttributes(patient_id="7", name="Müller^Ann", birth_date="19700101
 
 def conflicts_of(database: Database, uid: str = world.STUDY_UID) -> list[str]:
     with database.snapshot() as db:
-        study = studies.find(db, uid)
+        (study,) = studies.named(db, uid)
         return [conflict.reason for conflict in studies.conflicts_of(db, study.id)]
 
 
@@ -129,7 +130,7 @@ def conflicts_of(database: Database, uid: str = world.STUDY_UID) -> list[str]:
         {"patient_id": "8", "name": "Baker^Bea", "birth_date": "19800101", "sex": "M"},
     ],
 )
-def test_an_instance_of_another_patient_is_no_part_of_the_study(
+def test_another_patients_image_under_the_same_study_uid_is_a_study_of_its_own(
     database: Database, changes: dict[str, str]
 ):
     other = replace(ANN, **changes)
@@ -138,15 +139,50 @@ def test_an_instance_of_another_patient_is_no_part_of_the_study(
         world.instance(patient=ANN),
         world.instance(2, content="b", patient=other),
         world.instance(3, content="c", patient=ANN),
+        world.instance(4, content="d", patient=other),
     )
 
-    row = row_of(database)
     with database.snapshot() as db:
-        files = studies.instances_of(db, row.study_id)
-    assert recorded == [Recorded.NEW, Recorded.CONFLICT, Recorded.NEW]
-    assert conflicts_of(database) == [Conflict.PATIENT]
-    assert [file.digest for file in files] == ["a" * 64, "c" * 64]
-    assert (row.patient_name, row.instance_count) == ("Müller^Ann", 2)
+        ids = [study.id for study in studies.named(db, world.STUDY_UID)]
+        rows = [studies.worklist_row(db, study_id) for study_id in ids]
+        digests = [[f.digest[0] for f in studies.instances_of(db, number)] for number in ids]
+    assert recorded == [Recorded.NEW] * 4
+    assert [row.patient_name for row in rows] == [ANN.name, other.name]
+    assert digests == [["a", "c"], ["b", "d"]]
+    assert all(row.shares_uid for row in rows)
+
+
+def test_many_people_under_one_study_uid_at_once_stay_apart(database: Database):
+    received = [
+        world.instance(
+            number,
+            digest=f"{number:064x}",
+            patient=PatientAttributes(patient_id=str(number % 4)),
+        )
+        for number in range(24)
+    ]
+
+    with ThreadPoolExecutor(6) as threads:
+        recorded = list(threads.map(lambda one: world.receive(database, one), received))
+
+    with database.snapshot() as db:
+        counts = {
+            study.patient.patient_id: study.revision for study in studies.named(db, world.STUDY_UID)
+        }
+    assert recorded == [[Recorded.NEW]] * 24
+    assert counts == dict.fromkeys("0123", 6)
+
+
+def test_a_uid_kept_for_one_patient_is_a_conflict_for_another(database: Database):
+    recorded = world.receive(
+        database,
+        world.instance(patient=ANN),
+        world.instance(content="b", patient=replace(ANN, patient_id="8")),
+    )
+
+    assert recorded == [Recorded.NEW, Recorded.CONFLICT]
+    assert conflicts_of(database) == [Conflict.BYTES]
+    assert not row_of(database).shares_uid
 
 
 @pytest.mark.parametrize(
@@ -182,41 +218,37 @@ def test_the_first_name_a_study_without_one_is_given_is_its_patients(database: D
         world.instance(3, content="c", patient=bea),
     )
 
-    row = row_of(database)
-    assert recorded == [Recorded.NEW, Recorded.NEW, Recorded.CONFLICT]
-    assert (row.patient_name, row.patient_id, row.sex) == ("Müller^Ann", "7", "F")
+    with database.snapshot() as db:
+        first, second = (study.patient for study in studies.named(db, world.STUDY_UID))
+    assert recorded == [Recorded.NEW] * 3
+    assert (first.name, first.patient_id, first.sex) == ("Müller^Ann", "7", "F")
+    assert (second.name, second.patient_id) == ("Baker^Bea", "8")
 
 
-@pytest.mark.parametrize("place", [{"study_uid": "2.25.2"}, {"series_uid": "2.25.1.2"}])
-def test_a_uid_that_is_elsewhere_already_is_a_conflict(database: Database, place: dict[str, str]):
+def test_a_uid_that_is_in_another_series_already_is_a_conflict(database: Database):
     uid = world.instance().sop_instance_uid
 
     recorded = world.receive(
         database,
         world.instance(),
-        world.instance(content="b", sop_instance_uid=uid, **place),
+        world.instance(content="b", sop_instance_uid=uid, series_uid="2.25.1.2"),
     )
 
     assert recorded == [Recorded.NEW, Recorded.CONFLICT]
-    assert conflicts_of(database, place.get("study_uid", world.STUDY_UID)) == [Conflict.PLACE]
+    assert conflicts_of(database) == [Conflict.PLACE]
 
 
-def test_one_uid_brought_to_two_studies_at_once_is_new_in_one(database: Database):
-    received = [
-        world.instance(
-            study_uid=f"2.25.{number}", sop_instance_uid="2.25.99", digest=f"{number:064x}"
-        )
-        for number in range(12)
-    ]
+def test_a_study_sent_again_under_a_corrected_uid_is_a_study(database: Database):
+    uid = world.instance().sop_instance_uid
 
-    with ThreadPoolExecutor(6) as threads:
-        recorded = [
-            one
-            for each in threads.map(lambda r: world.receive(database, r), received)
-            for one in each
-        ]
+    recorded = world.receive(
+        database,
+        world.instance(),
+        world.instance(content="b", sop_instance_uid=uid, study_uid="2.25.2"),
+    )
 
-    assert sorted(recorded) == [*[Recorded.CONFLICT] * 11, Recorded.NEW]
+    assert recorded == [Recorded.NEW, Recorded.NEW]
+    assert row_of(database, "2.25.2").instance_count == 1
 
 
 def test_conflicts_are_those_of_the_table():

@@ -55,8 +55,7 @@ def queued(database: Database, *, study_uid: str = STUDY_UID) -> int:
     """The id of a study of one instance that waits to be analysed."""
     receive(database, instance(study_uid=study_uid))
     with database.snapshot() as db:
-        study = studies.find(db, study_uid)
-    assert study is not None
+        study = studies.named(db, study_uid)[0]
     lifecycle.move(database, None, study.id, State.RECEIVING, State.QUEUED)
     return study.id
 

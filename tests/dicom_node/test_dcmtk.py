@@ -108,7 +108,7 @@ def test_four_storescu_at_once_make_the_study_that_we_send(
 
     assert [result.returncode for result in results] == [0, 0, 0, 0]
     with database.snapshot() as db:
-        study = studies.find(db, "896911bf-1143-4c8d-8f04-f3cd1a7f6204")
+        study = studies.named(db, "896911bf-1143-4c8d-8f04-f3cd1a7f6204")[0]
         assert study.revision == 133
         assert {found.sop_instance_uid for found in studies.instances_of(db, study.id)} == {
             instance.sop_instance_uid for instance in collected.instances

@@ -49,7 +49,7 @@ EXPLICIT = ExplicitVRLittleEndian
 def kept(database: Database, store: Store, study_uid: str) -> dict[str, bytes]:
     """The data sets in the store by SOP Instance UID, as the database knows them."""
     with database.snapshot() as db:
-        study = studies.find(db, study_uid)
+        study = studies.named(db, study_uid)[0]
         instances = studies.instances_of(db, study.id) if study else []
     return {
         instance.sop_instance_uid: dataset_bytes(store.path_of(instance.digest))
@@ -156,7 +156,7 @@ def test_four_associations_in_shuffled_order_make_one_study(
         ds.SOPInstanceUID: encoded(ds) for ds in slices
     }
     with database.snapshot() as db:
-        assert studies.find(db, names.study_uid).revision == 60
+        assert studies.named(db, names.study_uid)[0].revision == 60
 
 
 @needs_real_data
@@ -170,7 +170,7 @@ def test_the_real_study_whose_uids_are_none_is_one_study(
 
     assert {result.problem for result in [*sent, *again]} == {""}
     with database.snapshot() as db:
-        study = studies.find(db, "896911bf-1143-4c8d-8f04-f3cd1a7f6204")
+        study = studies.named(db, "896911bf-1143-4c8d-8f04-f3cd1a7f6204")[0]
         assert study.revision == 133
         assert studies.conflicts_of(db, study.id) == []
 
@@ -225,13 +225,13 @@ def test_a_late_instance_reopens_a_study_that_waits(listener: Listener, database
     names = Names.fresh()
     send_over(listener.port, ct_instance(names), transfer_syntax_uid=EXPLICIT)
     with database.transaction() as db:
-        study_id = studies.find(db, names.study_uid).id
+        study_id = studies.named(db, names.study_uid)[0].id
         advance(db, study_id, State.RECEIVING, State.QUEUED)
 
     send_over(listener.port, ct_instance(names), transfer_syntax_uid=EXPLICIT)
 
     with database.snapshot() as db:
-        study = studies.find(db, names.study_uid)
+        study = studies.named(db, names.study_uid)[0]
         assert (study.state, study.revision) == (State.RECEIVING, 2)
 
 

@@ -176,7 +176,7 @@ class Running:
 
     def study(self, sending: Sending) -> Study | None:
         with self._database.snapshot() as db:
-            return studies.find(db, sending.study_uid)
+            return next(iter(studies.named(db, sending.study_uid)), None)
 
     def _report_is_ready(self) -> bool:
         assert self._process.poll() is None, "the appliance did not start"
@@ -267,7 +267,7 @@ def faults_in(running: Running, rows: list[Row]) -> list[str]:
 def _faults_of(running: Running, sending: Sending) -> Iterator[str]:
     store = Store(running.settings.store_dir)
     with running.database.snapshot() as db:
-        study = studies.find(db, sending.study_uid)
+        study = next(iter(studies.named(db, sending.study_uid)), None)
         if study is None:
             yield "a study is not in the database"
             return

@@ -33,8 +33,8 @@ REFUSED = {
     "chest_sagittal_reformat": "axial",
     "head_gantry_tilt": "tilt",
     "head_missing_slice": "missing",
-    "not_a_volume": "",
-    "philips_localizer_and_summary": "",
+    "not_a_volume": "one position",
+    "philips_localizer_and_summary": "secondary capture",
 }
 
 
@@ -125,6 +125,29 @@ def by_syntax(folder: Path) -> dict[str, list[Path]]:
         ds: Dataset = pydicom.dcmread(path, stop_before_pixels=True)
         shares.setdefault(str(ds.file_meta.TransferSyntaxUID), []).append(path)
     return shares
+
+
+def test_anothers_images_under_the_studys_uid_come_first_and_change_nothing(
+    appliance: Served, tmp_path: Path
+):
+    study_uid = generate_uid()
+    for name in ("chest_localizer", "chest_covid_P002"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in sorted((REAL_DICOM / name).iterdir()):
+            with disable_value_validation():
+                ds = pydicom.dcmread(path)
+                ds.StudyInstanceUID = study_uid
+                ds.save_as(folder / path.name)
+        assert appliance.command("send", folder).returncode == 0
+
+    row = appliance.ended(study_uid)
+
+    assert row.state == State.READY, row.state_reason
+    assert (row.instance_count, row.shares_uid) == (133, True)
+    with appliance.database.snapshot() as db:
+        states = {study.revision: study.state for study in studies.named(db, study_uid)}
+    assert sorted(states.values()) == [State.READY, State.REJECTED]
 
 
 @pytest.mark.parametrize("name", REFUSED)

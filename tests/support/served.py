@@ -40,15 +40,16 @@ class Served:
         )
 
     def ended(self, study_uid: str, *, timeout_s: float = 240.0) -> WorklistRow:
-        """The study's row once it has come to an end, whichever."""
+        """The study's row once it has come to an end, whichever; of several the one with most."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with self.database.snapshot() as db:
-                row = studies.worklist_row(db, study_uid)
-            if row is not None and row.state in FINAL:
-                return row
+                under_uid = studies.named(db, study_uid)
+                rows = [studies.worklist_row(db, study.id) for study in under_uid]
+            if rows and all(row.state in FINAL for row in rows):
+                return max(rows, key=lambda row: row.instance_count)
             time.sleep(0.3)
-        raise TimeoutError(f"the study is {'unknown' if row is None else row.state}")
+        raise TimeoutError(f"the study is {[row.state for row in rows] or 'unknown'}")
 
 
 @contextmanager

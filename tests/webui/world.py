@@ -95,9 +95,7 @@ class World:
             for number in range(instances):
                 uid = f"{received.sop_instance_uid}.{number}"
                 studies.record_instance(db, replace(received, sop_instance_uid=uid))
-            row = studies.find(db, study_uid)
-            assert row is not None
-            return row.id
+            return studies.named(db, study_uid)[0].id
 
     def queue(self, study_id: int) -> None:
         lifecycle.move(self.database, None, study_id, State.RECEIVING, State.QUEUED)

@@ -81,6 +81,7 @@ def upgrade() -> None:
         "study",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("study_uid", sa.Text(), nullable=False),
+        sa.Column("part", sa.Integer(), nullable=False),
         sa.Column("patient_key", sa.Integer(), nullable=False),
         sa.Column("accession_number", sa.Text(), nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
@@ -109,7 +110,7 @@ def upgrade() -> None:
             ["patient_key"], ["patient.id"], name="fk_study_patient_key_patient"
         ),
         sa.PrimaryKeyConstraint("id", name="pk_study"),
-        sa.UniqueConstraint("study_uid", name="uq_study_study_uid"),
+        sa.UniqueConstraint("study_uid", "part", name="uq_study_study_uid_part"),
     )
     op.create_index("ix_study_first_received_at", "study", ["first_received_at"], unique=False)
     op.create_index("ix_study_patient_key", "study", ["patient_key"], unique=False)
@@ -152,16 +153,14 @@ def upgrade() -> None:
         sa.Column("study_id", sa.Integer(), nullable=False),
         sa.Column("sop_instance_uid", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("kept_digest", sa.Text(), nullable=True),
+        sa.Column("kept_digest", sa.Text(), nullable=False),
         sa.Column("other_digest", sa.Text(), nullable=False),
         sa.Column("source_ae", sa.Text(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["study_id"], ["study.id"], name="fk_instance_conflict_study_id_study"
         ),
-        sa.CheckConstraint(
-            "reason IN ('bytes', 'place', 'patient')", name="ck_instance_conflict_reason"
-        ),
+        sa.CheckConstraint("reason IN ('bytes', 'place')", name="ck_instance_conflict_reason"),
         sa.PrimaryKeyConstraint("id", name="pk_instance_conflict"),
         sa.UniqueConstraint(
             "study_id",
@@ -229,6 +228,7 @@ def upgrade() -> None:
     op.create_table(
         "instance",
         sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("study_id", sa.Integer(), nullable=False),
         sa.Column("series_id", sa.Integer(), nullable=False),
         sa.Column("sop_instance_uid", sa.Text(), nullable=False),
         sa.Column("sop_class_uid", sa.Text(), nullable=False),
@@ -237,9 +237,12 @@ def upgrade() -> None:
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("source_ae", sa.Text(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name="fk_instance_study_id_study"),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name="fk_instance_series_id_series"),
         sa.PrimaryKeyConstraint("id", name="pk_instance"),
-        sa.UniqueConstraint("sop_instance_uid", name="uq_instance_sop_instance_uid"),
+        sa.UniqueConstraint(
+            "study_id", "sop_instance_uid", name="uq_instance_study_id_sop_instance_uid"
+        ),
     )
     op.create_index("ix_instance_series_id", "instance", ["series_id"], unique=False)
     for statement in APPEND_ONLY[op.get_bind().dialect.name]:

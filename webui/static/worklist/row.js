@@ -24,6 +24,7 @@
  * @property {string | null} reason
  * @property {number} images
  * @property {number} conflicts
+ * @property {boolean} shares_uid
  * @property {string | null} step
  * @property {number} step_done
  * @property {number} step_total
@@ -82,6 +83,11 @@ function stateCell(row, moving) {
   if (row.conflicts > 0) {
     const flag = element("span", { class: "flag", text: `${row.conflicts} conflicting image${row.conflicts > 1 ? "s" : ""}` });
     flag.title = "Other content came under the UID of an image that was already here. The first was kept and used.";
+    parts.push(flag);
+  }
+  if (row.shares_uid) {
+    const flag = element("span", { class: "flag", text: "another patient under this study's UID" });
+    flag.title = "Images of two people came under one Study Instance UID. Each person has a line of their own here. Check the names.";
     parts.push(flag);
   }
   if (row.stale) parts.push(element("span", { class: "flag", text: "newer images than the result" }));
