@@ -75,6 +75,27 @@ class Stopwatch:
         self._last = time.perf_counter()
 
 
+Read = Callable[[tuple[Refusal, ...]], tuple[CTVolume, tuple[Refusal, ...]]]
+"""Gives the best series' volume and why the others are not analysed, passing over those named."""
+
+
+def analyse_study(
+    read: Read, models: Models, *, progress: Progress | None = None
+) -> tuple[CTVolume, Analysis]:
+    """Return the best series that shows lungs, and what is found in it.
+
+    Raises:
+        NoUsableSeriesError: there is none.
+    """
+    without: tuple[Refusal, ...] = ()
+    while True:
+        volume, refused = read(without)
+        try:
+            return volume, analyse(volume, models, refused=refused, progress=progress)
+        except NoUsableSeriesError as error:
+            without += error.refusals
+
+
 def analyse(
     volume: CTVolume,
     models: Models,
@@ -90,10 +111,7 @@ def analyse(
         NoUsableSeriesError: there are no lungs in the series.
     """
     watch = Stopwatch(progress)
-    try:
-        lungs = segment_lungs(volume, models.lungs)
-    except NoUsableSeriesError as error:
-        raise NoUsableSeriesError((*error.refusals, *refused)) from error
+    lungs = segment_lungs(volume, models.lungs)
     measures = measure_lungs(lungs, volume.voxel_ml)
     watch.done("lungs", left_ml=measures.left_ml, right_ml=measures.right_ml)
 

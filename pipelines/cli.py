@@ -6,10 +6,14 @@ imported until one of them runs.
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.errors import PipelineError
+from pipelines.errors import PipelineError, Refusal
+
+if TYPE_CHECKING:
+    from pipelines.volume import CTVolume
 
 ENGINES = ["auto", "torch", "openvino"]
 
@@ -31,18 +35,18 @@ def analyse(source: Path, out: Path, engine: str, threads: int, weights: Path | 
     from pipelines.findings import whole_folder
     from pipelines.series import load_input
 
-    try:
+    def read(without: tuple[Refusal, ...]) -> "tuple[CTVolume, tuple[Refusal, ...]]":
         began = time.perf_counter()
-        volume, refused = load_input(source, threads=threads)
-        for refusal in refused:
-            click.echo(f"not analysed: {refusal.reason}")
+        volume, refused = load_input(source, threads=threads, without=without)
         click.echo(f"reading    {time.perf_counter() - began:6.2f} s  {volume.shape[0]} slices")
+        return volume, refused
+
+    try:
         models = analysis.Models.open(weights, EngineChoice(engine), threads=threads)
         click.echo(f"engine     {models.engine}")
-        found = analysis.analyse(
-            volume,
+        volume, found = analysis.analyse_study(
+            read,
             models,
-            refused=refused,
             progress=lambda step, seconds, known: click.echo(
                 f"{step:10} {seconds:6.2f} s  {_known(known)}"
             ),
@@ -52,6 +56,8 @@ def analyse(source: Path, out: Path, engine: str, threads: int, weights: Path | 
             presentation.contact_sheet(volume, found).save(staging / "contact_sheet.png")
     except (PipelineError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    for refusal in found.refused_series:
+        click.echo(f"not analysed: {refusal.reason}")
     for warning in found.warnings:
         click.echo(f"note: {warning}")
     verdict = "positive" if found.positive else "negative"

@@ -134,12 +134,15 @@ class Choice:
 # --- From files to a volume
 
 
-def load_input(path: Path, *, threads: int = 0) -> tuple[CTVolume, tuple[Refusal, ...]]:
+def load_input(
+    path: Path, *, threads: int = 0, without: tuple[Refusal, ...] = ()
+) -> tuple[CTVolume, tuple[Refusal, ...]]:
     """Return the volume in a DICOM folder or file, a zip of one, or a NIfTI file.
 
     Args:
         path: What was given to us.
         threads: For decoding; 0 for one on each core.
+        without: Series that turned out to be unusable after they were loaded.
 
     Raises:
         UnreadableInputError: It holds nothing of the kind, or more than it should.
@@ -147,18 +150,22 @@ def load_input(path: Path, *, threads: int = 0) -> tuple[CTVolume, tuple[Refusal
         NoUsableSeriesError: DICOM, but no series may be analysed.
     """
     if path.is_dir():
-        return load_study(_files_below(path), threads=threads)
+        return load_study(_files_below(path), threads=threads, without=without)
     if not path.is_file():
         raise UnreadableInputError(f"{path} does not exist.")
     if path.name.lower().endswith((".nii", ".nii.gz")):
+        if without:
+            raise NoUsableSeriesError(without)
         return load_nifti(path), ()
     if zipfile.is_zipfile(path):
         with tempfile.TemporaryDirectory() as folder:
-            return load_study(unpack(path, Path(folder)), threads=threads)
-    return load_study([path], threads=threads)
+            return load_study(unpack(path, Path(folder)), threads=threads, without=without)
+    return load_study([path], threads=threads, without=without)
 
 
-def load_study(paths: Iterable[Path], *, threads: int = 0) -> tuple[CTVolume, tuple[Refusal, ...]]:
+def load_study(
+    paths: Iterable[Path], *, threads: int = 0, without: tuple[Refusal, ...] = ()
+) -> tuple[CTVolume, tuple[Refusal, ...]]:
     """Return the volume of the best series among the files, and the refusals of the others.
 
     A series that passes the rules and then fails to decode is refused too, and the next best taken.
@@ -166,14 +173,18 @@ def load_study(paths: Iterable[Path], *, threads: int = 0) -> tuple[CTVolume, tu
     Args:
         paths: Files of one study, in any order; what is not DICOM is passed over.
         threads: For decoding; 0 for one on each core.
+        without: Series that turned out to be unusable after they were loaded.
 
     Raises:
         NoUsableSeriesError: No series may be analysed.
     """
     described = describe_files(paths)
     choice = choose_series(described)
-    failed: list[Refusal] = []
+    failed = list(without)
+    left = {series.series_uid for series in choice.candidates} - {r.series_uid for r in without}
     for series in choice.candidates:
+        if series.series_uid not in left:
+            continue
         try:
             volume = load_series(series, threads=threads)
         except GeometryError as error:
@@ -185,7 +196,9 @@ def load_study(paths: Iterable[Path], *, threads: int = 0) -> tuple[CTVolume, tu
             failed_uids = {refusal.series_uid for refusal in failed}
             volume = replace(volume, warnings=(*volume.warnings, *_notes(described)))
             return volume, (*failed, *(r for r in others if r.series_uid not in failed_uids))
-    raise NoUsableSeriesError((*failed, *choice.refused))
+    failed_uids = {refusal.series_uid for refusal in failed}
+    others = [r for r in choice.refused if r.series_uid not in failed_uids]
+    raise NoUsableSeriesError((*failed, *others))
 
 
 def _notes(described: Sequence[SeriesHeader]) -> Iterator[str]:
@@ -455,7 +468,8 @@ def _preference(series: SeriesHeader) -> tuple[bool, bool, float, int]:
     affine = stack_affine(along_normal(series.instances))
     spacing = float(np.linalg.norm(affine[:3, 0]))
     number = first.series_number if first.series_number is not None else 10_000
-    return (not names_chest, "DERIVED" in first.image_type, abs(spacing - USUAL_SPACING_MM), number)
+    unusual = round(abs(spacing - USUAL_SPACING_MM), 2)  # mm; else rounding would decide
+    return (not names_chest, "DERIVED" in first.image_type, unusual, number)
 
 
 def _refusal(series: SeriesHeader, rule: Rule, sentence: str) -> Refusal:

@@ -86,11 +86,16 @@ def _analyse(
     settings: Settings, database: Database, claim: Claim, models: Models
 ) -> lifecycle.State:
     steps = _Steps(database, claim)
-    steps.start("reading")
-    volume, refused = _read(settings, database, claim)
-    steps.done("reading", summary={"slices": volume.shape[0], "refused": len(refused)})
 
-    found = analysis.analyse(volume, models, refused=refused, progress=steps.finished)
+    def read(without: tuple[Refusal, ...]) -> tuple[CTVolume, tuple[Refusal, ...]]:
+        if without:  # a series without lungs is behind us, and so is this step
+            return _read(settings, database, claim, without)
+        steps.start("reading")
+        volume, refused = _read(settings, database, claim, without)
+        steps.done("reading", summary={"slices": volume.shape[0], "refused": len(refused)})
+        return volume, refused
+
+    volume, found = analysis.analyse_study(read, models, progress=steps.finished)
     folder = settings.analyses_dir / str(claim.study_id) / uuid.uuid4().hex
     with whole_folder(folder) as staging:
         found.write(staging, volume)
@@ -103,18 +108,18 @@ def _analyse(
     except LostRaceError:
         shutil.rmtree(folder)  # whoever holds the study now writes its own
         raise
-    _note_outcomes(database, claim, refused, analysed=volume.series_uid)
+    _note_outcomes(database, claim, found.refused_series, analysed=volume.series_uid)
     return state
 
 
 def _read(
-    settings: Settings, database: Database, claim: Claim
+    settings: Settings, database: Database, claim: Claim, without: tuple[Refusal, ...]
 ) -> tuple[CTVolume, tuple[Refusal, ...]]:
     store = Store(settings.store_dir)
     with database.snapshot() as db:
         files = studies.instances_of(db, claim.study_id)
     paths = [store.path_of(file.digest) for file in files]
-    return load_study(paths, threads=settings.analysis.threads)
+    return load_study(paths, threads=settings.analysis.threads, without=without)
 
 
 def _note_outcomes(

@@ -73,7 +73,7 @@ def test_an_unusable_study_ends_in_one_sentence(tmp_path, models):
     code, output = run("analyse", source, "--out", tmp_path / "out", "--weights", models)
 
     assert code == 1
-    assert output.startswith("Error: ")
+    assert output.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in output
     assert not (tmp_path / "out").exists()
 
