@@ -20,7 +20,7 @@ from torch import nn
 
 from pipelines.errors import WeightsError
 from pipelines.findings import ModelRef
-from pipelines.networks.library import build
+from pipelines.networks.library import build, configuration
 
 WEIGHTS_FILE: Final = "weights.safetensors"
 CONFIG_FILE: Final = "config.json"
@@ -64,8 +64,17 @@ class ModelConfig:
 
     def network_with_random_weights(self) -> nn.Module:
         """Return the architecture named in the configuration."""
+        return build(*self._architecture())
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the network's input."""
+        channels: int = configuration(*self._architecture()).in_channels
+        return channels
+
+    def _architecture(self) -> tuple[str, dict[str, Any]]:
         options = {k: v for k, v in self.network.items() if k != "architecture"}
-        return build(str(self.network["architecture"]), options)
+        return str(self.network["architecture"]), options
 
 
 @dataclass(frozen=True)

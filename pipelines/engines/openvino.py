@@ -63,7 +63,7 @@ def converted(bundle: Bundle) -> openvino.Model:
 
 def _convert(bundle: Bundle) -> openvino.Model:
     dimensions = int(bundle.config.network["dimensions"])
-    channels = int(bundle.config.network.get("in_channels", 1))
+    channels = bundle.config.in_channels
     net = nn.Sequential(bundle.network(), nn.Sigmoid()).eval()
     example = torch.zeros(1, channels, *[32] * dimensions)
     with warnings.catch_warnings(), torch.inference_mode():

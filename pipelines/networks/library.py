@@ -24,10 +24,21 @@ def build(architecture: str, options: Mapping[str, Any]) -> nn.Module:
     Raises:
         WeightsError: the architecture or one of its options is unknown.
     """
+    config = configuration(architecture, options)
+    make, _ = ARCHITECTURES[architecture]
+    return make(config)
+
+
+def configuration(architecture: str, options: Mapping[str, Any]) -> Any:
+    """Return the architecture's config dataclass, its defaults filled in.
+
+    Raises:
+        WeightsError: the architecture or one of its options is unknown.
+    """
     if architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise WeightsError(f"Unknown network '{architecture}'; this release has {known}.")
-    make, config_class = ARCHITECTURES[architecture]
+    _, config_class = ARCHITECTURES[architecture]
     fields = {field.name for field in dataclasses.fields(config_class)}
     unknown = sorted(set(options) - fields)
     if unknown:
@@ -35,4 +46,4 @@ def build(architecture: str, options: Mapping[str, Any]) -> nn.Module:
             f"Network '{architecture}' has no option {unknown}; it takes {sorted(fields)}."
         )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return make(config_class(**values))
+    return config_class(**values)

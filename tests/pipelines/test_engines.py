@@ -19,6 +19,7 @@ from pipelines.training.metrics import dice
 from pipelines.volume import CTVolume
 from pipelines.weights import Bundle, Precision, open_bundle, shipped_weights
 from tests.support.phantom import small_chest
+from tests.support.tiny_models import write_models
 
 ACCEPTED = 0.999
 CPU = torch.device("cpu")
@@ -116,6 +117,16 @@ def test_a_converted_network_is_kept_for_the_next_start(lesions, tmp_path, monke
     kept = sorted(path.suffix for path in tmp_path.rglob(f"{lesions.digest[:32]}*"))
 
     assert kept == [".bin", ".sha256", ".xml"]
+
+
+def test_a_network_is_converted_with_the_channels_it_has_by_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundle = open_bundle(write_models(tmp_path) / "screening")
+    assert "in_channels" not in bundle.config.network
+
+    image = np.zeros((1, 2, 32, 32), dtype=np.float32)
+
+    assert open_engine(bundle, EngineChoice.OPENVINO).predict(image).shape == (1, 1)
 
 
 def test_a_converted_network_that_was_cut_short_is_made_again(lesions, tmp_path, monkeypatch):
