@@ -25,7 +25,6 @@ from uuid import uuid4
 
 import structlog
 from sqlalchemy import delete, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -103,24 +102,14 @@ class FinishedAnalysis:
     timings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def begin(db: Session, values: Mapping[str, Any]) -> int | None:
-    """The id of a new study with these columns, in its first state; nothing if it is there already.
-
-    Two associations may bring the first instance of a study at once: the second waits here until
-    the first has committed, and then finds the study.
-    """
+def begin(db: Session, values: Mapping[str, Any]) -> int:
+    """The id of a new study with these columns, in its first state."""
     now = utc_now()
-    insert = postgresql.insert if db.get_bind().dialect.name == "postgresql" else sqlite.insert
-    study_id = db.scalar(
-        insert(Study)
-        .values(**values, state=State.RECEIVING, state_since=now)
-        .on_conflict_do_nothing()
-        .returning(Study.id)
-    )
-    if study_id is not None:
-        event = StudyEvent(study_id=study_id, source=None, target=State.RECEIVING, at=now)
-        db.add(event)
-    return study_id
+    study = Study(**values, state=State.RECEIVING, state_since=now)
+    db.add(study)
+    db.flush()
+    db.add(StudyEvent(study_id=study.id, source=None, target=State.RECEIVING, at=now))
+    return study.id
 
 
 def advance(

@@ -217,20 +217,24 @@ def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
     now = utc_now()
     instance = _clean(received)
     parts = _locked_parts(db, instance.study_uid)
-    kept = _kept(db, parts, instance.sop_instance_uid)
-    if kept is None:
-        study_id = _part_of(db, parts, instance, now)
-        _add(db, instance, study_id, now)
-        lifecycle.reopen(db, study_id)
-        values: dict[str, Any] = {"revision": Study.revision + 1, "last_received_at": now}
-        db.execute(update(Study).where(Study.id == study_id).values(values))
-        return Recorded.NEW
-    receiving = (Study.id == kept.study_id, Study.state == State.RECEIVING)
-    db.execute(update(Study).where(*receiving).values(last_received_at=now))
-    if kept.digest == instance.digest:
-        return Recorded.DUPLICATE
-    _keep_aside(db, instance, kept, now)
-    return Recorded.CONFLICT
+    kept = _kept(db, instance)
+    for row in kept:
+        if row.digest == instance.digest:
+            _note_heard(db, row.study_id, now)
+            return Recorded.DUPLICATE
+    study_id = _part_of(db, parts, instance.patient)
+    if study_id is None:
+        study_id = _begin(db, instance, len(parts), now)
+    for row in kept:
+        if row.study_id == study_id:
+            _note_heard(db, study_id, now)
+            _keep_aside(db, instance, row, now)
+            return Recorded.CONFLICT
+    _add(db, instance, study_id, now)
+    lifecycle.reopen(db, study_id)
+    values: dict[str, Any] = {"revision": Study.revision + 1, "last_received_at": now}
+    db.execute(update(Study).where(Study.id == study_id).values(values))
+    return Recorded.NEW
 
 
 def worklist(db: Session, *, limit: int = 100, offset: int = 0) -> list[WorklistRow]:
@@ -481,30 +485,40 @@ def _named(study_uid: str) -> Select[Study]:
 
 
 def _locked_parts(db: Session, study_uid: str) -> Sequence[Study]:
-    """The studies under this UID, their rows locked until the transaction ends."""
-    return db.scalars(_named(study_uid).with_for_update(of=Study, key_share=True)).all()
+    """The studies under this UID; no other transaction changes or adds one until this one ends.
+
+    SQLite has one writer anyway. In PostgreSQL the UID itself is locked first, for there may be no
+    row yet, and then the rows, against their moving through the lifecycle meanwhile.
+    """
+    if db.get_bind().dialect.name == "postgresql":
+        db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(study_uid, 0))))
+    locked = _named(study_uid).with_for_update(of=Study, key_share=True)
+    return db.scalars(locked.execution_options(populate_existing=True)).all()
 
 
-def _kept(db: Session, parts: Sequence[Study], sop_instance_uid: str) -> Row[str, int, str] | None:
-    """The instance that has this UID in one of `parts`: digest, study_id and series_uid."""
+def _kept(db: Session, instance: ReceivedInstance) -> Sequence[Row[str, int, str]]:
+    """What is kept of this UID under its Study Instance UID: digest, study_id and series_uid."""
     return db.execute(
         select(Instance.digest, Instance.study_id, Series.series_uid)
         .join(Series, Instance.series_id == Series.id)
-        .where(Instance.study_id.in_([study.id for study in parts]))
-        .where(Instance.sop_instance_uid == sop_instance_uid)
-    ).one_or_none()
+        .join(Study, Instance.study_id == Study.id)
+        .where(Study.study_uid == instance.study_uid)
+        .where(Instance.sop_instance_uid == instance.sop_instance_uid)
+    ).all()
 
 
-def _part_of(db: Session, parts: Sequence[Study], instance: ReceivedInstance, now: datetime) -> int:
-    """The id of the study under the instance's UID that has its patient, made if there is none."""
-    for study in parts:
-        if _fits_patient(db, instance.patient, study):
-            return study.id
-    created = lifecycle.begin(
+def _note_heard(db: Session, study_id: int, now: datetime) -> None:
+    receiving = (Study.id == study_id, Study.state == State.RECEIVING)
+    db.execute(update(Study).where(*receiving).values(last_received_at=now))
+
+
+def _begin(db: Session, instance: ReceivedInstance, part: int, now: datetime) -> int:
+    """The id of a new study with the instance's attributes."""
+    return lifecycle.begin(
         db,
         {
             "study_uid": instance.study_uid,
-            "part": len(parts),
+            "part": part,
             "patient_key": _patient(db, vars(instance.patient)),
             "source_ae": instance.source_ae,
             "first_received_at": now,
@@ -512,10 +526,6 @@ def _part_of(db: Session, parts: Sequence[Study], instance: ReceivedInstance, no
             **vars(instance.study),
         },
     )
-    if created is not None:
-        return created
-    # Another association made it a moment ago, for the same person or for another.
-    return _part_of(db, _locked_parts(db, instance.study_uid), instance, now)
 
 
 def _keep_aside(
@@ -557,33 +567,49 @@ def _add(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) 
     db.execute(count_up.values(instance_count=Series.instance_count + 1))
 
 
-def _fits_patient(db: Session, given: PatientAttributes, study: Study) -> bool:
-    """Whether an instance names the person of a study; what the study lacks is filled in.
+def _part_of(db: Session, parts: Sequence[Study], given: PatientAttributes) -> int | None:
+    """The id of the study that is the named person's; what it lacks of the person is filled in.
 
     Number with issuer, name and birth date decide: one person's images under another's banner is
     the worst that can happen here, one person's in two lines of the worklist is not. A blank says
-    nothing, and stations spell one name in several ways, so case, accents and separators do not
-    count.
+    nothing, so of several that fit the one that agrees in most is meant.
     """
+    fitting = [(agreed, study) for study in parts if (agreed := _agreement(study, given)) >= 0]
+    if not fitting:
+        return None
+    _, study = max(fitting, key=lambda pair: (pair[0], -pair[1].part))
+    if len(fitting) == 1:
+        _fill_in(db, study, given)
+    return study.id
+
+
+def _agreement(study: Study, given: PatientAttributes) -> int:
+    """How many attributes of the person are known to be the same; -1 if one is known to differ."""
+    agreed = 0
+    for name in ("patient_id", "issuer", "name", "birth_date"):
+        one, other = (_spelt(name, getattr(p, name)) for p in (study.patient, given))
+        if one and other and one != other:
+            return -1
+        agreed += bool(one and other)
+    return agreed
+
+
+def _fill_in(db: Session, study: Study, given: PatientAttributes) -> None:
+    """Take over what the study lacks, else a second and a third person would both fit it."""
     known = {name: getattr(study.patient, name) for name in vars(given)}
-    for name, value in vars(given).items():
-        if name != "sex" and _differ(_spelt(name, value), _spelt(name, known[name])):
-            return False
     filled = {name: known[name] if known[name].strip() else vars(given)[name] for name in known}
     if filled != known:
-        # Else a second and a third person would both fit a study that began without a name.
         values = {"patient_key": _patient(db, filled)}
         db.execute(update(Study).where(Study.id == study.id).values(values))
         db.expire(study)
-    return True
-
-
-def _differ(one: str, other: str) -> bool:
-    return bool(one and other) and one != other
 
 
 def _spelt(name: str, value: str) -> str:
-    """An attribute as it is compared; of a name its first, alphabetic, group (PS3.5, 6.2.1)."""
+    """An attribute as it is compared.
+
+    Stations spell one name in several ways, so case, accents and separators do not count, and of
+    its groups only the first, alphabetic, one does (PS3.5, 6.2.1).
+    """
     if name != "name":
         return value.strip()
     letters = unicodedata.normalize("NFKD", value.partition("=")[0].casefold())

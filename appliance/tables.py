@@ -127,7 +127,7 @@ class Instance(Base):
 
     __tablename__ = "instance"
     # Other bytes under a UID that is in the study are a conflict. Not unique among all studies: a
-    # study that was sent again under a corrected Study Instance UID often keeps its images' UIDs.
+    # study sent again under a corrected Study Instance UID or patient often keeps its images' UIDs.
     __table_args__ = (UniqueConstraint("study_id", "sop_instance_uid"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -1,7 +1,7 @@
 """The automatic run on one page: a CT volume and three models in, an `Analysis` out (J35, J80)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from pipelines.lesions import measure_lesions, segment_lesions
 from pipelines.lungs import cut_off, measure_lungs, segment_lungs
 from pipelines.preprocessing import extract_lungs
 from pipelines.screening import screen
+from pipelines.series import Candidate
 from pipelines.volume import CTVolume
 from pipelines.weights import open_bundle, shipped_weights
 
@@ -50,8 +51,9 @@ class Models:
 
     @property
     def engine(self) -> str:
-        """What computes the networks."""
-        return self.lesions.engine.description
+        """What computes the networks: one description, or several where precisions differ."""
+        models = (self.lungs, self.lesions, self.screening)
+        return ", ".join(dict.fromkeys(model.engine.description for model in models))
 
 
 Progress = Callable[[str, float, dict[str, Any]], None]
@@ -75,25 +77,26 @@ class Stopwatch:
         self._last = time.perf_counter()
 
 
-Read = Callable[[tuple[Refusal, ...]], tuple[CTVolume, tuple[Refusal, ...]]]
-"""Gives the best series' volume and why the others are not analysed, passing over those named."""
-
-
 def analyse_study(
-    read: Read, models: Models, *, progress: Progress | None = None
+    candidates: Iterable[Candidate], models: Models, *, progress: Progress | None = None
 ) -> tuple[CTVolume, Analysis]:
-    """Return the best series that shows lungs, and what is found in it.
+    """Return the first volume that shows lungs, and what is found in it.
 
     Raises:
-        NoUsableSeriesError: there is none.
+        NoUsableSeriesError: none does.
     """
-    without: tuple[Refusal, ...] = ()
-    while True:
-        volume, refused = read(without)
+    refused: tuple[Refusal, ...] = ()
+    without_lungs: tuple[Refusal, ...] = ()
+    for volume, others in candidates:
+        known = {refusal.series_uid for refusal in without_lungs}
+        refused = (*without_lungs, *(r for r in others if r.series_uid not in known))
         try:
             return volume, analyse(volume, models, refused=refused, progress=progress)
         except NoUsableSeriesError as error:
-            without += error.refusals
+            without_lungs += error.refusals
+            refused += error.refusals
+        del volume  # the next one needs the memory
+    raise NoUsableSeriesError(refused)
 
 
 def analyse(

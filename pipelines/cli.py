@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.errors import PipelineError, Refusal
+from pipelines.errors import PipelineError
 
 if TYPE_CHECKING:
-    from pipelines.volume import CTVolume
+    from collections.abc import Iterable, Iterator
+
+    from pipelines.series import Candidate
 
 ENGINES = ["auto", "torch", "openvino"]
 
@@ -33,19 +35,13 @@ def analyse(source: Path, out: Path, engine: str, threads: int, weights: Path | 
     from pipelines import analysis, presentation
     from pipelines.engines.choice import EngineChoice
     from pipelines.findings import whole_folder
-    from pipelines.series import load_input
-
-    def read(without: tuple[Refusal, ...]) -> "tuple[CTVolume, tuple[Refusal, ...]]":
-        began = time.perf_counter()
-        volume, refused = load_input(source, threads=threads, without=without)
-        click.echo(f"reading    {time.perf_counter() - began:6.2f} s  {volume.shape[0]} slices")
-        return volume, refused
+    from pipelines.series import candidates
 
     try:
         models = analysis.Models.open(weights, EngineChoice(engine), threads=threads)
         click.echo(f"engine     {models.engine}")
         volume, found = analysis.analyse_study(
-            read,
+            _told(candidates(source, threads=threads)),
             models,
             progress=lambda step, seconds, known: click.echo(
                 f"{step:10} {seconds:6.2f} s  {_known(known)}"
@@ -99,6 +95,15 @@ def train(config: Path, data: Path, work: Path | None, threads: int) -> None:
         run(config, data, work or Path(".train") / config.parent.name, threads=threads)
     except PipelineError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _told(candidates: "Iterable[Candidate]") -> "Iterator[Candidate]":
+    """Say of each volume how long its reading took."""
+    began = time.perf_counter()
+    for volume, refused in candidates:
+        click.echo(f"reading    {time.perf_counter() - began:6.2f} s  {volume.shape[0]} slices")
+        yield volume, refused
+        began = time.perf_counter()
 
 
 def _known(known: dict[str, object]) -> str:

@@ -1,8 +1,8 @@
 """Which series of a study is the chest CT to analyse, and its slices as one volume.
 
-`load_study` is the whole way from files to a volume: headers are read (`describe_files`), every
-series is held against the rules (`choose_series`), and the best one that passes is decoded
-(`load_series`). What is refused says why, in a sentence for whoever sent the study.
+`study_candidates` is the whole way from files to volumes: headers are read (`describe_files`),
+every series is held against the rules (`choose_series`), and those that pass are decoded, the best
+first (`load_series`). What is refused says why, in a sentence for whoever sent the study.
 
 A stack that is not regular is refused, not repaired: a mask drawn on a guess would be a wrong mask.
 The one exception is an exact duplicate of a slice, which is left out with a note.
@@ -17,8 +17,9 @@ import warnings
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -134,15 +135,22 @@ class Choice:
 # --- From files to a volume
 
 
-def load_input(
-    path: Path, *, threads: int = 0, without: tuple[Refusal, ...] = ()
-) -> tuple[CTVolume, tuple[Refusal, ...]]:
-    """Return the volume in a DICOM folder or file, a zip of one, or a NIfTI file.
+Candidate = tuple[CTVolume, tuple[Refusal, ...]]
+"""A volume that may be analysed, and why the other series of its study are not."""
+
+
+def load_input(path: Path, *, threads: int = 0) -> Candidate:
+    """Return the best of `candidates`."""
+    with closing(candidates(path, threads=threads)) as found:
+        return next(found)
+
+
+def candidates(path: Path, *, threads: int = 0) -> Generator[Candidate]:
+    """Yield the volumes in a DICOM folder or file, a zip of one, or a NIfTI file, the best first.
 
     Args:
         path: What was given to us.
         threads: For decoding; 0 for one on each core.
-        without: Series that turned out to be unusable after they were loaded.
 
     Raises:
         UnreadableInputError: It holds nothing of the kind, or more than it should.
@@ -150,41 +158,41 @@ def load_input(
         NoUsableSeriesError: DICOM, but no series may be analysed.
     """
     if path.is_dir():
-        return load_study(_files_below(path), threads=threads, without=without)
-    if not path.is_file():
+        yield from study_candidates(_files_below(path), threads=threads)
+    elif not path.is_file():
         raise UnreadableInputError(f"{path} does not exist.")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        if without:
-            raise NoUsableSeriesError(without)
-        return load_nifti(path), ()
-    if zipfile.is_zipfile(path):
+    elif path.name.lower().endswith((".nii", ".nii.gz")):
+        yield load_nifti(path), ()
+    elif zipfile.is_zipfile(path):
         with tempfile.TemporaryDirectory() as folder:
-            return load_study(unpack(path, Path(folder)), threads=threads, without=without)
-    return load_study([path], threads=threads, without=without)
+            yield from study_candidates(unpack(path, Path(folder)), threads=threads)
+    else:
+        yield from study_candidates([path], threads=threads)
 
 
-def load_study(
-    paths: Iterable[Path], *, threads: int = 0, without: tuple[Refusal, ...] = ()
-) -> tuple[CTVolume, tuple[Refusal, ...]]:
-    """Return the volume of the best series among the files, and the refusals of the others.
+def load_study(paths: Iterable[Path], *, threads: int = 0) -> Candidate:
+    """Return the best of `study_candidates`."""
+    with closing(study_candidates(paths, threads=threads)) as found:
+        return next(found)
+
+
+def study_candidates(paths: Iterable[Path], *, threads: int = 0) -> Generator[Candidate]:
+    """Yield the volume of every series that may be analysed, the best first, each when asked for.
 
     A series that passes the rules and then fails to decode is refused too, and the next best taken.
 
     Args:
         paths: Files of one study, in any order; what is not DICOM is passed over.
         threads: For decoding; 0 for one on each core.
-        without: Series that turned out to be unusable after they were loaded.
 
     Raises:
-        NoUsableSeriesError: No series may be analysed.
+        NoUsableSeriesError: There is none.
     """
     described = describe_files(paths)
     choice = choose_series(described)
-    failed = list(without)
-    left = {series.series_uid for series in choice.candidates} - {r.series_uid for r in without}
+    notes = tuple(_notes(described))
+    failed: list[Refusal] = []
     for series in choice.candidates:
-        if series.series_uid not in left:
-            continue
         try:
             volume = load_series(series, threads=threads)
         except GeometryError as error:
@@ -192,13 +200,23 @@ def load_study(
         except DecodeError as error:
             failed.append(_refusal(series, Rule.UNDECODABLE, str(error)))
         else:
-            others = [r for r in choice.refused if r.series_uid != series.series_uid]
-            failed_uids = {refusal.series_uid for refusal in failed}
-            volume = replace(volume, warnings=(*volume.warnings, *_notes(described)))
-            return volume, (*failed, *(r for r in others if r.series_uid not in failed_uids))
-    failed_uids = {refusal.series_uid for refusal in failed}
-    others = [r for r in choice.refused if r.series_uid not in failed_uids]
-    raise NoUsableSeriesError((*failed, *others))
+            volume = replace(volume, warnings=(*volume.warnings, *notes))
+            yield volume, _beside(series, choice, failed)
+    if len(failed) == len(choice.candidates):
+        raise NoUsableSeriesError((*failed, *choice.refused))
+
+
+def _beside(chosen: SeriesHeader, choice: Choice, failed: Sequence[Refusal]) -> tuple[Refusal, ...]:
+    """Return why the other series of the study are not analysed."""
+    told = {chosen.series_uid, *(refusal.series_uid for refusal in failed)}
+    sentence = f"{chosen.name} suits the analysis better."
+    not_preferred = [
+        _refusal(other, Rule.NOT_PREFERRED, sentence)
+        for other in choice.candidates
+        if other.series_uid not in told
+    ]
+    others = [refusal for refusal in choice.refused if refusal.series_uid != chosen.series_uid]
+    return (*failed, *others, *not_preferred)
 
 
 def _notes(described: Sequence[SeriesHeader]) -> Iterator[str]:
@@ -251,10 +269,6 @@ def choose_series(series: Iterable[SeriesHeader]) -> Choice:
     if not candidates:
         raise NoUsableSeriesError(tuple(refused))
     candidates.sort(key=_preference)
-    refused += [
-        _refusal(other, Rule.NOT_PREFERRED, f"{candidates[0].name} suits the analysis better.")
-        for other in candidates[1:]
-    ]
     return Choice(tuple(candidates), tuple(refused))
 
 

@@ -7,6 +7,7 @@ is thrown away when it tries to finish.
 
 import shutil
 import uuid
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -27,8 +28,7 @@ from pipelines.analysis import Models
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, PipelineError, Refusal, WeightsError
 from pipelines.findings import Analysis, whole_folder
-from pipelines.series import load_study
-from pipelines.volume import CTVolume
+from pipelines.series import Candidate, study_candidates
 
 log = structlog.get_logger()
 
@@ -86,16 +86,8 @@ def _analyse(
     settings: Settings, database: Database, claim: Claim, models: Models
 ) -> lifecycle.State:
     steps = _Steps(database, claim)
-
-    def read(without: tuple[Refusal, ...]) -> tuple[CTVolume, tuple[Refusal, ...]]:
-        if without:  # a series without lungs is behind us, and so is this step
-            return _read(settings, database, claim, without)
-        steps.start("reading")
-        volume, refused = _read(settings, database, claim, without)
-        steps.done("reading", summary={"slices": volume.shape[0], "refused": len(refused)})
-        return volume, refused
-
-    volume, found = analysis.analyse_study(read, models, progress=steps.finished)
+    volumes = _read(settings, database, claim, steps)
+    volume, found = analysis.analyse_study(volumes, models, progress=steps.finished)
     folder = settings.analyses_dir / str(claim.study_id) / uuid.uuid4().hex
     with whole_folder(folder) as staging:
         found.write(staging, volume)
@@ -113,13 +105,20 @@ def _analyse(
 
 
 def _read(
-    settings: Settings, database: Database, claim: Claim, without: tuple[Refusal, ...]
-) -> tuple[CTVolume, tuple[Refusal, ...]]:
+    settings: Settings, database: Database, claim: Claim, steps: "_Steps"
+) -> Iterator[Candidate]:
+    """Yield the study's volumes, the best first; reading the first one is a step of its own."""
+    steps.start("reading")
     store = Store(settings.store_dir)
     with database.snapshot() as db:
         files = studies.instances_of(db, claim.study_id)
     paths = [store.path_of(file.digest) for file in files]
-    return load_study(paths, threads=settings.analysis.threads, without=without)
+    told = False
+    for volume, refused in study_candidates(paths, threads=settings.analysis.threads):
+        if not told:
+            steps.done("reading", summary={"slices": volume.shape[0], "refused": len(refused)})
+            told = True
+        yield volume, refused
 
 
 def _note_outcomes(

@@ -25,6 +25,8 @@ class TorchEngine:
         self.device = device
         self.precision = precision
         self.net = net.eval().to(device)
+        if precision is Precision.FP32:  # else a GPU rounds the factors of a product to 10 bits
+            torch.backends.cudnn.allow_tf32 = False
 
     @property
     def description(self) -> str:

@@ -19,8 +19,7 @@ class TrainingConfig:
     """One training: the TOML file beside the weights it makes.
 
     `network`, `preprocessing`, `decision` and `precision` travel into the model's `config.json`
-    unchanged;
-    `data` is the recipe's own (splits by group).
+    unchanged; `data` is the recipe's own (splits by group).
     """
 
     name: str

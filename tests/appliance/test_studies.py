@@ -117,7 +117,7 @@ ANN = PatientAttributes(patient_id="7", name="Müller^Ann", birth_date="19700101
 
 def conflicts_of(database: Database, uid: str = world.STUDY_UID) -> list[str]:
     with database.snapshot() as db:
-        (study,) = studies.named(db, uid)
+        study = studies.named(db, uid)[0]
         return [conflict.reason for conflict in studies.conflicts_of(db, study.id)]
 
 
@@ -173,16 +173,46 @@ def test_many_people_under_one_study_uid_at_once_stay_apart(database: Database):
     assert counts == dict.fromkeys("0123", 6)
 
 
-def test_a_uid_kept_for_one_patient_is_a_conflict_for_another(database: Database):
+def test_a_study_sent_again_under_the_corrected_patient_is_a_study(database: Database):
+    corrected = replace(ANN, patient_id="8", name="Baker^Bea")
+    sent = [world.instance(number, content="ab"[number], patient=ANN) for number in (0, 1)]
+    again = [world.instance(number, content="cd"[number], patient=corrected) for number in (0, 1)]
+
+    recorded = world.receive(database, *sent, *again, *again)
+
+    with database.snapshot() as db:
+        first, second = studies.named(db, world.STUDY_UID)
+    assert recorded == [*[Recorded.NEW] * 4, *[Recorded.DUPLICATE] * 2]
+    assert (first.patient.name, first.revision) == (ANN.name, 2)
+    assert (second.patient.name, second.revision) == ("Baker^Bea", 2)
+    assert conflicts_of(database) == []
+
+
+def test_of_several_people_the_one_who_is_named_is_meant(database: Database):
     recorded = world.receive(
         database,
-        world.instance(patient=ANN),
-        world.instance(content="b", patient=replace(ANN, patient_id="8")),
+        world.instance(patient=PatientAttributes(patient_id="7")),
+        world.instance(2, content="b", patient=PatientAttributes(patient_id="8", name="Bea")),
+        world.instance(3, content="c", patient=PatientAttributes(name="Bea")),
     )
 
-    assert recorded == [Recorded.NEW, Recorded.CONFLICT]
-    assert conflicts_of(database) == [Conflict.BYTES]
-    assert not row_of(database).shares_uid
+    with database.snapshot() as db:
+        first, second = studies.named(db, world.STUDY_UID)
+    assert recorded == [Recorded.NEW] * 3
+    assert (first.patient.name, first.revision) == ("", 1)
+    assert (second.patient.name, second.revision) == ("Bea", 2)
+
+
+def test_one_image_brought_by_several_associations_at_once_is_kept_once(database: Database):
+    received = [
+        world.instance(1, patient=PatientAttributes(patient_id=str(number % 2)))
+        for number in range(12)
+    ]
+
+    with ThreadPoolExecutor(6) as threads:
+        recorded = list(threads.map(lambda one: world.receive(database, one), received))
+
+    assert sorted(recorded) == [*[[Recorded.DUPLICATE]] * 11, [Recorded.NEW]]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pipelines.analysis import Models, analyse_study
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, Rule
 from pipelines.inference import Model
-from pipelines.series import load_input
+from pipelines.series import candidates, load_input
 from pipelines.weights import open_bundle, shipped_weights
 from tests.support.ct_series import renamed, slices, write
 from tests.support.tiny_models import write_models
@@ -37,7 +37,7 @@ def test_the_next_series_is_analysed_when_the_best_shows_no_lungs(models: Models
     source = tmp_path / "study"
     write([*water(0), *chest], source)
 
-    volume, found = analyse_study(lambda without: load_input(source, without=without), models)
+    volume, found = analyse_study(candidates(source), models)
 
     assert load_input(source)[0].series_uid != chest[0].SeriesInstanceUID, "the water is preferred"
     assert volume.series_uid == found.series_uid == chest[0].SeriesInstanceUID
@@ -50,6 +50,6 @@ def test_a_study_without_lungs_is_refused_for_every_series(models: Models, tmp_p
     write([*water(0), *water(1)], source)
 
     with pytest.raises(NoUsableSeriesError) as error:
-        analyse_study(lambda without: load_input(source, without=without), models)
+        analyse_study(candidates(source), models)
 
     assert [refusal.rule for refusal in error.value.refusals] == [Rule.NOT_CHEST] * 2

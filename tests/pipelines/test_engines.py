@@ -96,10 +96,12 @@ def test_a_slice_is_scored_as_by_pytorch_in_fp32(choice):
 
 
 @both_engines
-def test_no_engine_goes_below_the_precision_that_the_weights_allow(lesions, choice):
-    config = dataclasses.replace(lesions.config, precision=Precision.FP32)
+def test_no_engine_goes_below_the_precision_that_the_weights_allow(choice):
+    lungs = open_bundle(shipped_weights() / "lungs")
+    assert lungs.config.precision is Precision.BF16
+    config = dataclasses.replace(lungs.config, precision=Precision.FP32)
 
-    engine = open_engine(dataclasses.replace(lesions, config=config), choice)
+    engine = open_engine(dataclasses.replace(lungs, config=config), choice)
 
     assert re.search(r"\bf(p)?32\b", engine.description)
 

@@ -162,7 +162,7 @@ def test_two_phases_in_one_series_are_two_volumes(tmp_path: Path):
     choice = choose_series(describe_files(tmp_path.iterdir()))
 
     assert [len(part.instances) for part in choice.candidates] == [20, 20]
-    assert [refusal.rule for refusal in choice.refused] == [Rule.NOT_PREFERRED]
+    assert choice.refused == ()
 
 
 def test_mixed_orientations_are_refused(tmp_path: Path):

@@ -5,7 +5,7 @@ import pytest
 from playwright.sync_api import Browser, Route
 
 from appliance import lifecycle, studies
-from appliance.studies import SeriesAttributes
+from appliance.studies import PatientAttributes, SeriesAttributes
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
 from tests.webui.browser import Reader, chromium, needs_chromium, serving
@@ -125,6 +125,7 @@ def test_a_refused_study_says_why_series_by_series(reader: Reader, world: World)
     localiser = SeriesAttributes(modality="CT", description="Topogram", series_number="1")
     study_id = world.receive("1.1", series=localiser)
     world.receive("1.1", digest="2" * 64)
+    world.receive("1.1", instance="2", patient=PatientAttributes(patient_id="8", name="Other^Ann"))
     world.reject(study_id, "No series can be analysed.", {"1.1.series": "It is a localiser."})
 
     shows(reader, study_id, "No series can be analysed.")
@@ -133,6 +134,7 @@ def test_a_refused_study_says_why_series_by_series(reader: Reader, world: World)
     text = row(reader, study_id)
     assert "CT 1 Topogram (1 image): It is a localiser." in text
     assert "1 conflicting image" in text
+    assert "also under another patient" in text
 
 
 def test_the_page_of_a_waiting_study_turns_into_the_viewer_by_itself(

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from appliance.studies import SeriesAttributes
+from appliance.studies import PatientAttributes, SeriesAttributes
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
 from tests.webui.world import DIGESTS, World
@@ -70,6 +70,15 @@ def test_other_bytes_under_a_known_uid_are_flagged(world: World, rows: Rows):
     world.receive("1.1", digest=DIGESTS["other"])
 
     assert [row["conflicts"] for row in rows()["rows"]] == [1]
+
+
+def test_two_people_under_one_study_uid_are_two_flagged_lines(world: World, rows: Rows):
+    world.receive("1.1")
+    world.receive("1.1", instance="2", patient=PatientAttributes(patient_id="8", name="Other^Ann"))
+
+    lines = [(row["patient"], row["shares_uid"]) for row in rows()["rows"]]
+
+    assert sorted(lines) == [("Other, Ann", True), ("Phantom, Chest", True)]
 
 
 def test_a_result_older_than_the_images_is_marked(

@@ -86,8 +86,8 @@ function stateCell(row, moving) {
     parts.push(flag);
   }
   if (row.shares_uid) {
-    const flag = element("span", { class: "flag", text: "another patient under this study's UID" });
-    flag.title = "Images of two people came under one Study Instance UID. Each person has a line of their own here. Check the names.";
+    const flag = element("span", { class: "flag", text: "also under another patient" });
+    flag.title = "Images under different patient names or numbers came with one Study Instance UID. Each person has a line of their own here: check which is right.";
     parts.push(flag);
   }
   if (row.stale) parts.push(element("span", { class: "flag", text: "newer images than the result" }));
