@@ -91,6 +91,11 @@ def serve(logs: Path | None) -> None:
 
     settings = Settings.load()
     logging.configure("supervisor")
+    click.echo(
+        f"Starting the appliance in {settings.data_dir}: pages at http://{settings.web.host}:"
+        f"{settings.web.port}/, DICOM node {settings.dicom.ae_title} on port {settings.dicom.port}."
+        " Ctrl-C ends it."
+    )
     Supervisor(settings, logs=logs).run()
 
 
@@ -219,7 +224,10 @@ def user_add(name: str, role: str, password_stdin: bool) -> None:  # noqa: FBT00
     upgrade(settings)  # the first user is often added before the first start
     with _database(settings) as database, database.transaction() as db:
         accounts.add(db, name, password=password, role=accounts.Role(role), actor=_actor())
-    click.echo(f"Added {name} as {role}." + (f" Password: {password}" if made else ""))
+    click.echo(
+        f"Added {name} as {role} to the appliance in {settings.data_dir}."
+        + (f" Password: {password}" if made else "")
+    )
 
 
 @user.command("password")

@@ -571,8 +571,9 @@ def _part_of(db: Session, parts: Sequence[Study], given: PatientAttributes) -> i
     """The id of the study that is the named person's; what it lacks of the person is filled in.
 
     Number with issuer, name and birth date decide: one person's images under another's banner is
-    the worst that can happen here, one person's in two lines of the worklist is not. A blank says
-    nothing, so of several that fit the one that agrees in most is meant.
+    the worst that can happen here, one person's in two lines of the worklist is not. None may
+    differ, and number or name must be the same, unless the study or the image names nobody. Of
+    several that fit the one that agrees in most is meant.
     """
     fitting = [(agreed, study) for study in parts if (agreed := _agreement(study, given)) >= 0]
     if not fitting:
@@ -584,14 +585,17 @@ def _part_of(db: Session, parts: Sequence[Study], given: PatientAttributes) -> i
 
 
 def _agreement(study: Study, given: PatientAttributes) -> int:
-    """How many attributes of the person are known to be the same; -1 if one is known to differ."""
-    agreed = 0
-    for name in ("patient_id", "issuer", "name", "birth_date"):
-        one, other = (_spelt(name, getattr(p, name)) for p in (study.patient, given))
-        if one and other and one != other:
-            return -1
-        agreed += bool(one and other)
-    return agreed
+    """How many attributes say that it is the same person; -1 if it may be another."""
+    same: dict[str, bool] = {}
+    named = [False, False]
+    for name in ("patient_id", "name", "issuer", "birth_date"):
+        pair = [_spelt(name, getattr(person, name)) for person in (study.patient, given)]
+        if all(pair):
+            same[name] = pair[0] == pair[1]
+        if name in ("patient_id", "name"):
+            named = [known or bool(value) for known, value in zip(named, pair, strict=True)]
+    identified = "patient_id" in same or "name" in same or not all(named)
+    return len(same) if identified and all(same.values()) else -1
 
 
 def _fill_in(db: Session, study: Study, given: PatientAttributes) -> None:

@@ -38,16 +38,16 @@ def analyse(source: Path, out: Path, engine: str, threads: int, weights: Path | 
     from pipelines.series import candidates
 
     try:
-        models = analysis.Models.open(weights, EngineChoice(engine), threads=threads)
-        click.echo(f"engine     {models.engine}")
-        volume, found = analysis.analyse_study(
-            _told(candidates(source, threads=threads)),
-            models,
-            progress=lambda step, seconds, known: click.echo(
-                f"{step:10} {seconds:6.2f} s  {_known(known)}"
-            ),
-        )
         with whole_folder(out) as staging:
+            models = analysis.Models.open(weights, EngineChoice(engine), threads=threads)
+            click.echo(f"engine     {models.engine}")
+            volume, found = analysis.analyse_study(
+                _told(candidates(source, threads=threads)),
+                models,
+                progress=lambda step, seconds, known: click.echo(
+                    f"{step:10} {seconds:6.2f} s  {_known(known)}"
+                ),
+            )
             found.write(staging, volume)
             presentation.contact_sheet(volume, found).save(staging / "contact_sheet.png")
     except (PipelineError, OSError) as error:

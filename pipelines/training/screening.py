@@ -51,28 +51,36 @@ class Split:
 
 
 class ScreeningRecipe:
-    """Samples `(2, size, size)` images of labelled slices, both classes equally often."""
+    """Samples `(2, size, size)` images of labelled slices, each set and class equally often.
+
+    The class then says nothing about the set, nor the set about the class.
+    """
 
     def __init__(
         self, config: TrainingConfig, root: Path, work: Path, *, say: Callable[[str], None]
     ) -> None:
         self.size = int(config.preprocessing["size"])
-        every = int(config.data["sars_every"])  # neighbours are nearly the same slice
-        slices = [*ucsd_slices(root), *list(sars_slices(root))[::every]]
+        slices = [*ucsd_slices(root), *sars_slices(root)]
         self.covid = np.array([s.covid for s in slices])
         self.sets = np.array([s.source for s in slices])
         self.split = split_by_group(slices, config.seed)
         self.images, self.regions = _prepared(slices, self.size, work, say)
         train = self.split.train
-        self._classes = [train[self.covid[train] == covid] for covid in (False, True)]
+        self._sources = [str(source) for source in np.unique(self.sets)]
+        self._cells = {
+            (source, covid): train[(self.sets[train] == source) & (self.covid[train] == covid)]
+            for source in self._sources
+            for covid in (False, True)
+        }
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         covid = int(rng.random() < 0.5)
-        row = int(rng.choice(self._classes[covid]))
+        source = str(rng.choice(self._sources))
+        row = int(rng.choice(self._cells[source, bool(covid)]))
         image = self.images[row].astype(np.float32) / 255
         inside = image > 0
         grey = towards(image[None], inside[None], float(rng.uniform(0.08, 0.3)))
-        grey = vary_display(rng, grey) * inside
+        grey = vary_display(rng, grey, saturate=True) * inside
         regions = self._some(rng, self.regions[row])
         pose = random_pose(
             rng, ((self.size - 1) / 2, (self.size - 1) / 2), 1.0, zoom=1.15, turn_deg=15

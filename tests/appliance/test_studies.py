@@ -188,6 +188,18 @@ def test_a_study_sent_again_under_the_corrected_patient_is_a_study(database: Dat
     assert conflicts_of(database) == []
 
 
+def test_a_name_alone_is_not_the_person_known_by_a_number_alone(database: Database):
+    world.receive(
+        database,
+        world.instance(patient=PatientAttributes(patient_id="7")),
+        world.instance(2, content="b", patient=PatientAttributes(name="Anonymized")),
+    )
+
+    with database.snapshot() as db:
+        people = [study.patient for study in studies.named(db, world.STUDY_UID)]
+    assert [(one.patient_id, one.name) for one in people] == [("7", ""), ("", "Anonymized")]
+
+
 def test_of_several_people_the_one_who_is_named_is_meant(database: Database):
     recorded = world.receive(
         database,
