@@ -23,8 +23,9 @@ log = structlog.get_logger()
 
 STREAM_S: Final = 300.0
 RECONNECT_MS: Final = 2000
-KEEP_ALIVE_S: Final = 10.0
-"""By writing, a stream learns that its reader is gone; by silence, a reader that the server is."""
+KEEP_ALIVE_S: Final = 2.0
+"""By writing, a stream learns that its reader is gone; by silence, a reader that the server is. A
+reader who leafs through studies leaves a stream behind on each page."""
 
 MOST_STREAMS: Final = 24
 """Each stream holds a thread of the web server, and some must stay free for pages; a page that gets

@@ -12,7 +12,6 @@ from webui import display
 from webui.resources import resources
 
 PAGE_ROWS: Final = 50
-RETRY_STREAM_S: Final = 10
 
 blueprint = Blueprint("worklist", __name__)
 
@@ -51,7 +50,8 @@ def live() -> Response:
     """Server-sent events: what moves, whenever it has moved."""
     stream = resources().feed.open()
     if stream is None:
-        return Response(status=503, headers={"Retry-After": str(RETRY_STREAM_S)})
+        # No fault: the event source closes, and the page asks for another a few seconds later.
+        return Response(status=204)
     response = Response(iter(stream), mimetype="text/event-stream")
     response.call_on_close(stream.close)
     # A proxy that buffers would hold the events back (nginx reads this header).

@@ -24,7 +24,7 @@
  */
 
 const RECONNECT_MS = 5000;
-/** The server says something every 10 s; after this long the connection is dead without knowing it. */
+/** The server says something every 2 s; after this long the connection is dead without knowing it. */
 const SILENCE_MS = 25_000;
 
 /**
