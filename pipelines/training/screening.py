@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipelines.engines.choice import EngineChoice
-from pipelines.inference import Model, predict_slices, predict_volume
+from pipelines.inference import Model, predict_volume
 from pipelines.lesions import label_regions
 from pipelines.preprocessing import (
     MULTIPLE,
     bounding_box,
     pad_to_multiple,
-    resize,
     slice_input,
 )
 from pipelines.training.augmentation import cut, random_pose, towards, vary_display
 from pipelines.training.datasets import LabelledSlice, sars_slices, ucsd_slices
 from pipelines.training.losses import classification_loss
+from pipelines.training.lung_masks import at, lung_mask
 from pipelines.training.metrics import roc_auc, youden_threshold
 from pipelines.training.recipe import TrainingConfig
 from pipelines.weights import open_bundle, shipped_weights
@@ -182,12 +182,12 @@ def _prepare(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     pixel_mm = CHEST_MM / image.shape[1]
     grey = np.divide(image, 255, dtype=np.float32)
-    lung = _at(grey, pixel_mm, lungs.config.spacing[1], lambda i: _lung(i, lungs)) > 0.5
+    lung = lung_mask(grey, pixel_mm, lungs)
     if not lung.any():
         return np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
     inside = towards(grey[None], lung[None], LUNG_LEVEL)[0] * lung
     box = bounding_box(lung[None])[1:]
-    found = _at(inside[box], pixel_mm, LESION_PIXEL_MM, lambda i: _flat_lesions(i, lesions)) > 0.5
+    found = at(inside[box], pixel_mm, LESION_PIXEL_MM, lambda i: _flat_lesions(i, lesions)) > 0.5
     mask = np.zeros(lung.shape, dtype=bool)
     mask[box] = found
     numbers = label_regions((mask & lung)[None], smallest=SMALLEST_PIXELS)[0]
@@ -200,24 +200,6 @@ def _prepare(
     for number, layer in enumerate(layers[:255], start=1):
         out[layer] = number
     return np.clip(np.ceil(shown[0] * 255), 0, 255).astype(np.uint8), out
-
-
-def _at(
-    image: NDArray[np.float32],
-    have_mm: float,
-    want_mm: float,
-    network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-) -> NDArray[np.float32]:
-    """Return a network's answer computed at `want_mm` pixels, back on the image's own."""
-    shape = tuple(max(1, round(n * have_mm / want_mm)) for n in image.shape)
-    return resize(network(resize(image, shape)), image.shape)
-
-
-def _lung(image: NDArray[np.float32], model: Model) -> NDArray[np.float32]:
-    height, width = image.shape
-    padded = np.pad(image, ((0, -height % MULTIPLE), (0, -width % MULTIPLE)))
-    out: NDArray[np.float32] = predict_slices(model.engine, padded[None, None])[0, 0]
-    return out[:height, :width]
 
 
 def _flat_lesions(image: NDArray[np.float32], model: Model) -> NDArray[np.float32]:
