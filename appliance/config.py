@@ -40,9 +40,10 @@ def _key(
     at_least: float | None = None,
     at_most: float | None = None,
     one_of: tuple[str, ...] = (),
+    example: str | None = None,
 ) -> Any:
-    """A setting with its meaning, its unit and what it may be."""
-    bounds = {"at_least": at_least, "at_most": at_most, "one_of": one_of}
+    """A setting with its meaning, its unit and what it may be; an example where it has no value."""
+    bounds = {"at_least": at_least, "at_most": at_most, "one_of": one_of, "example": example}
     return field(default=default, metadata={"doc": doc, **bounds})
 
 
@@ -128,7 +129,9 @@ class AnalysisSettings:
     )
     threads: int = _key(0, "processor threads for one analysis; 0 for all", at_least=0)
     weights_dir: Path | None = _key(  # noqa: RUF009 - a field, as every other
-        None, "the folder with one folder per network; absent: the one shipped"
+        None,
+        "the folder with one folder per network; absent: the one shipped",
+        example="/srv/chest-ct-appliance/weights",
     )
 
 
@@ -255,25 +258,29 @@ def secret_key(settings: Settings) -> bytes:
 
 
 def reference() -> str:
-    """Every key with its default and meaning, as a TOML file that changes nothing when used."""
+    """Every key with its default and meaning, as a TOML file that changes nothing when used.
+
+    Keys that are absent by default stand with an example.
+    """
     lines = [
         "# where everything is kept; relative paths start at this file's folder",
         f"# data_dir = {_toml(str(_default_data_dir()))}",
         "",
         "[database]",
-        '# "postgresql+psycopg://user:password@host/name"; absent: SQLite in data_dir',
-        "# url =",
+        "# the database; absent: SQLite in data_dir",
+        '# url = "postgresql+psycopg://user:password@host/name"',
         "",
         "[broker]",
-        '# "redis://host:6379/0"; absent: an embedded broker behind a private socket',
-        "# url =",
+        "# the broker; absent: an embedded one behind a private socket",
+        '# url = "redis://host:6379/0"',
     ]
     for name, cls in SECTIONS.items():
         if cls is None:
             continue
         lines += ["", f"[{name}]"]
         for key in fields(cls):
-            lines += [f"# {key.metadata['doc']}", f"# {key.name} = {_toml(key.default)}"]
+            value = key.default if key.default is not None else key.metadata["example"]
+            lines += [f"# {key.metadata['doc']}", f"# {key.name} = {_toml(value)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -293,8 +300,6 @@ def _is_table(value: object) -> bool:
 
 def _toml(value: Any) -> str:
     match value:
-        case None:
-            return ""
         case bool():
             return str(value).lower()
         case int() | float():

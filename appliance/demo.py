@@ -37,6 +37,15 @@ FINAL: Final = frozenset({State.READY, State.REJECTED, State.FAILED})
 
 
 @dataclass(frozen=True)
+class Source:
+    """What the demo sends: a file or folder, its DICOM files, and the study most belong to."""
+
+    path: Path
+    files: int
+    study_uid: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Where the demo's study ended and how long the parts took, in seconds."""
 
@@ -76,6 +85,7 @@ def run(folder: Path, *, study: Path | None, once: bool, timeout_s: float) -> in
 
 
 def _run(folder: Path, study: Path | None, *, once: bool, deadline: float) -> int:
+    given = _study_in(study) if study else None  # nothing starts for a folder without a study
     settings = _prepare(folder)
     started = time.monotonic()
     with _serving(folder) as server:
@@ -86,7 +96,7 @@ def _run(folder: Path, study: Path | None, *, once: bool, deadline: float) -> in
         database = open_database(settings)
         try:
             _say_sign_in(database, report)
-            source = study or _phantom(folder)
+            source = given or _study_in(_phantom(folder))
             outcome = _one_study(database, settings, source, report, seconds, server, deadline)
         finally:
             database.dispose()
@@ -195,6 +205,7 @@ def _say_sign_in(database: Database, report: Report) -> None:
         else:
             accounts.set_password(db, USER, password=password, actor="demo")
     click.echo(f"Sign in at {report.viewer_url} as {USER} with the password {password}")
+    click.echo("(a new one at each start of the demo; earlier ones no longer work)")
 
 
 def _phantom(folder: Path) -> Path:
@@ -212,21 +223,20 @@ def _phantom(folder: Path) -> Path:
 def _one_study(
     database: Database,
     settings: Settings,
-    source: Path,
+    source: Source,
     report: Report,
     seconds: dict[str, float],
     server: subprocess.Popen[bytes],
     deadline: float,
 ) -> Outcome:
-    study_uid, files = _study_in(source)
-    before = _row(database, study_uid)
+    before = _row(database, source.study_uid)
     dicom = settings.dicom
-    click.echo(f"Sending {files} files to {report.dicom_address} by C-STORE …")
+    click.echo(f"Sending {source.files} files to {report.dicom_address} by C-STORE …")
     started = time.monotonic()
     address = ("--host", dicom.host, "--port", str(dicom.port), "--called-ae", dicom.ae_title)
-    _call(settings.data_dir, "send", str(source), *address)
+    _call(settings.data_dir, "send", str(source.path), *address)
     seconds["send"] = _since(started)
-    after = _row(database, study_uid)
+    after = _row(database, source.study_uid)
     if after is None:
         raise ApplianceError("the study was sent, but it is not in the worklist: see the logs")
     if (
@@ -336,26 +346,22 @@ def _row(database: Database, study_uid: str) -> WorklistRow | None:
         return studies.worklist_row(db, largest.id)
 
 
-def _study_in(source: Path) -> tuple[str, int]:
-    """The UID of the study that most files of a folder belong to, and how many files it holds.
-
-    Raises:
-        ApplianceError: there is no DICOM file.
-    """
-    paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
+def _study_in(path: Path) -> Source:
+    """What there is to send at `path`. Raises ApplianceError when there is no DICOM file."""
+    paths = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     found: Counter[str] = Counter()
-    for path in paths:
+    for file in paths:
         try:
-            ds = pydicom.dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True)
+            ds = pydicom.dcmread(file, specific_tags=["StudyInstanceUID"], stop_before_pixels=True)
         except (InvalidDicomError, OSError):
             continue
         if uid := str(ds.get("StudyInstanceUID", "")).strip("\0 "):
             found[uid] += 1
     if not found:
-        raise ApplianceError(f"{source} holds no DICOM file; name a folder with one study")
+        raise ApplianceError(f"{path} holds no DICOM file; name a folder with one study")
     if len(found) > 1:
-        click.echo(f"{source} holds {len(found)} studies; following the one with most files.")
-    return found.most_common(1)[0][0], found.total()
+        click.echo(f"{path} holds {len(found)} studies; following the one with most files.")
+    return Source(path, found.total(), found.most_common(1)[0][0])
 
 
 def _call(folder: Path, *arguments: str) -> None:

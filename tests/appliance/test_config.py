@@ -1,3 +1,4 @@
+import re
 import stat
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,15 @@ def test_every_setting_is_documented(section: str, key: Field[Any]):
 
 def test_the_reference_changes_nothing_when_it_is_used():
     assert Settings.parse(tomllib.loads(reference())) == Settings.parse({})
+
+
+def test_every_line_of_the_reference_can_be_taken_into_use():
+    setting = re.compile(r"^# (\w+ = )", re.MULTILINE)
+
+    settings = Settings.parse(tomllib.loads(setting.sub(r"\1", reference())))
+
+    assert settings.dicom == Settings.parse({}).dicom
+    assert settings.broker_url == "redis://host:6379/0"
 
 
 def test_the_file_that_the_environment_names_is_read(

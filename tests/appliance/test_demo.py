@@ -72,14 +72,15 @@ def test_the_study_of_a_folder_is_the_one_with_most_files(tmp_path: Path):
         write(tmp_path / f"{number}.dcm", uid)
     (tmp_path / "README").write_text("no image")
 
-    assert demo._study_in(tmp_path) == ("2.25.2", 3)
+    assert demo._study_in(tmp_path) == demo.Source(tmp_path, files=3, study_uid="2.25.2")
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path):
     (tmp_path / "README").write_text("no image")
 
     with pytest.raises(ApplianceError, match="holds no DICOM file"):
-        demo._study_in(tmp_path)
+        demo.run(tmp_path / "demo", study=tmp_path, once=True, timeout_s=1)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_another_port_is_taken_when_the_usual_one_is_not_free():
@@ -124,6 +125,8 @@ def test_the_result_is_the_last_line_and_comes_before_the_wait(
     monkeypatch.setattr(demo, "_prepare", lambda _folder: settings)
     monkeypatch.setattr(demo, "_await_ready", lambda *_: report)
     monkeypatch.setattr(demo, "_one_study", lambda *_: outcome(database))
+
+    write(settings.data_dir / "ct.dcm", "2.25.1")
 
     status = demo.run(settings.data_dir, study=settings.data_dir, once=once, timeout_s=1)
 
