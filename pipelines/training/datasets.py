@@ -149,23 +149,6 @@ def _fill_holes(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return filled
 
 
-def medseg_stacks(root: Path) -> Iterator[Stack]:
-    """Yield the 50 MedSeg slices: stored turned by 90 degrees and cropped to the lungs."""
-    folder = root / "lesion_medseg"
-    for path in sorted(_existing(folder / "imgs_binary").iterdir()):
-        image = np.rot90(_grey(path), -1)
-        mask = np.rot90(_grey(folder / "gt_binary" / f"{path.stem}.png"), -1) > 0
-        pixel_mm = 300 / image.shape[1]  # both lungs are about 300 mm wide
-        yield Stack(
-            group=path.stem,
-            domain=Domain.DISPLAY,
-            image=np.ascontiguousarray(image[None]).astype(np.int16),
-            spacing=(2.5, pixel_mm, pixel_mm),
-            lung=None,
-            lesion=np.ascontiguousarray(mask[None]),
-        )
-
-
 def ucsd_slices(root: Path) -> Iterator[LabelledSlice]:
     """Yield COVID-CT's slices; the group is the paper they were cut from."""
     for folder, covid in (("CT_COVID", True), ("CT_NonCOVID", False)):

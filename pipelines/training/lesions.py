@@ -1,7 +1,5 @@
 """Training of the lesion net: a 3-D U-Net++ on COVID stacks and on synthetic lesions in true HU."""
 
-import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,8 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipelines.engines.choice import EngineChoice
-from pipelines.inference import Model
 from pipelines.preprocessing import bounding_box, pad_to_multiple, resampled_shape, resize, window
 from pipelines.training.augmentation import cut, random_pose, towards, vary_display
 from pipelines.training.datasets import (
@@ -20,17 +16,14 @@ from pipelines.training.datasets import (
     covid_stacks,
     healthy_volumes,
     lung_stacks,
-    medseg_stacks,
 )
 from pipelines.training.losses import segmentation_loss
-from pipelines.training.lung_masks import lung_mask
 from pipelines.training.metrics import dice
 from pipelines.training.recipe import TrainingConfig
 from pipelines.training.synthetic import add_lesions
-from pipelines.weights import open_bundle, shipped_weights
 
-# How often a sample comes from COVID stacks, MedSeg slices, HU slices, whole healthy volumes.
-SOURCE_SHARES: Final = (0.5, 0.15, 0.15, 0.2)
+# How often a sample comes from COVID stacks, single HU slices, whole healthy volumes.
+SOURCE_SHARES: Final = (0.6, 0.2, 0.2)
 HEALTHY_SHARE: Final = 0.25  # of the HU samples, left without a lesion
 FLAT_SHARE: Final = 0.15  # of the COVID samples, one slice repeated: 2-D sets are read so
 LUNG_LEVEL: Final = (0.08, 0.3)  # window level of aerated lung that both domains are brought to
@@ -53,7 +46,6 @@ class LesionRecipe:
         held = {*config.data["validation"], *config.data["test"]}
         covid = list(covid_stacks(root))
         self.covid = [s for s in covid if s.group not in held]
-        self.medseg = _with_lungs(medseg_stacks(root))
         self.single = [s for i, s in enumerate(lung_stacks(root)) if i % 5 > 1]
         self.healthy = list(healthy_volumes(root, config.data["healthy"]))
         self.validation = [s for s in covid if s.group in config.data["validation"]]
@@ -62,15 +54,10 @@ class LesionRecipe:
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         source = int(rng.choice(len(SOURCE_SHARES), p=SOURCE_SHARES))
-        match source:
-            case 0:
-                stack = self.covid[int(rng.choice(len(self.covid), p=self._share))]
-                image, lung, lesion = self._marked(rng, stack)
-            case 1:
-                stack = self.medseg[int(rng.integers(len(self.medseg)))]
-                image, lung, lesion = self._marked(rng, stack)
-            case _:
-                image, lung, lesion = self._synthetic(rng, (self.single, self.healthy)[source - 2])
+        if source == 0:
+            image, lung, lesion = self._covid(rng)
+        else:
+            image, lung, lesion = self._synthetic(rng, (self.single, self.healthy)[source - 1])
         image = towards(image, lung & ~lesion, float(rng.uniform(*LUNG_LEVEL)))
         image = vary_display(rng, image) * lung
         return torch.from_numpy(image)[None], torch.from_numpy(lesion & lung)[None].float()
@@ -86,7 +73,7 @@ class LesionRecipe:
         return {"lesion_dice": scores, "lesion_dice_mean": float(np.mean(list(scores.values())))}
 
     def dice(self, net: nn.Module, stack: Stack) -> float:
-        """Dice of a whole stack on the set's own pixels, in one pass as in the pipeline.
+        """Dice of a whole stack on the set's own pixels, slab by slab as in the pipeline.
 
         A fine stack is read as several coarser ones, so that every slice has a result of its own.
         """
@@ -105,16 +92,19 @@ class LesionRecipe:
         box = bounding_box(inside)
         grey = resize(stack.image[rows], shape)[box] / np.float32(255)
         image = pad_to_multiple(towards(grey, inside[box], AERATED_LEVEL) * inside[box])
+        slabs = image.reshape(-1, self.patch[0], *image.shape[1:])
         device = next(net.parameters()).device
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = net(torch.from_numpy(image)[None, None].to(device)).float()
+        parts = []
+        for slab in torch.from_numpy(slabs)[:, None].split(1):  # type: ignore[no-untyped-call]
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                parts.append(torch.sigmoid(net(slab.to(device)).float()).cpu().numpy())
         z, y, x = (side.stop - side.start for side in box)
         full = np.zeros(shape, dtype=np.float32)
-        full[box] = torch.sigmoid(logits)[0, 0, :z, :y, :x].cpu().numpy()
+        full[box] = np.concatenate(parts).reshape(image.shape)[:z, :y, :x]
         return resize(full, lung.shape)
 
-    def _marked(self, rng: np.random.Generator, stack: Stack) -> Patch:
-        """Return a patch of a stack with lesion masks; a single slice is repeated."""
+    def _covid(self, rng: np.random.Generator) -> Patch:
+        stack = self.covid[int(rng.choice(len(self.covid), p=self._share))]
         lung, lesion = _masks(stack)
         wanted = lesion if rng.random() < 0.7 else lung
         z, y, x = self._anchor(rng, wanted if wanted.any() else lung)
@@ -127,12 +117,12 @@ class LesionRecipe:
             rows = rows[:: int(rng.choice([-1, 1]))]
         pose = random_pose(rng, (y, x), self.spacing[1] / stack.spacing[1], zoom=1.25)
         shape = (self.patch[1], self.patch[2])
-        distinct, back = np.unique(rows, return_inverse=True)
-        image, inside, marked = (
-            cut(array[distinct], pose, shape, fill=0.0)[back]
-            for array in (stack.image, lung, lesion)
+        image = cut(stack.image[rows], pose, shape, fill=0.0) / np.float32(255)
+        return (
+            image,
+            cut(lung[rows], pose, shape, fill=0.0) > rng.uniform(0.1, 0.5),
+            cut(lesion[rows], pose, shape, fill=0.0) > 0.5,
         )
-        return image / np.float32(255), inside > rng.uniform(0.1, 0.5), marked > 0.5
 
     def _synthetic(self, rng: np.random.Generator, stacks: list[Stack]) -> Patch:
         stack = stacks[int(rng.integers(len(stacks)))]
@@ -165,18 +155,6 @@ class LesionRecipe:
         y, x = np.nonzero(mask[z])
         pick = int(rng.integers(len(y)))
         return z, int(y[pick]), int(x[pick])
-
-
-def _with_lungs(stacks: Iterable[Stack]) -> list[Stack]:
-    """Return single slices with lung masks by the shipped lung model, their lesions included."""
-    model = Model.open(open_bundle(shipped_weights() / "lungs"), EngineChoice.TORCH)
-    found = []
-    for stack in stacks:
-        grey = np.divide(stack.image[0], 255, dtype=np.float32)
-        lung = lung_mask(grey, stack.spacing[2], model)[None]
-        lesion = np.zeros_like(lung) if stack.lesion is None else stack.lesion
-        found.append(dataclasses.replace(stack, lung=lung | lesion))
-    return found
 
 
 def _masks(stack: Stack) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
