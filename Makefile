@@ -14,7 +14,8 @@ help:             ## Say what there is to do.
 
 setup: $(INSTALLED)  ## Install the appliance and the tools of its tests into .venv.
 
-# The constraints pin every version; without them pip takes a torch with gigabytes of CUDA.
+# The constraints pin every version. Which torch 2.13.0 it is, for the processor or with gigabytes of CUDA, is up to the
+# index that pip is configured with.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -36,15 +37,15 @@ check: $(INSTALLED)  ## Formatting, lint, types, architecture.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fix: $(INSTALLED)  ## Format, and mend what can be mended by itself.
+fix: $(INSTALLED)  ## Format, and fix what ruff can fix.
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
 faults: $(INSTALLED)  ## Kill the listener 50 times, the worker 20, the broker 10; count what is lost.
 	$(BIN)/python -m tests.end_to_end.faults
 
-bench: $(INSTALLED)  ## Time the automatic run on a real study, both engines. STUDY=FOLDER
-	$(BIN)/python -m bench.automatic_run '$(or $(STUDY),../shared/data/dicom/chest_covid_P002)'
+bench: $(INSTALLED)  ## Time the automatic run on a study, both engines. STUDY=FOLDER is needed.
+	$(BIN)/python -m bench.automatic_run '$(or $(STUDY),$(error name a study: make bench STUDY=FOLDER))'
 
 screenshots: $(INSTALLED)  ## Take the README's pictures anew.
 	$(BIN)/python -m tests.webui.screenshots
