@@ -15,7 +15,7 @@ from sqlalchemy import Row, Select, case, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session, aliased
 
-from appliance import lifecycle
+from appliance import audit, lifecycle
 from appliance.database import Database, utc_now
 from appliance.errors import ApplianceError, LostRaceError
 from appliance.lifecycle import Claim, State
@@ -222,14 +222,17 @@ def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
         if row.digest == instance.digest:
             _note_heard(db, row.study_id, now)
             return Recorded.DUPLICATE
-    study_id = _part_of(db, parts, instance.patient)
-    if study_id is None:
-        study_id = _begin(db, instance, len(parts), now)
+    part = _part_of(parts, instance.patient)
     for row in kept:
-        if row.study_id == study_id:
-            _note_heard(db, study_id, now)
+        if part is not None and row.study_id == part.id:
+            _note_heard(db, part.id, now)
             _keep_aside(db, instance, row, now)
             return Recorded.CONFLICT
+    if part is None:
+        study_id = _begin(db, instance, len(parts), now)
+    else:
+        study_id = part.id
+        _fill_in(db, part, instance)
     _add(db, instance, study_id, now)
     lifecycle.reopen(db, study_id)
     values: dict[str, Any] = {"revision": Study.revision + 1, "last_received_at": now}
@@ -567,58 +570,95 @@ def _add(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) 
     db.execute(count_up.values(instance_count=Series.instance_count + 1))
 
 
-def _part_of(db: Session, parts: Sequence[Study], given: PatientAttributes) -> int | None:
-    """The id of the study that is the named person's; what it lacks of the person is filled in.
+def _part_of(parts: Sequence[Study], given: PatientAttributes) -> Study | None:
+    """The study that is the named person's, None where it is nobody's or may be several people's.
 
     Number with issuer, name and birth date decide: one person's images under another's banner is
     the worst that can happen here, one person's in two lines of the worklist is not. None may
-    differ, and number or name must be the same, unless the study or the image names nobody. Of
-    several that fit the one that agrees in most is meant.
+    differ, and number or name must be the same. Only where there is but one study may it or the
+    image name nobody. Of several that fit, the one that agrees in most is meant, if there is one.
     """
-    fitting = [(agreed, study) for study in parts if (agreed := _agreement(study, given)) >= 0]
-    if not fitting:
-        return None
-    _, study = max(fitting, key=lambda pair: (pair[0], -pair[1].part))
-    if len(fitting) == 1:
-        _fill_in(db, study, given)
-    return study.id
+    asked = _identity(given)
+    known = [(study, _identity(study.patient)) for study in parts]
+    for study, identity in known:
+        if identity == asked:
+            return study
+    fitting = [
+        (_agreement(identity, asked), study)
+        for study, identity in known
+        if _agree(identity, asked, alone=len(parts) == 1)
+    ]
+    most = max((agreed for agreed, _ in fitting), default=0)
+    best = [study for agreed, study in fitting if agreed == most]
+    return best[0] if len(best) == 1 else None
 
 
-def _agreement(study: Study, given: PatientAttributes) -> int:
-    """How many attributes say that it is the same person; -1 if it may be another."""
-    same: dict[str, bool] = {}
-    named = [False, False]
-    for name in ("patient_id", "name", "issuer", "birth_date"):
-        pair = [_spelt(name, getattr(person, name)) for person in (study.patient, given)]
-        if all(pair):
-            same[name] = pair[0] == pair[1]
-        if name in ("patient_id", "name"):
-            named = [known or bool(value) for known, value in zip(named, pair, strict=True)]
-    identified = "patient_id" in same or "name" in same or not all(named)
-    return len(same) if identified and all(same.values()) else -1
+Identity = tuple[str, str, str, str]
+"""Number, name, issuer and birth date as they are compared."""
 
 
-def _fill_in(db: Session, study: Study, given: PatientAttributes) -> None:
-    """Take over what the study lacks, else a second and a third person would both fit it."""
+def _identity(person: Patient | PatientAttributes) -> Identity:
+    return (
+        person.patient_id.strip(),
+        _spelt(person.name),
+        person.issuer.strip(),
+        person.birth_date.strip(),
+    )
+
+
+def _agree(known: Identity, given: Identity, *, alone: bool) -> bool:
+    """Whether it is the same person."""
+    if any(a != b for a, b in zip(known, given, strict=True) if a and b):
+        return False
+    named = any(a and b for a, b in zip(known[:2], given[:2], strict=True))
+    return named or (alone and not (any(known[:2]) and any(given[:2])))
+
+
+def _agreement(known: Identity, given: Identity) -> int:
+    """How many attributes both have."""
+    return sum(bool(a and b) for a, b in zip(known, given, strict=True))
+
+
+def _fill_in(db: Session, study: Study, instance: ReceivedInstance) -> None:
+    """Take over what the study lacks, else a second and a third person would both fit it.
+
+    An issuer belongs to its number, and is never joined to that of another image.
+    """
+    given = instance.patient
     known = {name: getattr(study.patient, name) for name in vars(given)}
-    filled = {name: known[name] if known[name].strip() else vars(given)[name] for name in known}
-    if filled != known:
-        values = {"patient_key": _patient(db, filled)}
-        db.execute(update(Study).where(Study.id == study.id).values(values))
-        db.expire(study)
+    blank = {name for name in known if not (_spelt if name == "name" else str.strip)(known[name])}
+    if "patient_id" in blank and given.patient_id.strip():
+        blank.add("issuer")
+    elif not given.patient_id.strip():
+        blank.discard("issuer")
+    filled = {name: vars(given)[name] if name in blank else known[name] for name in known}
+    if filled == known:
+        return
+    values = {"patient_key": _patient(db, filled)}
+    db.execute(update(Study).where(Study.id == study.id).values(values))
+    db.expire(study)
+    if _identity(study.patient) != _identity(PatientAttributes(**known)):
+        audit.record(
+            db,
+            actor=f"peer {instance.source_ae}",
+            tag="reception:patient:completed",
+            subject=f"study {study.id}",
+        )
 
 
-def _spelt(name: str, value: str) -> str:
-    """An attribute as it is compared.
+def _spelt(name: str) -> str:
+    """A name as it is compared.
 
     Stations spell one name in several ways, so case, accents and separators do not count, and of
-    its groups only the first, alphabetic, one does (PS3.5, 6.2.1).
+    its groups only the first with a letter does: that is the alphabetic one, but for names that
+    have none (PS3.5, 6.2.1).
     """
-    if name != "name":
-        return value.strip()
-    letters = unicodedata.normalize("NFKD", value.partition("=")[0].casefold())
-    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
-    return " ".join(plain.replace("^", " ").split())
+    for group in name.split("="):
+        letters = unicodedata.normalize("NFKD", group.casefold())
+        plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+        if spelt := " ".join(plain.replace("^", " ").split()):
+            return spelt
+    return ""
 
 
 def _patient(db: Session, attributes: Mapping[str, str]) -> int:

@@ -2,14 +2,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select
 
 from appliance import lifecycle, studies
 from appliance.database import Database
 from appliance.errors import ApplianceError, LostRaceError
 from appliance.lifecycle import Claim, State
 from appliance.studies import Conflict, PatientAttributes, Recorded, SeriesOutcome
-from appliance.tables import CONFLICTS
+from appliance.tables import CONFLICTS, AuditEntry
 from tests.appliance import world
 
 
@@ -265,6 +265,84 @@ def test_the_first_name_a_study_without_one_is_given_is_its_patients(database: D
     assert recorded == [Recorded.NEW] * 3
     assert (first.name, first.patient_id, first.sex) == ("Müller^Ann", "7", "F")
     assert (second.name, second.patient_id) == ("Baker^Bea", "8")
+
+
+BEA = PatientAttributes(patient_id="8", name="Baker^Bea")
+
+
+def people_after(database: Database, *patients: PatientAttributes) -> list[tuple[str, str, int]]:
+    """Name, number and images of each study after one image of each of `patients`."""
+    images = [
+        world.instance(number, digest=f"{number:064x}", patient=patient)
+        for number, patient in enumerate(patients)
+    ]
+    assert world.receive(database, *images) == [Recorded.NEW] * len(images)
+    with database.snapshot() as db:
+        found = studies.named(db, world.STUDY_UID)
+        return [(one.patient.name, one.patient.patient_id, one.revision) for one in found]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "^^^^", "^=^"])
+def test_a_name_without_a_letter_names_nobody(database: Database, blank: str):
+    bea, ann = (PatientAttributes(name=person.name) for person in (BEA, ANN))
+
+    found = people_after(database, PatientAttributes(name=blank), bea, ann)
+
+    assert found == [(BEA.name, "", 2), (ANN.name, "", 1)]
+
+
+def test_a_name_in_ideographs_alone_is_somebodys(database: Database):
+    found = people_after(database, PatientAttributes(name="=王^小东"), ANN)
+
+    assert found == [("=王^小东", "", 1), (ANN.name, "7", 1)]
+
+
+def test_an_image_of_nobody_joins_none_of_several_people(database: Database):
+    cat = PatientAttributes(patient_id="9", name="Cole^Cat")
+    nobody = PatientAttributes(sex="F")
+
+    found = people_after(database, ANN, BEA, nobody, nobody, cat)
+
+    assert found == [(ANN.name, "7", 1), (BEA.name, "8", 1), ("", "", 2), (cat.name, "9", 1)]
+
+
+def test_a_number_of_two_issuers_is_neither_ones(database: Database):
+    numbers = [PatientAttributes(patient_id="7", issuer=issuer) for issuer in ("X", "Y", "")]
+
+    assert people_after(database, *numbers) == [("", "7", 1)] * 3
+
+
+def test_an_issuer_is_never_joined_to_another_images_number(database: Database):
+    people_after(
+        database,
+        PatientAttributes(issuer="X", name=ANN.name),
+        PatientAttributes(patient_id="7", name=ANN.name),
+        PatientAttributes(issuer="Y", name=ANN.name),
+    )
+
+    with database.snapshot() as db:
+        (study,) = studies.named(db, world.STUDY_UID)
+    assert (study.patient.patient_id, study.patient.issuer) == ("7", "")
+
+
+def test_an_image_that_is_kept_aside_names_nobody_and_completing_is_audited(database: Database):
+    nobody = PatientAttributes()
+    uid = world.instance().sop_instance_uid
+    world.receive(database, world.instance(patient=nobody))
+
+    conflict = world.instance(content="b", sop_instance_uid=uid, patient=ANN)
+    assert world.receive(database, conflict) == [Recorded.CONFLICT]
+    assert row_of(database).patient_name == ""
+    assert audit_tags(database) == []
+
+    assert world.receive(database, world.instance(2, patient=ANN)) == [Recorded.NEW]
+    assert row_of(database).patient_name == ANN.name
+    assert audit_tags(database) == ["reception:patient:completed"]
+
+
+def audit_tags(database: Database) -> list[str]:
+    with database.snapshot() as db:
+        return list(db.scalars(select(AuditEntry.tag)))
 
 
 def test_a_uid_that_is_in_another_series_already_is_a_conflict(database: Database):
