@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, case, exists, func, select, update
+from sqlalchemy import Row, Select, case, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session, aliased
 
@@ -426,9 +426,14 @@ def record_step(
     seconds: float,
     summary: Mapping[str, Any] | None = None,
 ) -> None:
-    """Publish what step number `position` (from 0) of `total` found. Raises LostRaceError."""
+    """Publish what step number `position` (from 0) of `total` found, in place of an earlier try.
+
+    Raises LostRaceError.
+    """
     with database.transaction() as db:
         _set_step(db, claim, {"step": step, "step_done": position + 1, "step_total": total})
+        this_try = {"study_id": claim.study_id, "attempt": claim.attempt, "position": position}
+        db.execute(delete(StepResult).filter_by(**this_try))
         db.add(
             StepResult(
                 study_id=claim.study_id,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,18 +85,29 @@ def analyse_study(
     Raises:
         NoUsableSeriesError: none does.
     """
-    refused: tuple[Refusal, ...] = ()
     without_lungs: tuple[Refusal, ...] = ()
-    for volume, others in candidates:
-        known = {refusal.series_uid for refusal in without_lungs}
-        refused = (*without_lungs, *(r for r in others if r.series_uid not in known))
-        try:
-            return volume, analyse(volume, models, refused=refused, progress=progress)
-        except NoUsableSeriesError as error:
-            without_lungs += error.refusals
-            refused += error.refusals
-        del volume  # the next one needs the memory
-    raise NoUsableSeriesError(refused)
+    left: tuple[Refusal, ...] = ()
+    try:
+        for volume, others in candidates:
+            told = (f"{r.reason} {volume.name} is analysed instead." for r in without_lungs)
+            volume = replace(volume, warnings=(*volume.warnings, *told))  # noqa: PLW2901
+            refused = _each_once(without_lungs, others)
+            try:
+                return volume, analyse(volume, models, refused=refused, progress=progress)
+            except NoUsableSeriesError as error:
+                without_lungs += error.refusals
+            del volume  # the next one needs the memory
+    except NoUsableSeriesError as error:
+        left = error.refusals
+    raise NoUsableSeriesError(_each_once(without_lungs, left))
+
+
+def _each_once(
+    without_lungs: tuple[Refusal, ...], others: tuple[Refusal, ...]
+) -> tuple[Refusal, ...]:
+    """Return all refusals; a series that showed no lungs is refused for that alone."""
+    known = {refusal.series_uid for refusal in without_lungs}
+    return (*without_lungs, *(r for r in others if r.series_uid not in known))
 
 
 def analyse(

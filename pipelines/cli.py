@@ -103,6 +103,7 @@ def _told(candidates: "Iterable[Candidate]") -> "Iterator[Candidate]":
     for volume, refused in candidates:
         click.echo(f"reading    {time.perf_counter() - began:6.2f} s  {volume.shape[0]} slices")
         yield volume, refused
+        del volume  # the next one needs the memory
         began = time.perf_counter()
 
 

@@ -134,7 +134,7 @@ def _no_lungs(volume: CTVolume, lungs_ml: float) -> Refusal:
         series_uid=volume.series_uid,
         rule=Rule.NOT_CHEST,
         reason=(
-            f"The series shows {lungs_ml:.0f} ml of lung, too little for a chest CT "
+            f"{volume.name} shows {lungs_ml:.0f} ml of lung, too little for a chest CT "
             f"(at least {MINIMUM_LUNGS_ML:.0f} ml). Send a series that covers the lungs."
         ),
     )

@@ -126,11 +126,6 @@ class Choice:
     candidates: tuple[SeriesHeader, ...]
     refused: tuple[Refusal, ...]
 
-    @property
-    def chosen(self) -> SeriesHeader:
-        """The series to analyse."""
-        return self.candidates[0]
-
 
 # --- From files to a volume
 
@@ -155,7 +150,7 @@ def candidates(path: Path, *, threads: int = 0) -> Generator[Candidate]:
     Raises:
         UnreadableInputError: It holds nothing of the kind, or more than it should.
         GeometryError: A NIfTI volume sheared or spaced like no chest CT.
-        NoUsableSeriesError: DICOM, but no series may be analysed.
+        NoUsableSeriesError: DICOM, but no series may be analysed, or no other is left.
     """
     if path.is_dir():
         yield from study_candidates(_files_below(path), threads=threads)
@@ -170,12 +165,6 @@ def candidates(path: Path, *, threads: int = 0) -> Generator[Candidate]:
         yield from study_candidates([path], threads=threads)
 
 
-def load_study(paths: Iterable[Path], *, threads: int = 0) -> Candidate:
-    """Return the best of `study_candidates`."""
-    with closing(study_candidates(paths, threads=threads)) as found:
-        return next(found)
-
-
 def study_candidates(paths: Iterable[Path], *, threads: int = 0) -> Generator[Candidate]:
     """Yield the volume of every series that may be analysed, the best first, each when asked for.
 
@@ -186,7 +175,7 @@ def study_candidates(paths: Iterable[Path], *, threads: int = 0) -> Generator[Ca
         threads: For decoding; 0 for one on each core.
 
     Raises:
-        NoUsableSeriesError: There is none.
+        NoUsableSeriesError: There is none, or none is left; it carries all that were refused.
     """
     described = describe_files(paths)
     choice = choose_series(described)
@@ -202,8 +191,8 @@ def study_candidates(paths: Iterable[Path], *, threads: int = 0) -> Generator[Ca
         else:
             volume = replace(volume, warnings=(*volume.warnings, *notes))
             yield volume, _beside(series, choice, failed)
-    if len(failed) == len(choice.candidates):
-        raise NoUsableSeriesError((*failed, *choice.refused))
+            del volume  # the next one needs the memory
+    raise NoUsableSeriesError((*failed, *choice.refused))
 
 
 def _beside(chosen: SeriesHeader, choice: Choice, failed: Sequence[Refusal]) -> tuple[Refusal, ...]:
@@ -297,6 +286,7 @@ def load_series(series: SeriesHeader, *, threads: int = 0) -> CTVolume:
         frame_of_reference_uid=ordered[0].frame_of_reference_uid,
         sop_instance_uids=tuple(header.sop_instance_uid for header in ordered),
         instance_numbers=tuple(header.instance_number for header in ordered),
+        name=series.name,
         warnings=notes + _lossy_note(ordered),
     )
 
@@ -322,7 +312,7 @@ def load_nifti(path: Path) -> CTVolume:
     hu = _as_hounsfield(values, path.name)
     ras_to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
     affine = ras_to_lps @ np.asarray(image.affine, np.float64)
-    volume = CTVolume.from_input(hu, affine, series_uid=path.name)
+    volume = CTVolume.from_input(hu, affine, series_uid=path.name, name=path.name)
     _check_nifti_geometry(volume)
     return volume
 

@@ -107,18 +107,17 @@ def _analyse(
 def _read(
     settings: Settings, database: Database, claim: Claim, steps: "_Steps"
 ) -> Iterator[Candidate]:
-    """Yield the study's volumes, the best first; reading the first one is a step of its own."""
+    """Yield the study's volumes, the best first; reading is a step told anew for each."""
     steps.start("reading")
     store = Store(settings.store_dir)
     with database.snapshot() as db:
         files = studies.instances_of(db, claim.study_id)
     paths = [store.path_of(file.digest) for file in files]
-    told = False
     for volume, refused in study_candidates(paths, threads=settings.analysis.threads):
-        if not told:
-            steps.done("reading", summary={"slices": volume.shape[0], "refused": len(refused)})
-            told = True
+        steps.done("reading", summary={"slices": volume.shape[0], "refused": len(refused)})
         yield volume, refused
+        del volume  # the next one needs the memory
+        steps.start("reading")
 
 
 def _note_outcomes(
@@ -146,6 +145,7 @@ class _Steps:
 
     def start(self, step: str) -> None:
         """Say that `step` runs."""
+        self._watch = analysis.Stopwatch(None)
         studies.start_step(
             self._database, self._claim, step=step, done=STEPS.index(step), total=len(STEPS)
         )
@@ -169,7 +169,6 @@ class _Steps:
             summary=summary,
         )
         if position + 1 < len(STEPS):
-            self._watch = analysis.Stopwatch(None)
             self.start(STEPS[position + 1])
 
 

@@ -104,6 +104,7 @@ class CTVolume:
         sop_instance_uids: One for each canonical z; empty for NIfTI.
         instance_numbers: One for each canonical z, None where the slice has none; empty for NIfTI.
         orientation: The way back to the input's own array.
+        name: The series as one would point at it in a PACS, to begin a sentence with.
         warnings: What was handled on loading and a radiologist should know, as sentences.
     """
 
@@ -115,6 +116,7 @@ class CTVolume:
     sop_instance_uids: tuple[str, ...]
     instance_numbers: tuple[int | None, ...]
     orientation: Orientation
+    name: str = "The series"
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -135,6 +137,7 @@ class CTVolume:
         frame_of_reference_uid: str | None = None,
         sop_instance_uids: tuple[str, ...] = (),
         instance_numbers: tuple[int | None, ...] = (),
+        name: str = "The series",
         warnings: tuple[str, ...] = (),
     ) -> CTVolume:
         """Return the canonical volume of an array in any axis order.
@@ -142,10 +145,11 @@ class CTVolume:
         Args:
             array: int16 HU in the input's own order.
             input_affine: 4x4, index along the array's own axes → LPS mm.
-            series_uid: Name of the volume.
+            series_uid: Series Instance UID, or what stands for it.
             frame_of_reference_uid: As in the input.
             sop_instance_uids: One for each index along the array's first axis, or none.
             instance_numbers: Likewise.
+            name: The series as one would point at it.
             warnings: What the loader handled.
         """
         orientation = Orientation.from_affine(input_affine)
@@ -163,6 +167,7 @@ class CTVolume:
             sop_instance_uids=sop_instance_uids[order],
             instance_numbers=instance_numbers[order],
             orientation=orientation,
+            name=name,
             warnings=warnings,
         )
 

@@ -441,6 +441,15 @@ def test_steps_are_published_as_they_come_and_replaced_at_the_next_claim(databas
     assert again.steps == ()
 
 
+def test_a_step_that_is_done_again_replaces_what_it_told(database: Database):
+    claim = world.claimed(database)
+    for seconds in (1.0, 2.0):
+        studies.record_step(database, claim, step="reading", position=0, total=3, seconds=seconds)
+
+    with database.snapshot() as db:
+        assert [step.seconds for step in studies.progress(db, claim.study_id).steps] == [2.0]
+
+
 def test_who_lost_a_study_publishes_nothing_more(database: Database):
     claim = world.claimed(database)
     stranger = Claim(claim.study_id, claim.revision, claim.attempt, "stranger")

@@ -1,18 +1,23 @@
 """The automatic run over whole inputs: which series it ends up with."""
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.uid import JPEGLosslessSV1
 
+from pipelines import series
 from pipelines.analysis import Models, analyse_study
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, Rule
 from pipelines.inference import Model
 from pipelines.series import candidates, load_input
+from pipelines.volume import CTVolume
 from pipelines.weights import open_bundle, shipped_weights
-from tests.support.ct_series import renamed, slices, write
+from tests.support.ct_series import compressed, renamed, slices, write
 from tests.support.tiny_models import write_models
 
 
@@ -26,10 +31,10 @@ def models(tmp_path: Path) -> Models:
 
 def water(number: int) -> list[Dataset]:
     """A series that passes every rule and shows no lungs."""
-    series = renamed(slices(20), SeriesNumber=number)
-    for ds in series:
+    made = renamed(slices(20), SeriesNumber=number)
+    for ds in made:
         ds.PixelData = np.full((ds.Rows, ds.Columns), 1024, "<u2").tobytes()
-    return series
+    return made
 
 
 def test_the_next_series_is_analysed_when_the_best_shows_no_lungs(models: Models, tmp_path: Path):
@@ -43,6 +48,47 @@ def test_the_next_series_is_analysed_when_the_best_shows_no_lungs(models: Models
     assert volume.series_uid == found.series_uid == chest[0].SeriesInstanceUID
     assert [refusal.rule for refusal in found.refused_series] == [Rule.NOT_CHEST]
     assert found.lungs.total_ml > 0
+    (warning,) = (text for text in found.warnings if "instead" in text)
+    assert warning.startswith("Series 0")
+    assert "ml of lung" in warning
+    assert warning.endswith(f"{volume.name} is analysed instead.")
+
+
+def test_only_one_volume_is_in_memory(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = tmp_path / "study"
+    write([*water(0), *water(1), *slices(40)], source)
+    load = series.load_series
+    loaded: list[weakref.ref] = []
+    before: list[bool] = []
+
+    def watched(*args: Any, **kwargs: Any) -> CTVolume:
+        before.append(any(volume() is not None for volume in loaded))
+        volume = load(*args, **kwargs)
+        loaded.append(weakref.ref(volume.hu))
+        return volume
+
+    monkeypatch.setattr(series, "load_series", watched)
+
+    analyse_study(candidates(source), models)
+
+    assert before == [False] * 3
+
+
+def test_a_chest_that_does_not_decode_is_named_when_nothing_else_shows_lungs(
+    models: Models, tmp_path: Path
+):
+    broken = renamed(compressed(slices(40), JPEGLosslessSV1), SeriesNumber=7)
+    broken[5].PixelData = broken[5].PixelData[:-2000]
+    source = tmp_path / "study"
+    write([*water(0), *broken], source)
+
+    with pytest.raises(NoUsableSeriesError) as error:
+        analyse_study(candidates(source), models)
+
+    assert [refusal.rule for refusal in error.value.refusals] == [Rule.NOT_CHEST, Rule.UNDECODABLE]
+    assert "Series 7" in str(error.value)
 
 
 def test_a_study_without_lungs_is_refused_for_every_series(models: Models, tmp_path: Path):

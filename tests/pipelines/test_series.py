@@ -18,7 +18,7 @@ from pipelines.errors import (
     Rule,
     UnreadableInputError,
 )
-from pipelines.series import choose_series, describe_files, load_input, load_study
+from pipelines.series import choose_series, describe_files, load_input, study_candidates
 from tests.support.ct_series import (
     compressed,
     copied,
@@ -402,7 +402,7 @@ def test_mutated_files_end_in_a_volume_or_a_reason(tmp_path: Path, seed: int):
         path = tmp_path / str(number)
         path.write_bytes(mutated)
         with pytest.raises(PipelineError):
-            load_study([path])
+            load_input(path)
 
 
 # NIfTI
@@ -522,7 +522,7 @@ def test_the_real_chest_is_found_among_what_a_pacs_sends_with_it(tmp_path: Path)
         paths += real(f"dicom/{name}").iterdir()
     random.Random(0).shuffle(paths)
 
-    volume, refused = load_study(paths)
+    volume, refused = next(study_candidates(paths))
 
     assert volume.shape == (133, 512, 512)
     assert volume.spacing == pytest.approx((2.0, 0.6035, 0.6035), abs=1e-3)
