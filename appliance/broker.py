@@ -126,7 +126,7 @@ def _configuration(folder: Path, socket: Path) -> str:
         "dir": f'"{folder}"',
         "daemonize": "no",
         "appendonly": "yes",
-        # A few messages a study. With everysec a kill may lose one that was acknowledged.
+        # Few messages, each precious: with everysec a kill may lose one that was acknowledged.
         "appendfsync": "always",
         "save": '""',
         # A broker that drops messages to save memory would be silent about it.

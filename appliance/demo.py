@@ -229,25 +229,19 @@ def _one_study(
     server: subprocess.Popen[bytes],
     deadline: float,
 ) -> Outcome:
-    before = _row(database, source.study_uid)
+    before = _images(database, source.study_uid)
     dicom = settings.dicom
     click.echo(f"Sending {source.files} files to {report.dicom_address} by C-STORE …")
     started = time.monotonic()
     address = ("--host", dicom.host, "--port", str(dicom.port), "--called-ae", dicom.ae_title)
     _call(settings.data_dir, "send", str(source.path), *address)
     seconds["send"] = _since(started)
-    after = _row(database, source.study_uid)
-    if after is None:
-        raise ApplianceError("the study was sent, but it is not in the worklist: see the logs")
-    if (
-        before is not None
-        and before.instance_count == after.instance_count
-        and (before.state in FINAL)
-    ):
-        _try_again(database, settings, after)
+    study_id, grown = _sent_study(before, _images(database, source.study_uid))
+    if not grown:
+        _try_again(database, settings, study_id)
     else:
         click.echo(f"Sent in {seconds['send']:.1f} s. Waiting for {QUIET_S:.0f} s of quiet …")
-    row = _follow(database, after.study_id, settings, server, deadline)
+    row = _follow(database, study_id, settings, server, deadline)
     seconds.update(_waits(database, row))
     with database.snapshot() as db:
         analysis = studies.current_analysis(db, row.study_id)
@@ -256,9 +250,32 @@ def _one_study(
     return Outcome(row, seconds, f"{report.viewer_url}studies/{row.study_id}")
 
 
-def _try_again(database: Database, settings: Settings, row: WorklistRow) -> None:
+def _images(database: Database, study_uid: str) -> dict[int, int]:
+    """How many images each study under this UID has, one for each person named with it."""
+    with database.snapshot() as db:
+        return {study.id: study.revision for study in studies.named(db, study_uid)}
+
+
+def _sent_study(before: dict[int, int], after: dict[int, int]) -> tuple[int, bool]:
+    """The study that was sent, by the images each had before and after, and whether it grew.
+
+    Raises:
+        ApplianceError: there is none.
+    """
+    if not after:
+        raise ApplianceError("the study was sent, but it is not in the worklist: see the logs")
+    grown = {study_id: n - before.get(study_id, 0) for study_id, n in after.items()}
+    study_id = max(after, key=lambda each: (grown[each], after[each]))
+    return study_id, grown[study_id] > 0
+
+
+def _try_again(database: Database, settings: Settings, study_id: int) -> None:
     """Have an unchanged study analysed anew when it came to no result the last time."""
-    if row.state not in (State.FAILED, State.REJECTED):
+    with database.snapshot() as db:
+        row = studies.worklist_row(db, study_id)
+    if row is None or row.state not in FINAL:
+        return
+    if row.state is State.READY:
         click.echo("This study was sent before and is unchanged; this is its result.")
         return
     click.echo(f"This study was sent before and ended {row.state}: {row.state_reason}")
@@ -334,16 +351,6 @@ def _say_outcome(outcome: Outcome) -> None:
     else:
         click.echo(f"The study ended {row.state}: {row.state_reason}")
     click.echo(f"Viewer: {outcome.viewer_url}")
-
-
-def _row(database: Database, study_uid: str) -> WorklistRow | None:
-    """The study with this UID; of several people's, the one with most images."""
-    with database.snapshot() as db:
-        under_uid = studies.named(db, study_uid)
-        if not under_uid:
-            return None
-        largest = max(under_uid, key=lambda study: study.revision)
-        return studies.worklist_row(db, largest.id)
 
 
 def _study_in(path: Path) -> Source:

@@ -143,7 +143,7 @@ def test_a_study_without_a_result_is_tried_again(
 ):
     world.in_state(database, state)
 
-    demo._try_again(database, settings, outcome(database).row)
+    demo._try_again(database, settings, outcome(database).row.study_id)
 
     assert world.state_of(database) is State.QUEUED
 
@@ -151,9 +151,24 @@ def test_a_study_without_a_result_is_tried_again(
 def test_a_result_is_not_made_anew(database: Database, settings: Settings):
     world.in_state(database, State.READY)
 
-    demo._try_again(database, settings, outcome(database).row)
+    demo._try_again(database, settings, outcome(database).row.study_id)
 
     assert world.state_of(database) is State.READY
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sent"),
+    [
+        ({}, {1: 133}, (1, True)),
+        ({1: 133}, {1: 133}, (1, False)),
+        ({1: 133}, {1: 133, 2: 133}, (2, True)),  # the same images, another patient's name
+        ({1: 100, 2: 133}, {1: 120, 2: 133}, (1, True)),
+    ],
+)
+def test_the_study_that_grew_is_the_one_that_was_sent(
+    before: dict[int, int], after: dict[int, int], sent: tuple[int, bool]
+):
+    assert demo._sent_study(before, after) == sent
 
 
 def test_the_study_to_send_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,7 +18,7 @@ from pipelines.training.metrics import dice, roc_auc, youden_threshold
 from pipelines.training.recipe import TrainingConfig
 from pipelines.training.screening import split_by_group
 from pipelines.training.synthetic import add_lesions
-from pipelines.weights import Precision, shipped_weights
+from pipelines.weights import Precision, open_bundle, shipped_weights
 
 CPU = torch.device("cpu")
 
@@ -164,10 +164,12 @@ def test_the_learning_rate_warms_up_and_ends_near_zero():
 
 
 @pytest.mark.parametrize("purpose", ["lungs", "lesions", "screening"])
-def test_the_shipped_training_files_are_complete(purpose: str):
+def test_the_shipped_training_files_make_models_like_the_shipped(purpose: str):
     loaded = TrainingConfig.load(shipped_weights() / purpose / "training.toml")
+    shipped = open_bundle(shipped_weights() / purpose).config
 
-    assert loaded.purpose == purpose
+    for key in ("name", "version", "purpose", "network", "preprocessing", "precision"):
+        assert getattr(loaded, key) == getattr(shipped, key), key
 
 
 def test_a_training_file_with_a_wrong_key_names_it(tmp_path: Path):

@@ -72,13 +72,18 @@ def test_other_bytes_under_a_known_uid_are_flagged(world: World, rows: Rows):
     assert [row["conflicts"] for row in rows()["rows"]] == [1]
 
 
-def test_two_people_under_one_study_uid_are_two_flagged_lines(world: World, rows: Rows):
+def test_two_people_under_one_study_uid_are_two_flagged_lines(
+    world: World, rows: Rows, client: FlaskClient
+):
     world.receive("1.1")
     world.receive("1.1", instance="2", patient=PatientAttributes(patient_id="8", name="Other^Ann"))
 
-    lines = [(row["patient"], row["shares_uid"]) for row in rows()["rows"]]
+    found = rows()["rows"]
+    lines = [(row["patient"], row["shares_uid"]) for row in found]
+    pages = [client.get(f"/studies/{row['study_id']}").text for row in found]
 
     assert sorted(lines) == [("Other, Ann", True), ("Phantom, Chest", True)]
+    assert all("also under another patient" in page for page in pages)
 
 
 def test_a_result_older_than_the_images_is_marked(

@@ -87,7 +87,7 @@ function stateCell(row, moving) {
   }
   if (row.shares_uid) {
     const flag = element("span", { class: "flag", text: "also under another patient" });
-    flag.title = "Images under different patient names or numbers came with one Study Instance UID. Each person has a line of their own here: check which is right.";
+    flag.title = "Images under different patient names or numbers came with one Study Instance UID. Each person has a line of their own here. If it is one person, correct it at the source and send the study under a new Study Instance UID.";
     parts.push(flag);
   }
   if (row.stale) parts.push(element("span", { class: "flag", text: "newer images than the result" }));
