@@ -54,7 +54,10 @@ def train(
     layout = torch.channels_last_3d if three else torch.channels_last
     net.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
-        net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        net.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     start, losses = _resume(config, net, optimiser, folder)
     if start:

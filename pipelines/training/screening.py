@@ -38,6 +38,7 @@ CHEST_MM: Final = 350.0  # what the width of a slice without spacing is taken fo
 LESION_PIXEL_MM: Final = 1.4
 LUNG_LEVEL: Final = 0.15  # of aerated lung in windowed HU; the 8-bit slices are brought there
 SMALLEST_PIXELS: Final = 12
+MIXUP: Final = 0.2  # of the beta distribution: mostly one slice with a little of another
 PARTIAL_SHARE: Final = 0.4  # of the samples, asked about some of their regions only
 
 
@@ -53,7 +54,8 @@ class Split:
 class ScreeningRecipe:
     """Samples `(2, size, size)` images of labelled slices, each set and class equally often.
 
-    The class then says nothing about the set, nor the set about the class.
+    The class then says nothing about the set, nor the set about the class. Samples are mixtures of
+    two slices and their labels (mixup, Zhang et al. 2018, arXiv:1710.09412): the slices are few.
     """
 
     def __init__(
@@ -74,6 +76,11 @@ class ScreeningRecipe:
         }
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        (image, covid), (other, other_covid) = self._slice(rng), self._slice(rng)
+        share = float(rng.beta(MIXUP, MIXUP))
+        return torch.lerp(other, image, share), torch.lerp(other_covid, covid, share)
+
+    def _slice(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         covid = int(rng.random() < 0.5)
         source = str(rng.choice(self._sources))
         row = int(rng.choice(self._cells[source, bool(covid)]))
@@ -83,7 +90,7 @@ class ScreeningRecipe:
         grey = vary_display(rng, grey, saturate=True) * inside
         regions = self._some(rng, self.regions[row])
         pose = random_pose(
-            rng, ((self.size - 1) / 2, (self.size - 1) / 2), 1.0, zoom=1.15, turn_deg=15
+            rng, ((self.size - 1) / 2, (self.size - 1) / 2), 1.0, zoom=1.2, turn_deg=15
         )
         both = cut(np.stack([grey[0], regions]), pose, (self.size, self.size), fill=0.0)
         return torch.from_numpy(both), torch.tensor([float(covid)])
