@@ -260,11 +260,16 @@ def _sent_study(before: dict[int, int], after: dict[int, int]) -> tuple[int, boo
     """The study that was sent, by the images each had before and after, and whether it grew.
 
     Raises:
-        ApplianceError: there is none.
+        ApplianceError: there is none, or nothing says which.
     """
     if not after:
         raise ApplianceError("the study was sent, but it is not in the worklist: see the logs")
     grown = {study_id: n - before.get(study_id, 0) for study_id, n in after.items()}
+    if len(after) > 1 and not any(grown.values()):
+        raise ApplianceError(
+            "this study was sent before, and images of several people are kept under its UID:"
+            " delete the demo's folder to begin anew"
+        )
     study_id = max(after, key=lambda each: (grown[each], after[each]))
     return study_id, grown[study_id] > 0
 
@@ -276,7 +281,7 @@ def _try_again(database: Database, settings: Settings, study_id: int) -> None:
     if row is None or row.state not in FINAL:
         return
     if row.state is State.READY:
-        click.echo("This study was sent before and is unchanged; this is its result.")
+        click.echo("This study was sent before, and nothing new came; this is its result.")
         return
     click.echo(f"This study was sent before and ended {row.state}: {row.state_reason}")
     click.echo("Trying it again …")

@@ -4,6 +4,7 @@ Every function takes the caller's transaction (`db`), but for `start_step` and `
 a running analysis calls with the whole `database`: each is a unit of work of its own.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -208,7 +209,7 @@ class Pulse:
 
 
 def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
-    """Note an instance that is in the store; several may share one transaction.
+    """Note an instance that is in the store, in a transaction of its own.
 
     A new one counts up the study's revision and, when the study was closed, opens it again. The
     same bytes again, and what is kept aside as a conflict, change nothing but, in a study being
@@ -222,7 +223,7 @@ def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
         if row.digest == instance.digest:
             _note_heard(db, row.study_id, now)
             return Recorded.DUPLICATE
-    part = _part_of(parts, instance.patient)
+    part = _part_of(db, parts, instance)
     for row in kept:
         if part is not None and row.study_id == part.id:
             _note_heard(db, part.id, now)
@@ -575,48 +576,64 @@ def _add(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) 
     db.execute(count_up.values(instance_count=Series.instance_count + 1))
 
 
-def _part_of(parts: Sequence[Study], given: PatientAttributes) -> Study | None:
+def _part_of(db: Session, parts: Sequence[Study], instance: ReceivedInstance) -> Study | None:
     """The study that is the named person's, None where it is nobody's or may be several people's.
 
     Number with issuer, name and birth date decide: one person's images under another's banner is
     the worst that can happen here, one person's in two lines of the worklist is not. None may
-    differ, and number or name must be the same. Only where there is but one study may it or the
-    image name nobody. Of several that fit, the one that agrees in most is meant, if there is one.
+    differ, and number or name must be the same. Only in the image's own series, or where there is
+    but one study, may it or the image name nobody. Of several that fit, the one that agrees in most
+    is meant, if there is one; a study that may be another one's person is added to by series and by
+    the very same attributes alone.
     """
-    asked = _identity(given)
+    asked = _identity(instance.patient)
     known = [(study, _identity(study.patient)) for study in parts]
+    in_series = db.scalars(
+        select(Series.study_id)
+        .where(Series.series_uid == instance.series_uid)
+        .where(Series.study_id.in_([study.id for study in parts]))
+    ).all()
+    for study, identity in known:
+        if [study.id] == in_series and _agree(identity, asked, leniently=True):
+            return study
     for study, identity in known:
         if identity == asked:
             return study
+    clear = [
+        (study, identity)
+        for study, identity in known
+        if not any(_agree(identity, other) for one, other in known if one is not study)
+    ]
     fitting = [
         (_agreement(identity, asked), study)
-        for study, identity in known
-        if _agree(identity, asked, alone=len(parts) == 1)
+        for study, identity in clear
+        if _agree(identity, asked, leniently=len(parts) == 1)
     ]
     most = max((agreed for agreed, _ in fitting), default=0)
     best = [study for agreed, study in fitting if agreed == most]
     return best[0] if len(best) == 1 else None
 
 
-Identity = tuple[str, str, str, str]
-"""Number, name, issuer and birth date as they are compared."""
+Identity = tuple[str, ...]
+"""Number, the name's three groups, issuer and birth date as they are compared."""
+
+NAMES: Final = slice(0, 4)
+"""What of an identity says who somebody is."""
 
 
 def _identity(person: Patient | PatientAttributes) -> Identity:
-    return (
-        person.patient_id.strip(),
-        _spelt(person.name),
-        person.issuer.strip(),
-        person.birth_date.strip(),
+    number, issuer, birth_date = (
+        value.strip() for value in (person.patient_id, person.issuer, person.birth_date)
     )
+    return (number, *_spelt(person.name), issuer, birth_date)
 
 
-def _agree(known: Identity, given: Identity, *, alone: bool) -> bool:
-    """Whether it is the same person."""
+def _agree(known: Identity, given: Identity, *, leniently: bool = False) -> bool:
+    """Whether it is the same person; leniently, also where one of the two names nobody."""
     if any(a != b for a, b in zip(known, given, strict=True) if a and b):
         return False
-    named = any(a and b for a, b in zip(known[:2], given[:2], strict=True))
-    return named or (alone and not (any(known[:2]) and any(given[:2])))
+    named = any(a and b for a, b in zip(known[NAMES], given[NAMES], strict=True))
+    return named or (leniently and not (any(known[NAMES]) and any(given[NAMES])))
 
 
 def _agreement(known: Identity, given: Identity) -> int:
@@ -631,7 +648,9 @@ def _fill_in(db: Session, study: Study, instance: ReceivedInstance) -> None:
     """
     given = instance.patient
     known = {name: getattr(study.patient, name) for name in vars(given)}
-    blank = {name for name in known if not (_spelt if name == "name" else str.strip)(known[name])}
+    blank = {name for name in known if not known[name].strip()}
+    if not any(_spelt(known["name"])):
+        blank.add("name")
     if "patient_id" in blank and given.patient_id.strip():
         blank.add("issuer")
     elif not given.patient_id.strip():
@@ -651,19 +670,20 @@ def _fill_in(db: Session, study: Study, instance: ReceivedInstance) -> None:
         )
 
 
-def _spelt(name: str) -> str:
-    """A name as it is compared.
+def _spelt(name: str) -> tuple[str, str, str]:
+    """A name's alphabetic, ideographic and phonetic group (PS3.5, 6.2.1) as they are compared.
 
-    Stations spell one name in several ways, so case, accents and separators do not count, and of
-    its groups only the first with a letter does: that is the alphabetic one, but for names that
-    have none (PS3.5, 6.2.1).
+    Stations spell one name in several ways, so case, separators and, in the alphabetic group,
+    accents do not count. A group without a letter or digit is empty.
     """
-    for group in name.split("="):
-        letters = unicodedata.normalize("NFKD", group.casefold())
-        plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
-        if spelt := " ".join(plain.replace("^", " ").split()):
-            return spelt
-    return ""
+    groups = [*name.split("="), "", ""]
+    letters = unicodedata.normalize("NFKD", groups[0])
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    alphabetic, ideographic, phonetic = (
+        " ".join(re.sub(r"[\W_]+", " ", group.casefold()).split())
+        for group in (plain, *(unicodedata.normalize("NFKC", group) for group in groups[1:3]))
+    )
+    return alphabetic, ideographic, phonetic
 
 
 def _patient(db: Session, attributes: Mapping[str, str]) -> int:

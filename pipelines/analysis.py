@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.engines.choice import EngineChoice
-from pipelines.errors import NoUsableSeriesError, Refusal, WeightsError
+from pipelines.errors import NoUsableSeriesError, Refusal, Rule, WeightsError
 from pipelines.findings import Analysis
 from pipelines.inference import Model
 from pipelines.lesions import measure_lesions, segment_lesions
@@ -91,7 +91,8 @@ def analyse_study(
         for volume, others in candidates:
             told = (f"{r.reason} {volume.name} is analysed instead." for r in without_lungs)
             volume = replace(volume, warnings=(*volume.warnings, *told))  # noqa: PLW2901
-            refused = _each_once(without_lungs, others)
+            passed_over = tuple(r for r in without_lungs if r.series_uid != volume.series_uid)
+            refused = _each_once(passed_over, others)
             try:
                 return volume, analyse(volume, models, refused=refused, progress=progress)
             except NoUsableSeriesError as error:
@@ -105,9 +106,10 @@ def analyse_study(
 def _each_once(
     without_lungs: tuple[Refusal, ...], others: tuple[Refusal, ...]
 ) -> tuple[Refusal, ...]:
-    """Return all refusals; a series that showed no lungs is refused for that alone."""
+    """Return all refusals; a series without lungs was preferred, whatever was said before."""
     known = {refusal.series_uid for refusal in without_lungs}
-    return (*without_lungs, *(r for r in others if r.series_uid not in known))
+    told = (r for r in others if r.rule is not Rule.NOT_PREFERRED or r.series_uid not in known)
+    return (*without_lungs, *told)
 
 
 def analyse(

@@ -157,7 +157,7 @@ class _Steps:
 
     def finished(self, step: str, seconds: float, summary: dict[str, Any]) -> None:
         """Take what the analysis tells after each of its steps."""
-        self.seconds[step] = seconds
+        self.seconds[step] = self.seconds.get(step, 0.0) + seconds
         position = STEPS.index(step)
         studies.record_step(
             self._database,

@@ -171,6 +171,11 @@ def test_the_study_that_grew_is_the_one_that_was_sent(
     assert demo._sent_study(before, after) == sent
 
 
+def test_nothing_says_which_of_several_unchanged_studies_was_sent():
+    with pytest.raises(ApplianceError, match="several people"):
+        demo._sent_study({1: 133, 2: 133}, {1: 133, 2: 133})
+
+
 def test_the_study_to_send_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
 

@@ -273,7 +273,9 @@ BEA = PatientAttributes(patient_id="8", name="Baker^Bea")
 def people_after(database: Database, *patients: PatientAttributes) -> list[tuple[str, str, int]]:
     """Name, number and images of each study after one image of each of `patients`."""
     images = [
-        world.instance(number, digest=f"{number:064x}", patient=patient)
+        world.instance(
+            number, digest=f"{number:064x}", patient=patient, series_uid=f"2.25.9.{number}"
+        )
         for number, patient in enumerate(patients)
     ]
     assert world.receive(database, *images) == [Recorded.NEW] * len(images)
@@ -282,7 +284,7 @@ def people_after(database: Database, *patients: PatientAttributes) -> list[tuple
         return [(one.patient.name, one.patient.patient_id, one.revision) for one in found]
 
 
-@pytest.mark.parametrize("blank", ["", " ", "^^^^", "^=^"])
+@pytest.mark.parametrize("blank", ["", " ", "^^^^", "^=^", "-", "."])
 def test_a_name_without_a_letter_names_nobody(database: Database, blank: str):
     bea, ann = (PatientAttributes(name=person.name) for person in (BEA, ANN))
 
@@ -297,6 +299,14 @@ def test_a_name_in_ideographs_alone_is_somebodys(database: Database):
     assert found == [("=王^小东", "", 1), (ANN.name, "7", 1)]
 
 
+def test_each_group_of_a_name_is_compared_with_its_like(database: Database):
+    names = ("Wang^Xiaodong=王^小东", "=王^小东", "Wang^Xiaodong", "Wang^Xiaodong=王^晓东")
+
+    found = people_after(database, *(PatientAttributes(name=name) for name in names))
+
+    assert found == [(names[0], "", 3), (names[3], "", 1)]
+
+
 def test_an_image_of_nobody_joins_none_of_several_people(database: Database):
     cat = PatientAttributes(patient_id="9", name="Cole^Cat")
     nobody = PatientAttributes(sex="F")
@@ -307,9 +317,24 @@ def test_an_image_of_nobody_joins_none_of_several_people(database: Database):
 
 
 def test_a_number_of_two_issuers_is_neither_ones(database: Database):
-    numbers = [PatientAttributes(patient_id="7", issuer=issuer) for issuer in ("X", "Y", "")]
+    numbers = [PatientAttributes(patient_id="7", issuer=issuer) for issuer in ("X", "Y", "", "Z")]
 
-    assert people_after(database, *numbers) == [("", "7", 1)] * 3
+    assert people_after(database, *numbers, *numbers) == [("", "7", 2)] * 4
+
+
+def test_a_series_is_not_cut_in_two_when_another_person_comes(database: Database):
+    nobody = PatientAttributes()
+    chest = [
+        world.instance(number, digest=f"{number:064x}", patient=nobody, series_uid="2.25.9.1")
+        for number in range(2, 6)
+    ]
+    other = world.instance(9, content="b", patient=BEA, series_uid="2.25.9.2")
+
+    world.receive(database, world.instance(patient=ANN), *chest[:2], other, *chest[2:])
+
+    with database.snapshot() as db:
+        people = [(one.patient.name, one.revision) for one in studies.named(db, world.STUDY_UID)]
+    assert people == [(ANN.name, 5), (BEA.name, 1)]
 
 
 def test_an_issuer_is_never_joined_to_another_images_number(database: Database):

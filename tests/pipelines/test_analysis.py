@@ -91,6 +91,29 @@ def test_a_chest_that_does_not_decode_is_named_when_nothing_else_shows_lungs(
     assert "Series 7" in str(error.value)
 
 
+def test_an_acquisition_without_lungs_hides_neither_the_other_nor_its_fault(
+    models: Models, tmp_path: Path
+):
+    chest = compressed(slices(40), JPEGLosslessSV1)
+    blank = water(0)
+    for number, made in ((1, blank), (2, chest)):
+        for ds in made:
+            ds.SeriesInstanceUID = chest[0].SeriesInstanceUID
+            ds.SeriesNumber = 1
+            ds.AcquisitionNumber = number
+    write([*blank, *chest], tmp_path / "whole")
+    chest[5].PixelData = chest[5].PixelData[:-2000]
+    write([*blank, *chest], tmp_path / "broken")
+
+    _, found = analyse_study(candidates(tmp_path / "whole"), models)
+    with pytest.raises(NoUsableSeriesError) as error:
+        analyse_study(candidates(tmp_path / "broken"), models)
+
+    assert found.refused_series == ()
+    assert any("instead" in warning for warning in found.warnings)
+    assert [refusal.rule for refusal in error.value.refusals] == [Rule.NOT_CHEST, Rule.UNDECODABLE]
+
+
 def test_a_study_without_lungs_is_refused_for_every_series(models: Models, tmp_path: Path):
     source = tmp_path / "study"
     write([*water(0), *water(1)], source)

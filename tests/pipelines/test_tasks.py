@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import select
@@ -23,6 +24,7 @@ from pipelines.analysis import Models
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import WeightsError
 from pipelines.findings import Analysis as Found
+from pipelines.weights import shipped_weights
 from tests.support import ct_series
 from tests.support.databases import migrated, settings_in
 from tests.support.tiny_models import write_models
@@ -97,6 +99,29 @@ def test_a_queued_study_becomes_ready_with_its_result_and_steps(app, settings, d
     assert len(found.lesions) == row.lesion_count
     viewer = settings.data_dir / row.folder / "viewer" / "viewer.json"
     assert json.loads(viewer.read_text())["slabs"]
+
+
+def test_the_next_series_is_read_when_the_best_shows_no_lungs(app, settings, database, tmp_path):
+    shutil.copytree(shipped_weights() / "lungs", tmp_path / "weights" / "lungs", dirs_exist_ok=True)
+    chest = ct_series.slices(40)
+    blank = ct_series.renamed(ct_series.slices(20), SeriesNumber=0)
+    for ds in blank:
+        ds.PixelData = np.full((ds.Rows, ds.Columns), 1024, "<u2").tobytes()
+    study_id = receive(settings, database, [*blank, *chest], tmp_path / "sent")
+
+    tasks.analyse_study(study_id)
+
+    study = study_of(database, study_id)
+    assert study.state == State.READY, study.state_reason
+    with database.snapshot() as db:
+        outcomes = {series.series_uid: series.outcome for series in studies.series_of(db, study_id)}
+        steps = studies.progress(db, study_id).steps
+    assert outcomes == {
+        blank[0].SeriesInstanceUID: "refused",
+        chest[0].SeriesInstanceUID: "analysed",
+    }
+    assert [step.step for step in steps] == list(tasks.STEPS)
+    assert steps[0].summary["slices"] == 40
 
 
 def test_a_message_that_comes_twice_does_nothing_the_second_time(app, settings, database, tmp_path):
