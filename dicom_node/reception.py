@@ -117,6 +117,8 @@ def _check_identity(header: Header, command: Command) -> None:
 
     De-identified data comes with an empty SOP Instance UID: then the command's counts.
     """
+    if not command.sop_class_uid or not command.sop_instance_uid:
+        raise DatasetMismatchError("the command names no SOP class or no SOP instance")
     if header.sop_class_uid not in ("", command.sop_class_uid):
         raise DatasetMismatchError("SOPClassUID differs from the command's")
     if header.sop_instance_uid not in ("", command.sop_instance_uid):

@@ -317,6 +317,18 @@ def test_no_received_text_is_ever_a_path(
         assert set(path.stem) <= set("0123456789abcdef")
 
 
+@pytest.mark.parametrize("uid", ["sop_instance_uid", "sop_class_uid"])
+def test_a_command_that_names_no_instance_is_refused_and_nothing_kept(
+    reception: Reception, store: Store, uid: str
+):
+    ds = ct_instance(Names.fresh(), SOPInstanceUID="", SOPClassUID="")
+
+    with pytest.raises(DatasetMismatchError, match="names no"):
+        take(reception, ds, **{"sop_class_uid": "1.2", "sop_instance_uid": "1.2.3", uid: ""})
+
+    assert list(files(store)) == []
+
+
 def outside_of(store: Store, data_dir: Path) -> set[str]:
     """The files around the store, but for the database's own."""
     return {

@@ -91,3 +91,12 @@ def test_a_disabled_account_and_a_new_password_end_running_sessions(
 
     assert client.get("/").status_code == 302
     assert client.get("/api/worklist").status_code == 401
+
+
+def test_what_a_page_asks_for_later_does_not_renew_the_session(client: FlaskClient):
+    client.get("/")  # the first page puts its token against forged requests into the session
+
+    answers = [client.get("/"), client.get("/api/worklist")]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert not any("Set-Cookie" in answer.headers for answer in answers)
