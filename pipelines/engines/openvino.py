@@ -1,10 +1,12 @@
 """OpenVINO: the CPU's engine, in bf16 where the weights allow it and the processor computes it.
 
 Converting a network takes seconds, compiling a converted one a fraction of that, so the converted
-network is kept in the user's cache, named by the digest of the weights and OpenVINO's version.
+network is kept in the user's cache, named by a digest of the weights and of the network's
+configuration, and by OpenVINO's version.
 """
 
 import hashlib
+import json
 import os
 import sys
 import tempfile
@@ -55,7 +57,10 @@ def converted(bundle: Bundle) -> openvino.Model:
     What lies in the cache is checked against its own checksums: a file that a power cut left short
     is made again, for it, not the bundle, is what computes the result.
     """
-    path = _cache() / f"{bundle.digest[:32]}-{_version()}.xml"
+    # The same weights can be run by networks of several depths.
+    network = json.dumps(bundle.config.network, sort_keys=True)
+    name = hashlib.sha256(f"{bundle.digest} {network}".encode()).hexdigest()[:32]
+    path = _cache() / f"{name}-{_version()}.xml"
     if not _is_whole(path):
         _keep(_convert(bundle), path)
     return openvino.Core().read_model(path)

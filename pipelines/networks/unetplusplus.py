@@ -1,7 +1,11 @@
 """U-Net++: nested, dense skip pathways with deep supervision (J39).
 
-Zhou et al. 2020, doi:10.1109/TMI.2019.2959609; the implementation is MONAI's. Batch norm, not
-MONAI's instance norm: with instance norm the mask of a voxel depends on how the volume is cut.
+Zhou et al. 2020, doi:10.1109/TMI.2019.2959609; the layers are MONAI's. Batch norm, not MONAI's
+instance norm: with instance norm the mask of a voxel depends on how the volume is cut.
+
+Node X(i, j) is the j-th of level i: X(i, 0) are the encoder's, and X(i, j) joins all nodes before
+it on its level with X(i + 1, j - 1), upsampled. Deep supervision makes an answer of every X(0, j),
+so a trained network can be pruned to any depth.
 """
 
 from dataclasses import dataclass
@@ -13,23 +17,28 @@ from torch import nn
 
 @dataclass(frozen=True)
 class UNetPlusPlusConfig:
-    """`features`: channels of the five levels, then of the last up-convolution."""
+    """`features`: channels of the five levels, then of the last up-convolution.
+
+    `depth` (1 to 4): only nodes with i + j <= depth are computed. The weights are the same for all.
+    """
 
     dimensions: int = 3
     in_channels: int = 1
     out_channels: int = 1
     features: tuple[int, int, int, int, int, int] = (16, 16, 32, 64, 128, 16)
+    depth: int = 4
 
 
 class UNetPlusPlus(nn.Module):
     """Logits of the same grid as the image; each axis must be a multiple of 16.
 
-    In training the four nested outputs come stacked, shallowest first; in evaluation only the
-    deepest one is returned.
+    In training the outputs of X(0, 1) to X(0, depth) come stacked; in evaluation only the last of
+    them is computed.
     """
 
     def __init__(self, config: UNetPlusPlusConfig) -> None:
         super().__init__()
+        self.depth = config.depth
         self.net = BasicUNetPlusPlus(
             spatial_dims=config.dimensions,
             in_channels=config.in_channels,
@@ -41,8 +50,18 @@ class UNetPlusPlus(nn.Module):
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        nested = self.net(image)  # (n, in, ...) -> 4 of (n, out, ...)
-        if self.training:
-            return torch.stack(nested)  # (4, n, out, ...)
-        deepest: torch.Tensor = nested[-1]
-        return deepest
+        levels = [[self._layer("conv", 0, 0)(image)]]  # of each level i: X(i, 0), X(i, 1), ...
+        for diagonal in range(1, self.depth + 1):
+            node = self._layer("conv", diagonal, 0)(levels[-1][0])
+            levels.append([node])  # (n, c_i, .../2^i)
+            for j in range(1, diagonal + 1):
+                i = diagonal - j
+                skip = levels[i][0] if j == 1 else torch.cat(levels[i], dim=1)  # (n, j c_i, ...)
+                node = self._layer("upcat", i, j)(node, skip)
+                levels[i].append(node)
+        supervised = range(1 if self.training else self.depth, self.depth + 1)
+        logits = [self._layer("final_conv", 0, j)(levels[0][j]) for j in supervised]
+        return torch.stack(logits) if self.training else logits[0]  # ([depth,] n, out, ...)
+
+    def _layer(self, kind: str, i: int, j: int) -> nn.Module:
+        return self.net.get_submodule(f"{kind}_{i}_{j}")

@@ -4,23 +4,30 @@ import torch
 from pipelines.networks.library import ARCHITECTURES, build
 
 INPUTS = {
+    ("fcn8s", 2): (1, 1, 32, 48),
+    ("fcn8s", 3): (1, 1, 16, 32, 32),
     ("unet", 2): (1, 1, 32, 48),
     ("unet", 3): (1, 1, 16, 32, 32),
+    ("vnet", 2): (1, 1, 32, 48),
+    ("vnet", 3): (1, 1, 16, 32, 32),
     ("unetplusplus", 2): (1, 1, 32, 48),
     ("unetplusplus", 3): (1, 1, 16, 32, 32),
     ("resnet50", 2): (1, 2, 64, 64),
     ("resnet50", 3): (1, 2, 32, 32, 32),
 }
+CLASSIFIERS = {"resnet50", "attention_resnet56", "densenet3d", "dpn92", "inception_v3"}
+"""All but ResNet-50 are tried in test_classification_networks.py."""
+SMALL = {"fcn8s": {"width": 4, "fc": 8}, "vnet": {"width": 2}}
 
 
 def test_every_architecture_is_tried_in_two_and_three_dimensions():
-    assert {name for name, _ in INPUTS} == set(ARCHITECTURES)
+    assert {name for name, _ in INPUTS} | CLASSIFIERS == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize(("name", "dimensions"), INPUTS)
 def test_a_network_answers_in_the_shape_of_its_task(name: str, dimensions: int):
     shape = INPUTS[name, dimensions]
-    net = build(name, {"dimensions": dimensions}).eval()
+    net = build(name, {"dimensions": dimensions, **SMALL.get(name, {})}).eval()
 
     with torch.inference_mode():
         out = net(torch.rand(shape))
