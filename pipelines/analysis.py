@@ -13,6 +13,7 @@ from pipelines.inference import Model
 from pipelines.lesions import measure_lesions, segment_lesions
 from pipelines.lungs import cut_off, measure_lungs, segment_lungs
 from pipelines.preprocessing import extract_lungs
+from pipelines.quality import assess, warnings
 from pipelines.screening import screen
 from pipelines.series import Candidate
 from pipelines.volume import CTVolume
@@ -50,10 +51,14 @@ class Models:
         return cls(**{p: Model.open(b, choice, threads=threads) for p, b in bundles.items()})
 
     @property
+    def each(self) -> tuple[Model, ...]:
+        """The models in the order of the steps."""
+        return (self.lungs, self.lesions, self.screening)
+
+    @property
     def engine(self) -> str:
         """What computes the networks: one description, or several where precisions differ."""
-        models = (self.lungs, self.lesions, self.screening)
-        return ", ".join(dict.fromkeys(model.engine.description for model in models))
+        return ", ".join(dict.fromkeys(model.engine.description for model in self.each))
 
 
 Progress = Callable[[str, float, dict[str, Any]], None]
@@ -129,6 +134,7 @@ def analyse(
     watch = Stopwatch(progress)
     lungs = segment_lungs(volume, models.lungs)
     measures = measure_lungs(lungs, volume.voxel_ml)
+    quality = assess(volume, lungs)
     watch.done("lungs", left_ml=measures.left_ml, right_ml=measures.right_ml)
 
     config = models.lesions.config
@@ -156,11 +162,16 @@ def analyse(
         probability=screening.probability,
         positive=screening.positive,
         threshold=screening.threshold,
-        models=tuple(m.bundle.reference for m in (models.lungs, models.lesions, models.screening)),
+        models=tuple(model.bundle.reference for model in models.each),
         engine=models.engine,
         timings_s=dict(watch.seconds),
-        warnings=(*volume.warnings, *((CUT_OFF,) if cut_off(lungs) else ())),
+        warnings=(
+            *volume.warnings,
+            *((CUT_OFF,) if cut_off(lungs) else ()),
+            *warnings(quality),
+        ),
         refused_series=refused,
         lung_mask=lungs,
         lesion_labels=labels,
+        quality=quality,
     )

@@ -94,6 +94,39 @@ class LungMeasures:
         return self.left_ml + self.right_ml
 
 
+class Flaw(StrEnum):
+    """What may make a scan unfit for the result; a closed set."""
+
+    METAL = "metal"
+    MOTION = "motion"
+    NOISE = "noise"
+    LUNGS_CUT = "lungs cut by the field of view"
+    BODY_CUT = "body cut by the field of view"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured of a scan's flaws (`pipelines.quality`).
+
+    Attributes:
+        metal_ml: Metal in the slices of the lungs; None where the series cannot show any.
+        motion_mm: Furthest that contours jump between two slices beyond what is expected.
+        motion_steps: How many such jumps are too far.
+        noise_hu: Standard deviation in soft tissue, HU; None where there is too little of that.
+        body_cut: Share of the body's outline at the edge of the field of view, 0 to 1.
+        lungs_cut_cm2: Area of the lungs at that edge.
+        flaws: Those that may change the result, by the thresholds of the day.
+    """
+
+    metal_ml: float | None
+    motion_mm: float
+    motion_steps: int
+    noise_hu: float | None
+    body_cut: float
+    lungs_cut_cm2: float
+    flaws: tuple[Flaw, ...]
+
+
 @dataclass(frozen=True)
 class ModelRef:
     """Which network said so; the digest is the sha256 of its ``weights.safetensors``."""
@@ -125,6 +158,7 @@ class Analysis:
         refused_series: The other series of the study, and why.
         lung_mask: uint8 (z, y, x): 1 right lung, 2 left lung, 0 elsewhere.
         lesion_labels: uint16 (z, y, x): `Lesion.id`, 0 elsewhere.
+        quality: What is wrong with the scan; None in results that are older than the measures.
     """
 
     ANALYSIS_FILE: ClassVar[str] = "analysis.json"
@@ -147,6 +181,7 @@ class Analysis:
     refused_series: tuple[Refusal, ...]
     lung_mask: npt.NDArray[np.uint8]
     lesion_labels: npt.NDArray[np.uint16]
+    quality: Quality | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return what ``analysis.json`` holds: every field but the arrays, as JSON types."""
@@ -181,8 +216,8 @@ class Analysis:
                 raise ResultError(f"{folder / cls.ANALYSIS_FILE} has another schema than {SCHEMA}.")
             return cls(
                 **_typed(summary),
-                lung_mask=_load_mask(folder / cls.LUNGS_FILE).astype(np.uint8),
-                lesion_labels=_load_mask(folder / cls.LESIONS_FILE).astype(np.uint16),
+                lung_mask=load_mask(folder / cls.LUNGS_FILE).astype(np.uint8),
+                lesion_labels=load_mask(folder / cls.LESIONS_FILE).astype(np.uint16),
             )
         except (
             OSError,
@@ -234,7 +269,8 @@ def _save_mask(path: Path, mask: npt.NDArray[np.integer[Any]], orientation: Orie
     nib.save(image, path)
 
 
-def _load_mask(path: Path) -> npt.NDArray[np.integer[Any]]:
+def load_mask(path: Path) -> npt.NDArray[np.integer[Any]]:
+    """Return a NIfTI mask in the canonical order (z, y, x) of `pipelines.volume`."""
     image = nib.Nifti1Image.from_filename(path)
     orientation = Orientation.from_affine(_LPS_TO_RAS @ np.asarray(image.affine, np.float64))
     return orientation.to_canonical(np.asarray(image.dataobj))
@@ -242,7 +278,7 @@ def _load_mask(path: Path) -> npt.NDArray[np.integer[Any]]:
 
 def _plain(value: Any) -> Any:
     """Return a field as JSON types: dataclasses become objects, tuples lists."""
-    if isinstance(value, LungMeasures):
+    if isinstance(value, LungMeasures | Quality):
         return asdict(value)
     if isinstance(value, tuple):
         return [asdict(item) if hasattr(item, "__dataclass_fields__") else item for item in value]
@@ -263,7 +299,14 @@ def _typed(summary: dict[str, Any]) -> dict[str, Any]:
         "refused_series": tuple(
             Refusal(**{**row, "rule": Rule(row["rule"])}) for row in summary["refused_series"]
         ),
+        "quality": _quality(summary.get("quality")),
     }
+
+
+def _quality(row: dict[str, Any] | None) -> Quality | None:
+    if row is None:
+        return None
+    return Quality(**{**row, "flaws": tuple(Flaw(flaw) for flaw in row["flaws"])})
 
 
 def _lesion(row: dict[str, Any]) -> Lesion:

@@ -1,6 +1,7 @@
-"""The automatic run over whole inputs: which series it ends up with."""
+"""The automatic run over whole inputs: which series it ends up with, and what it says of it."""
 
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ from pydicom import Dataset
 from pydicom.uid import JPEGLosslessSV1
 
 from pipelines import series
-from pipelines.analysis import Models, analyse_study
+from pipelines.analysis import Models, analyse, analyse_study
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, Rule
+from pipelines.findings import Flaw
 from pipelines.inference import Model
 from pipelines.series import candidates, load_input
 from pipelines.volume import CTVolume
 from pipelines.weights import open_bundle, shipped_weights
 from tests.support.ct_series import compressed, renamed, slices, write
+from tests.support.phantom import small_chest
 from tests.support.tiny_models import write_models
 
 
@@ -122,3 +125,18 @@ def test_a_study_without_lungs_is_refused_for_every_series(models: Models, tmp_p
         analyse_study(candidates(source), models)
 
     assert [refusal.rule for refusal in error.value.refusals] == [Rule.NOT_CHEST] * 2
+
+
+def test_a_flaw_of_the_scan_is_among_the_warnings(models: Models):
+    clean = small_chest().volume
+    noise = np.random.default_rng(3).normal(0, 70, clean.shape)
+    noisy = replace(clean, hu=(clean.hu + noise).astype(np.int16), warnings=("From the loader.",))
+
+    found = analyse(noisy, models)
+
+    assert found.quality is not None
+    assert found.quality.flaws == (Flaw.NOISE,)
+    first, second = found.warnings
+    assert first == "From the loader."
+    assert second.startswith("Noise")
+    assert set(found.timings_s) == {"lungs", "lesions", "screening"}

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from pipelines.errors import Refusal, ResultError, Rule
-from pipelines.findings import Analysis, Lesion, LungMeasures, ModelRef, Side, whole_folder
+from pipelines.findings import (
+    Analysis,
+    Flaw,
+    Lesion,
+    LungMeasures,
+    ModelRef,
+    Quality,
+    Side,
+    whole_folder,
+)
 from pipelines.volume import Affine, CTVolume
 
 SHAPE = (3, 4, 5)
@@ -49,7 +58,11 @@ def make_analysis(volume: CTVolume) -> Analysis:
         refused_series=(Refusal("1.2.4", Rule.LOCALISER, "Series 1 is a localiser."),),
         lung_mask=lungs,
         lesion_labels=lesions,
-    )
+        quality=Quality(
+            metal_ml=None, motion_mm=1.5, motion_steps=2, noise_hu=12.5,
+            body_cut=0.25, lungs_cut_cm2=0.0, flaws=(Flaw.MOTION,),
+        ),
+    )  # fmt: skip
 
 
 def test_an_analysis_comes_back_as_it_was_saved(tmp_path: Path):
@@ -62,6 +75,7 @@ def test_an_analysis_comes_back_as_it_was_saved(tmp_path: Path):
     assert loaded.summary() == analysis.summary()
     assert loaded.lesions == analysis.lesions
     assert loaded.refused_series == analysis.refused_series
+    assert loaded.quality == analysis.quality
     assert (loaded.lung_mask == analysis.lung_mask).all()
     assert (loaded.lesion_labels == analysis.lesion_labels).all()
     assert loaded.lesion_labels.dtype == np.uint16
@@ -130,6 +144,20 @@ def test_another_schema_is_not_read(tmp_path: Path):
 
     with pytest.raises(ResultError, match="schema"):
         Analysis.load(tmp_path / "result")
+
+
+def test_a_result_from_before_quality_was_measured_is_read(tmp_path: Path):
+    volume = make_volume()
+    make_analysis(volume).save(tmp_path / "result", volume)
+    path = tmp_path / "result" / "analysis.json"
+    older = json.loads(path.read_text())
+    del older["quality"]
+    path.write_text(json.dumps(older))
+
+    loaded = Analysis.load(tmp_path / "result")
+
+    assert loaded.quality is None
+    assert loaded.warnings == ("Careful.",)
 
 
 def test_a_missing_mask_is_said(tmp_path: Path):
