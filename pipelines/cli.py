@@ -1,4 +1,4 @@
-"""`appliance analyse`, `phantom` and `train`: the science without a server.
+"""`appliance analyse`, `evaluate`, `phantom`, `prepare`, `train`: the science without a server.
 
 The commands are looked up by name at every start of the console script, so nothing heavy is
 imported until one of them runs.
@@ -77,13 +77,30 @@ def phantom(out: Path, seed: int, small: bool) -> None:  # noqa: FBT001
 
 
 @click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of manifests.")
+def prepare(data: Path, out: Path) -> None:
+    """Write manifests of the public research sets in the folder DATA.
+
+    A manifest of your own data is a JSON file beside them: see the head of pipelines/manifest.py.
+    """
+    from pipelines.training.public_sets import write_manifests
+
+    try:
+        write_manifests(data, out, say=click.echo)
+    except (PipelineError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"Written: {out}. Now `appliance train weights/NAME/training.toml --sets {out}`.")
+
+
+@click.command()
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--data", required=True, type=click.Path(exists=True, path_type=Path), help="The data sets."
+    "--sets", required=True, type=click.Path(exists=True, path_type=Path), help="The manifests."
 )
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of checkpoints and curves.")
 @click.option("--threads", default=0, show_default="all", help="Processor threads.")
-def train(config: Path, data: Path, work: Path | None, threads: int) -> None:
+def train(config: Path, sets: Path, work: Path | None, threads: int) -> None:
     """Train the model described by CONFIG, for example weights/lungs/training.toml.
 
     A training that was interrupted goes on where its last checkpoint left it. At the end the
@@ -92,9 +109,60 @@ def train(config: Path, data: Path, work: Path | None, threads: int) -> None:
     from pipelines.training.run import run
 
     try:
-        run(config, data, work or Path(".train") / config.parent.name, threads=threads)
-    except PipelineError as error:
+        run(config, sets, work or Path(".train") / config.parent.name, threads=threads)
+    except (PipelineError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@click.argument("manifests", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--models", type=click.Path(exists=True, path_type=Path), help="Folder of models.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
+@click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice(["train", "validation", "test"]),
+    help="Only these cases; all unless given.",
+)
+@click.option("--positive", default="covid", show_default=True, help="The label looked for.")
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
+@click.option("--threads", default=0, show_default="all", help="Processor threads.")
+def evaluate(
+    manifests: tuple[Path, ...],
+    models: Path | None,
+    out: Path,
+    parts: tuple[str, ...],
+    positive: str,
+    engine: str,
+    threads: int,
+) -> None:
+    """Hold the models against data sets: MANIFESTS are JSON files, see pipelines/manifest.py.
+
+    Writes report.html with its pictures, and metrics.json, to the folder OUT.
+    """
+    try:
+        from pipelines.evaluation.evaluate import evaluate as run
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"Reports need {error.name}: pip install 'chest-ct-appliance[training]'."
+        ) from error
+    from pipelines import analysis
+    from pipelines.engines.choice import EngineChoice
+    from pipelines.manifest import Part, open_manifest
+
+    try:
+        run(
+            [open_manifest(path) for path in manifests],
+            analysis.Models.open(models, EngineChoice(engine), threads=threads),
+            out,
+            parts=[Part(part) for part in parts] or list(Part),
+            positive_label=positive,
+            say=click.echo,
+        )
+    except (PipelineError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"Written: {out / 'report.html'} and metrics.json beside it.")
 
 
 def _told(candidates: "Iterable[Candidate]") -> "Iterator[Candidate]":

@@ -8,7 +8,8 @@
     ├── GeometryError             the slices of one series do not form one regular stack
     ├── DecodeError               pixel data that cannot be turned into HU
     ├── ResultError               a result folder that cannot be written or read back
-    └── WeightsError              a model bundle that is missing, altered or of another network
+    ├── WeightsError              a model bundle that is missing, altered or of another network
+    └── ManifestError             a data set whose manifest or files contradict each other
 
 Memory and disk running out stay what Python calls them: they say nothing about the study, and
 whoever called may try again.
@@ -91,3 +92,7 @@ class ResultError(PipelineError):
 
 class WeightsError(PipelineError):
     """A model bundle that is missing, altered or of another network."""
+
+
+class ManifestError(PipelineError):
+    """A data set whose manifest cannot be read, or whose files do not fit it."""

@@ -42,7 +42,7 @@ def screen(
 ) -> Screening:
     """Return the scores of the regions and of the case; arrays are (z, y, x) on one grid."""
     questions = [(z, lesion.id) for lesion in lesions for z in _region_slices(labels, lesion)]
-    whole = [(z, 0) for z in _lung_slices(lungs, labels)]
+    whole = [(z, 0) for z in lung_slices(lungs, labels)]
     size = int(model.config.preprocessing["size"])
     images = np.stack(
         [
@@ -81,7 +81,7 @@ def _region_slices(labels: NDArray[np.uint16], lesion: Lesion) -> list[int]:
     return [z0 + int(i) for i in np.argsort(areas)[::-1][:REGION_SLICES] if areas[i]]
 
 
-def _lung_slices(lungs: NDArray[np.uint8], labels: NDArray[np.uint16]) -> list[int]:
+def lung_slices(lungs: NDArray[np.uint8], labels: NDArray[np.uint16]) -> list[int]:
     """Return the slices with most lesion; where there is none, slices spread over the lungs."""
     areas = (labels > 0).sum(axis=(1, 2))
     if areas.any():

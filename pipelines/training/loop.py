@@ -1,8 +1,9 @@
-"""The training loop: seeded per step, resumable to the same result, watched while it runs.
+"""The training loop: seeded per sample, resumable to the same result, watched while it runs.
 
-Step `k` draws its samples from a generator seeded with (seed, k), so a training that was killed
-and resumed sees what the uninterrupted one saw. Checkpoints are safetensors, written aside and
-renamed: a full disk or a kill leaves the last good one.
+Sample `i` of step `k` is drawn from a generator seeded with (seed, k, i), so a training that was
+killed and resumed sees what the uninterrupted one saw, and so do several processes that share a
+batch. Checkpoints are safetensors, written aside and renamed: a full disk or a kill leaves the last
+good one.
 """
 
 import csv
@@ -14,24 +15,68 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
 
 from pipelines.errors import PipelineError
-from pipelines.training.recipe import Recipe, TrainingConfig
+from pipelines.training.recipe import Optimiser, Recipe, Schedule, TrainingConfig
 
 CHECKPOINT: Final = "checkpoint.safetensors"
+BEST: Final = "best.safetensors"
 CURVE: Final = "curve.csv"
 WARM_UP: Final = 0.05  # share of the steps
+LARGEST_GRADIENT: Final = 5.0  # norm
 REPORT_EVERY_S: Final = 20.0
 CHECKPOINT_EVERY_S: Final = 120.0
 MALLOC_LIMIT: Final = 2**31 - 1  # bytes, the most that mallopt takes
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the processes that train together; `place` counts from 0, who alone writes."""
+
+    place: int = 0
+    count: int = 1
+
+    @property
+    def writes(self) -> bool:
+        return self.place == 0
+
+
+ALONE: Final = Process()
+
+
+@dataclass
+class Progress:
+    """Where a training is; travels in the checkpoint."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)  # since the last look at the validation
+    best: float = -math.inf
+    looks_without_better: int = 0
+
+
+class _Samples(Dataset[Batch]):
+    """The samples of a whole training by their number."""
+
+    def __init__(self, recipe: Recipe, config: TrainingConfig) -> None:
+        self._recipe, self._config = recipe, config
+
+    def __getitem__(self, number: int) -> Batch:
+        step, place = divmod(number, self._config.batch)
+        return self._recipe.sample(np.random.default_rng((self._config.seed, step, place)))
 
 
 def train(
@@ -42,56 +87,111 @@ def train(
     *,
     device: torch.device,
     say: Callable[[str], None] = print,
+    process: Process = ALONE,
+    workers: int = 0,
 ) -> None:
     """Train `net` in place, from the checkpoint in `folder` if there is one.
+
+    With several processes each takes its share of every batch (the gradients are averaged by
+    `DistributedDataParallel`); the process group must be up. `workers` processes draw the samples
+    beside the training, where it runs on a GPU.
 
     Raises:
         PipelineError: the loss is no longer a number, or the checkpoint belongs to other settings.
     """
     _keep_freed_memory()
+    if config.batch % process.count:
+        raise PipelineError(f"A batch of {config.batch} does not split over {process.count}.")
     folder.mkdir(parents=True, exist_ok=True)
     three = int(config.network["dimensions"]) == 3
     layout = torch.channels_last_3d if three else torch.channels_last
     net.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(
-        net.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    start, losses = _resume(config, net, optimiser, folder)
-    if start:
-        say(f"Resuming {config.name} at step {start} of {config.steps}.")
-    _trim_curve(folder / CURVE, start)
-    began = saved = told = time.monotonic()
-    for step, images, targets in _batches(config, recipe, start):
+    optimiser = make_optimiser(config, net)
+    average = _average(config, net)
+    progress = _resume(config, net, average, optimiser, folder)
+    if progress.step:
+        say(f"Resuming {config.name} at step {progress.step} of {config.steps}.")
+    if process.writes:
+        _trim_curve(folder / CURVE, progress.step)
+    shared = DistributedDataParallel(net) if process.count > 1 else net
+    kept = average.module if average is not None else net
+    first, began = progress.step, time.monotonic()
+    saved = told = began
+    batches = _batches(config, recipe, first, process, workers)
+    while not _has_ended(config, progress):
+        images, targets = next(batches)
+        step = progress.step
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
-        loss = _step(recipe, net, optimiser, images.to(device), targets.to(device))
+        torch.manual_seed(config.seed * config.steps + step)  # of layers that draw, as dropout does
+        loss = _step(recipe, shared, optimiser, images.to(device), targets.to(device))
         if not math.isfinite(loss):
             raise PipelineError(
                 f"The loss of {config.name} at step {step} is {loss}. What was learned until the "
                 f"last checkpoint is in {folder}; lower training.learning_rate and start again."
             )
-        losses.append(loss)
-        done = step + 1
+        if average is not None:
+            average.update_parameters(net)
+        progress.losses.append(loss)
+        progress.step = done = step + 1
         now = time.monotonic()
         if done % config.validate_every == 0 or done == config.steps:
-            score = _validate(recipe, net)
-            _append_curve(folder / CURVE, done, float(np.mean(losses)), score)
-            say(f"{config.name} step {done}: loss {np.mean(losses):.4f}, validation {score:.4f}")
-            losses.clear()
+            score = _validate(recipe, kept, process)
+            mean = float(np.mean(progress.losses))
+            progress.losses.clear()
+            better = score > progress.best
+            progress.best = max(score, progress.best)
+            progress.looks_without_better = 0 if better else progress.looks_without_better + 1
+            if process.writes:
+                if better and config.patience:
+                    _write_tensors(folder / BEST, _tensors_of(kept), {})
+                _append_curve(folder / CURVE, done, mean, score)
+            say(f"{config.name} step {done}: loss {mean:.4f}, validation {score:.4f}")
         if now - told > REPORT_EVERY_S:
             told = now
-            left = (now - began) / (done - start) * (config.steps - done)
+            left = (now - began) / (done - first) * (config.steps - done)
             say(
                 f"{config.name} step {done}/{config.steps}: loss {loss:.4f}, "
                 f"{left / 60:.1f} min left"
             )
-        if now - saved > CHECKPOINT_EVERY_S or done == config.steps:
+        due = now - saved > CHECKPOINT_EVERY_S or _has_ended(config, progress)
+        if due and process.writes:
             saved = now
-            _save(config, net, optimiser, folder, step=done, losses=losses)
+            _save(config, net, average, optimiser, folder, progress)
+    if config.patience and (folder / BEST).exists():
+        net.load_state_dict(load_file(folder / BEST))
+    elif average is not None:
+        net.load_state_dict(average.module.state_dict())
     net.eval()
+
+
+def _has_ended(config: TrainingConfig, progress: Progress) -> bool:
+    tired = 0 < config.patience <= progress.looks_without_better
+    return tired or progress.step == config.steps
+
+
+def make_optimiser(config: TrainingConfig, net: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser that the settings name (J55, U21, U22)."""
+    common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    match config.optimiser:
+        case Optimiser.SGD:
+            return torch.optim.SGD(net.parameters(), momentum=config.momentum, **common)
+        case Optimiser.ADAM:
+            return torch.optim.Adam(net.parameters(), fused=True, **common)
+        case Optimiser.ADAMW:
+            return torch.optim.AdamW(net.parameters(), fused=True, **common)
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Return the rate at `step` of the schedule that the settings name."""
+    if config.schedule is Schedule.INVERSE:
+        return config.learning_rate / (1 + config.decay * step)
+    warm = max(1, round(config.steps * WARM_UP))
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    return (
+        config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (config.steps - warm)))
+    )
 
 
 def _keep_freed_memory() -> None:
@@ -104,23 +204,24 @@ def _keep_freed_memory() -> None:
     libc.mallopt(mmap_threshold, MALLOC_LIMIT)
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Return the rate at `step`: a linear warm-up, then half a cosine to zero."""
-    warm = max(1, round(config.steps * WARM_UP))
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    return (
-        config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (config.steps - warm)))
-    )
+def _average(config: TrainingConfig, net: nn.Module) -> AveragedModel | None:
+    if not config.average:
+        return None
+    moving = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
+    return AveragedModel(net, multi_avg_fn=moving, use_buffers=True)
 
 
 def _batches(
-    config: TrainingConfig, recipe: Recipe, start: int
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    for step in range(start, config.steps):
-        rng = np.random.default_rng((config.seed, step))
-        pairs = [recipe.sample(rng) for _ in range(config.batch)]
-        yield step, torch.stack([i for i, _ in pairs]), torch.stack([t for _, t in pairs])
+    config: TrainingConfig, recipe: Recipe, first: int, process: Process, workers: int
+) -> Iterator[Batch]:
+    numbers = range(first * config.batch + process.place, config.steps * config.batch)
+    loader: DataLoader[Batch] = DataLoader(
+        _Samples(recipe, config),
+        batch_size=config.batch // process.count,
+        sampler=numbers[:: process.count],
+        num_workers=workers,
+    )
+    return iter(loader)
 
 
 def _step(
@@ -135,49 +236,65 @@ def _step(
     loss = recipe.loss(logits, targets)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+    nn.utils.clip_grad_norm_(net.parameters(), LARGEST_GRADIENT)
     optimiser.step()
     return float(loss.detach())
 
 
-def _validate(recipe: Recipe, net: nn.Module) -> float:
-    net.eval()
-    with torch.inference_mode():
-        score = recipe.validate(net)
-    net.train()
+def _validate(recipe: Recipe, net: nn.Module, process: Process) -> float:
+    """Return the score, measured by the process that writes and known to all."""
+    score = 0.0
+    if process.writes:
+        net.eval()
+        with torch.inference_mode():
+            score = recipe.validate(net)
+        net.train()
+    if process.count > 1:
+        told = [score]
+        distributed.broadcast_object_list(told, src=0)
+        score = told[0]
     return score
 
 
 def _save(
     config: TrainingConfig,
     net: nn.Module,
+    average: AveragedModel | None,
     optimiser: torch.optim.Optimizer,
     folder: Path,
-    *,
-    step: int,
-    losses: list[float],
+    progress: Progress,
 ) -> None:
-    tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
+    tensors = {f"net.{k}": v for k, v in _tensors_of(net).items()}
+    if average is not None:
+        tensors |= {f"average.{k}": v for k, v in _tensors_of(average).items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": v.contiguous() for k, v in state.items()}
-    metadata = {
-        "step": str(step),
-        "losses": json.dumps(losses),  # since the last validation, for the curve
-        "settings": _settings(config),
-    }
-    aside = folder / f"{CHECKPOINT}.part"
+    metadata = {"progress": json.dumps(asdict(progress)), "settings": _settings(config)}
+    _write_tensors(folder / CHECKPOINT, tensors, metadata)
+
+
+def _tensors_of(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: tensor.contiguous() for key, tensor in net.state_dict().items()}
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    aside = path.with_name(f"{path.name}.part")
     save_file(tensors, aside, metadata)
     with aside.open("rb") as file:
         os.fsync(file.fileno())
-    aside.replace(folder / CHECKPOINT)
+    aside.replace(path)
 
 
 def _resume(
-    config: TrainingConfig, net: nn.Module, optimiser: torch.optim.Optimizer, folder: Path
-) -> tuple[int, list[float]]:
+    config: TrainingConfig,
+    net: nn.Module,
+    average: AveragedModel | None,
+    optimiser: torch.optim.Optimizer,
+    folder: Path,
+) -> Progress:
     path = folder / CHECKPOINT
     if not path.exists():
-        return 0, []
+        return Progress()
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         if metadata["settings"] != _settings(config):
@@ -185,15 +302,20 @@ def _resume(
                 f"{path} was made with other settings. Remove it, or name another --work folder."
             )
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
+    net.load_state_dict(_below(tensors, "net."))
+    if average is not None:
+        average.load_state_dict(_below(tensors, "average."))
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimiser."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
+    for key, value in _below(tensors, "optimiser.").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
-    return int(metadata["step"]), json.loads(metadata["losses"])
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _settings(config: TrainingConfig) -> str:

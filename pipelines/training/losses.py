@@ -1,22 +1,56 @@
-"""Losses of the segmenters and of the classifier (J56; A-7)."""
+"""Losses of the segmenters and of the classifiers (J56, A-7; U20)."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 from monai.losses.dice import DiceLoss
 from torch.nn import functional
 
+from pipelines.errors import PipelineError
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
 _dice = DiceLoss(sigmoid=True, batch=True)
+_squared_dice = DiceLoss(sigmoid=True, batch=True, squared_pred=True)
 
 
-def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def dice_and_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return Dice plus binary cross-entropy; nested outputs `(k, n, 1, ...)` count equally."""
-    nested = logits.float() if logits.ndim > target.ndim else logits.float()[None]
     terms = [
         _dice(output, target) + functional.binary_cross_entropy_with_logits(output, target)
-        for output in nested
+        for output in _nested(logits, target)
     ]
     return torch.stack(terms).mean()
 
 
-def classification_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def dice_alone(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return V-Net's Dice, squares in the denominator (Milletari 2016); nested likewise."""
+    return torch.stack([_squared_dice(o, target) for o in _nested(logits, target)]).mean()
+
+
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return binary cross-entropy of logits `(n, 1)`."""
     return functional.binary_cross_entropy_with_logits(logits.float(), target)
+
+
+LOSSES: Final[Mapping[str, Loss]] = {
+    "dice and cross-entropy": dice_and_cross_entropy,
+    "dice": dice_alone,
+    "cross-entropy": cross_entropy,
+}
+
+
+def loss_named(name: str) -> Loss:
+    """Return a loss by its name in a training file.
+
+    Raises:
+        PipelineError: there is no such loss.
+    """
+    if name not in LOSSES:
+        raise PipelineError(f"Unknown loss '{name}'; known are {', '.join(LOSSES)}.")
+    return LOSSES[name]
+
+
+def _nested(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return logits.float() if logits.ndim > target.ndim else logits.float()[None]

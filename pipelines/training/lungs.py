@@ -1,76 +1,62 @@
 """Training of the lung net: a 2-D U-Net on axial slices of both domains."""
 
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipelines.evaluation.metrics import dice
+from pipelines.manifest import Domain, Part, Stack
 from pipelines.preprocessing import window
 from pipelines.training.augmentation import Pose, cut, random_pose, vary_display
-from pipelines.training.datasets import (
-    Domain,
-    Stack,
-    covid_stacks,
-    healthy_volumes,
-    lung_stacks,
-)
-from pipelines.training.losses import segmentation_loss
-from pipelines.training.metrics import dice
+from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
+from pipelines.training.sets import Mixture, by_source, load_part, open_sets
 
-# How often a sample comes from COVID slices, single HU slices, whole healthy volumes.
-SOURCE_SHARES = (0.5, 0.3, 0.2)
-REPORT_STRIDE = 3  # neighbouring slices of a volume tell the same
+REPORT_STRIDE: Final = 3  # neighbouring slices of a volume tell the same
+WATCH_STRIDE: Final = 10
 
 
 class LungRecipe:
     """Samples slices at the network's spacing; targets are both lungs together."""
 
-    def __init__(self, config: TrainingConfig, root: Path) -> None:
+    def __init__(self, config: TrainingConfig, folder: Path) -> None:
+        self._loss = loss_named(config.loss)
         self.patch = (config.patch[0], config.patch[1])
         self.spacing_mm = float(config.preprocessing["spacing_mm"][1])
         self.window_hu = tuple(config.preprocessing["window_hu"])
-        held = {*config.data["validation"], *config.data["test"]}
-        covid = list(covid_stacks(root))
-        single = list(lung_stacks(root))
-        # One scan each, in the order of the set: every fifth is held out for the test.
-        self.sources: list[list[Stack]] = [
-            [s for s in covid if s.group not in held],
-            [s for i, s in enumerate(single) if i % 5 > 1],
-            list(healthy_volumes(root, config.data["healthy"])),
-        ]
-        self.validation = _thinned([s for s in covid if s.group in config.data["validation"]], 10)
-        self.validation += [s for i, s in enumerate(single) if i % 5 == 1]
-        self.test = {
-            "covid": _thinned([s for s in covid if s.group in config.data["test"]], REPORT_STRIDE),
-            "routine": [s for i, s in enumerate(single) if i % 5 == 0],
-        }
+        sets = open_sets(config.data, folder)
+        known = (s for s in load_part(sets, Part.TRAIN) if s.lung is not None)
+        self.mixture = Mixture(known, config.data["shares"])
+        self.validation = _thinned(load_part(sets, Part.VALIDATION), WATCH_STRIDE)
+        self.test = by_source(_thinned(load_part(sets, Part.TEST), REPORT_STRIDE))
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        stacks = self.sources[int(rng.choice(len(SOURCE_SHARES), p=SOURCE_SHARES))]
-        stack = stacks[int(rng.integers(len(stacks)))]
+        stack = self.mixture.pick(rng)
         z = int(rng.integers(len(stack.image)))
         height, width = stack.image.shape[1:]
         centre = (height / 2 + rng.uniform(-30, 30), width / 2 + rng.uniform(-30, 30))
         pose = random_pose(rng, centre, self.spacing_mm / stack.spacing[1], zoom=1.35, turn_deg=15)
-        shift = rng.normal(0, 60) if stack.domain is Domain.HU else 0.0
+        shift = rng.normal(0, 60) if stack.case.domain is Domain.HU else 0.0
         image = cut(self._grey(stack, [z], shift), pose, self.patch, fill=0.0)
         target = cut(_lung(stack)[z : z + 1], pose, self.patch, fill=0.0) > 0.5
         image = vary_display(rng, image, saturate=True)
         return torch.from_numpy(image), torch.from_numpy(target).float()
 
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return segmentation_loss(logits, target)
+        return self._loss(logits, target)
 
     def validate(self, net: nn.Module) -> float:
         return float(np.mean([self._dice(net, stack) for stack in self.validation]))
 
     def report(self, net: nn.Module) -> dict[str, Any]:
         scores = {
-            name: {stack.group: self._dice(net, stack) for stack in stacks}
+            name: {stack.case.id: self._dice(net, stack) for stack in stacks}
             for name, stacks in self.test.items()
         }
         return {
@@ -80,7 +66,7 @@ class LungRecipe:
         }
 
     def _grey(self, stack: Stack, rows: list[int], shift_hu: float = 0.0) -> NDArray[np.float32]:
-        if stack.domain is Domain.DISPLAY:
+        if stack.case.domain is Domain.DISPLAY:
             return np.divide(stack.image[rows], 255, dtype=np.float32)
         low, high = self.window_hu
         return window(stack.image[rows] + shift_hu, (low, high))
@@ -109,12 +95,15 @@ class LungRecipe:
 
 def _lung(stack: Stack) -> NDArray[np.bool_]:
     if stack.lung is None:
-        raise ValueError(f"Stack {stack.group} has no lung mask.")
+        raise ValueError(f"Case {stack.case.id} has no lung mask.")
     return stack.lung
 
 
-def _thinned(stacks: list[Stack], stride: int) -> list[Stack]:
+def _thinned(stacks: Iterable[Stack], stride: int) -> list[Stack]:
     return [
-        Stack(s.group, s.domain, s.image[::stride], s.spacing, _lung(s)[::stride], None)
+        dataclasses.replace(s, image=s.image[::stride], lung=s.lung[::stride], lesion=None)
+        if len(s.image) > 1
+        else s
         for s in stacks
+        if s.lung is not None
     ]

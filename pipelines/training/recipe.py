@@ -2,9 +2,10 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -14,12 +15,44 @@ from pipelines.errors import PipelineError
 from pipelines.weights import Precision
 
 
+class Optimiser(StrEnum):
+    """What moves the weights."""
+
+    ADAM = "adam"
+    ADAMW = "adamw"
+    SGD = "sgd"
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls.
+
+    `cosine` warms up over a twentieth of the steps, then follows half a cosine to zero. `inverse`
+    is the first reading of the paper's "learning rate decay of 5e-4": rate / (1 + decay * step);
+    the second is Adam's `weight_decay` (J55, A-6).
+    """
+
+    COSINE = "cosine"
+    INVERSE = "inverse"
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """One training: the TOML file beside the weights it makes.
 
     `network`, `preprocessing`, `decision` and `precision` travel into the model's `config.json`
-    unchanged; `data` is the recipe's own (splits by group).
+    unchanged; `data` is the recipe's own (manifests, shares of sources).
+
+    Attributes:
+        steps: Batches altogether.
+        batch: Samples a step, over all processes.
+        validate_every: Steps between two looks at the validation groups.
+        patch: Voxels, in the order of the network's spatial axes (z, y, x).
+        loss: One of `pipelines.training.losses`.
+        decay: Of `Schedule.INVERSE`.
+        momentum: Of `Optimiser.SGD`.
+        patience: Looks without a better score after which the training ends with the best weights;
+            0 to go on to the last step and keep its weights.
+        average: Decay of a moving average of the weights, which is what is kept; 0 for none.
     """
 
     name: str
@@ -36,31 +69,50 @@ class TrainingConfig:
     learning_rate: float
     weight_decay: float
     validate_every: int
-    patch: tuple[int, ...]  # voxels, in the order of the network's spatial axes (z, y, x)
+    patch: tuple[int, ...]
+    loss: str
+    optimiser: Optimiser = Optimiser.ADAMW
+    schedule: Schedule = Schedule.COSINE
+    decay: float = 0.0
+    momentum: float = 0.9
+    patience: int = 0
+    average: float = 0.0
 
     @classmethod
     def load(cls, path: Path) -> "TrainingConfig":
         """Read a training's TOML file.
 
         Raises:
-            PipelineError: the file is not TOML, or a key is missing or unknown.
+            PipelineError: the file is not TOML, a key is missing or unknown, or a value is none of
+                those known.
         """
         try:
             raw = tomllib.loads(path.read_text())
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise PipelineError(f"Cannot read the training file {path}: {error}") from error
         training = raw.pop("training", {})
-        known = set(cls.__dataclass_fields__)
         given = {**raw, **training}
-        if set(given) != known:
-            missing, unknown = sorted(known - set(given)), sorted(set(given) - known)
+        known = set(cls.__dataclass_fields__)
+        required = {field.name for field in fields(cls) if field.default is MISSING}
+        if not required <= set(given) <= known:
+            missing, unknown = sorted(required - set(given)), sorted(set(given) - known)
             raise PipelineError(f"{path}: missing keys {missing}, unknown keys {unknown}.")
         try:
-            given["precision"] = Precision(given["precision"])
+            for key, kind in ENUMERATIONS.items():
+                if key in given:
+                    given[key] = kind(given[key])
         except ValueError as error:
-            raise PipelineError(f"{path}: {error}; known are fp32 and bf16.") from error
+            known_values = ", ".join(ENUMERATIONS[key])
+            raise PipelineError(f"{path}: {error}; {key} is one of {known_values}.") from error
         given["patch"] = tuple(given["patch"])
         return cls(**given)
+
+
+ENUMERATIONS: Final[Mapping[str, type[StrEnum]]] = {
+    "precision": Precision,
+    "optimiser": Optimiser,
+    "schedule": Schedule,
+}
 
 
 class Recipe(Protocol):

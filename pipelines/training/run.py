@@ -1,16 +1,20 @@
-"""One training from its TOML file to the shipped bundle."""
+"""One training from its TOML file to the bundle beside it."""
 
 import dataclasses
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import torch
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 from pipelines.errors import PipelineError
 from pipelines.training.lesions import LesionRecipe
-from pipelines.training.loop import train
+from pipelines.training.loop import ALONE, Process, train
 from pipelines.training.lungs import LungRecipe
 from pipelines.training.recipe import Recipe, TrainingConfig
 from pipelines.training.screening import ScreeningRecipe
@@ -18,11 +22,13 @@ from pipelines.weights import ModelConfig, write_bundle
 
 METRICS_FILE: Final = "metrics.json"
 
+Say = Callable[[str], None]
 
-def run(
-    path: Path, data: Path, work: Path, *, threads: int = 0, say: Callable[[str], None] = print
-) -> None:
-    """Train, measure on the test groups, write the bundle beside the TOML file.
+
+def run(path: Path, sets: Path, work: Path, *, threads: int = 0, say: Say = print) -> None:
+    """Train on all GPUs or the processor, measure on the test groups, write the bundle.
+
+    `sets` holds the manifests, `work` the checkpoints; the bundle lands beside the TOML file.
 
     Raises:
         PipelineError: the settings or the data are at fault.
@@ -30,7 +36,37 @@ def run(
     config = TrainingConfig.load(path)
     if threads:
         torch.set_num_threads(threads)
-    recipe = _recipe(config, data, work, say)
+    gpus = torch.cuda.device_count()
+    if gpus > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            meeting = f"file://{folder}/meeting"
+            spawn(_train_together, (gpus, meeting, path, sets, work), nprocs=gpus)  # type: ignore[no-untyped-call]
+    else:
+        _train(path, config, sets, work, process=ALONE, say=say)
+
+
+def _train_together(
+    place: int, count: int, meeting: str, path: Path, sets: Path, work: Path
+) -> None:
+    """Be one of several processes, each with a GPU of its own."""
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place)
+    distributed.init_process_group(backend, init_method=meeting, rank=place, world_size=count)
+    process = Process(place, count)
+    say = print if process.writes else _nothing
+    _train(path, TrainingConfig.load(path), sets, work, process=process, say=say)
+    distributed.destroy_process_group()
+
+
+def _nothing(_: str) -> None:
+    """Leave the telling to the first process."""
+
+
+def _train(
+    path: Path, config: TrainingConfig, sets: Path, work: Path, *, process: Process, say: Say
+) -> None:
+    recipe = _recipe(config, sets, work, say)
     torch.manual_seed(config.seed)
     model = ModelConfig(
         name=config.name,
@@ -43,7 +79,11 @@ def run(
     )
     net = model.network_with_random_weights()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train(config, recipe, net, work, device=device, say=say)
+    # On a GPU the samples come from processes beside it; a processor would only be divided.
+    workers = (os.cpu_count() or 1) // process.count if device.type == "cuda" else 0
+    train(config, recipe, net, work, device=device, say=say, process=process, workers=workers)
+    if not process.writes:
+        return
     say("Measuring on the test groups.")
     with torch.inference_mode():
         figures = recipe.report(net)
@@ -56,14 +96,14 @@ def run(
     say(f"Written: {path.parent}. Bring the figures into its model_card.md.")
 
 
-def _recipe(config: TrainingConfig, data: Path, work: Path, say: Callable[[str], None]) -> Recipe:
+def _recipe(config: TrainingConfig, sets: Path, work: Path, say: Say) -> Recipe:
     match config.purpose:
         case "lungs":
-            return LungRecipe(config, data)
+            return LungRecipe(config, sets)
         case "lesions":
-            return LesionRecipe(config, data)
+            return LesionRecipe(config, sets)
         case "screening":
-            return ScreeningRecipe(config, data, work, say=say)
+            return ScreeningRecipe(config, sets, work, say=say)
         case _:
             raise PipelineError(
                 f"There is no training for '{config.purpose}'; known are lungs, lesions, screening."

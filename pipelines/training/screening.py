@@ -7,7 +7,6 @@ checkpoints.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,39 +15,29 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipelines.engines.choice import EngineChoice
-from pipelines.inference import Model, predict_volume
-from pipelines.lesions import label_regions
-from pipelines.preprocessing import (
-    MULTIPLE,
-    bounding_box,
-    pad_to_multiple,
-    slice_input,
+from pipelines.display import (
+    AERATED_LEVEL,
+    lesion_network,
+    lesion_probability,
+    lung_mask,
+    towards,
 )
-from pipelines.training.augmentation import cut, random_pose, towards, vary_display
-from pipelines.training.datasets import LabelledSlice, sars_slices, ucsd_slices
-from pipelines.training.losses import classification_loss
-from pipelines.training.lung_masks import at, lung_mask
-from pipelines.training.metrics import roc_auc, youden_threshold
+from pipelines.engines.choice import EngineChoice
+from pipelines.errors import PipelineError
+from pipelines.evaluation.metrics import roc_auc, youden_threshold
+from pipelines.inference import Model
+from pipelines.lesions import label_regions
+from pipelines.manifest import Case, Domain, Manifest, Part, Stack
+from pipelines.preprocessing import slice_input
+from pipelines.training.augmentation import cut, random_pose, vary_display
+from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
+from pipelines.training.sets import open_sets
 from pipelines.weights import open_bundle, shipped_weights
 
-CHEST_MM: Final = 350.0  # what the width of a slice without spacing is taken for
-# The lesion net reads a single slice as a stack of equal ones, in plane at the sets' own sharpness.
-LESION_PIXEL_MM: Final = 1.4
-LUNG_LEVEL: Final = 0.15  # of aerated lung in windowed HU; the 8-bit slices are brought there
 SMALLEST_PIXELS: Final = 12
 MIXUP: Final = 0.2  # of the beta distribution: mostly one slice with a little of another
 PARTIAL_SHARE: Final = 0.4  # of the samples, asked about some of their regions only
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of the prepared arrays."""
-
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    test: NDArray[np.int64]
 
 
 class ScreeningRecipe:
@@ -59,15 +48,17 @@ class ScreeningRecipe:
     """
 
     def __init__(
-        self, config: TrainingConfig, root: Path, work: Path, *, say: Callable[[str], None]
+        self, config: TrainingConfig, folder: Path, work: Path, *, say: Callable[[str], None]
     ) -> None:
+        self._loss = loss_named(config.loss)
         self.size = int(config.preprocessing["size"])
-        slices = [*ucsd_slices(root), *sars_slices(root)]
-        self.covid = np.array([s.covid for s in slices])
-        self.sets = np.array([s.source for s in slices])
-        self.split = split_by_group(slices, config.seed)
-        self.images, self.regions = _prepared(slices, self.size, work, say)
-        train = self.split.train
+        sets = open_sets(config.data, folder)
+        cases = [(manifest, case) for manifest in sets for case in manifest.cases]
+        self.covid = np.array([case.label == config.data["positive"] for _, case in cases])
+        self.sets = np.array([manifest.name for manifest, _ in cases])
+        self._part = np.array([str(case.part) for _, case in cases])
+        self.images, self.regions = _prepared(cases, self.size, work, say)
+        train = self._rows(Part.TRAIN)
         self._sources = [str(source) for source in np.unique(self.sets)]
         self._cells = {
             (source, covid): train[(self.sets[train] == source) & (self.covid[train] == covid)]
@@ -96,18 +87,18 @@ class ScreeningRecipe:
         return torch.from_numpy(both), torch.tensor([float(covid)])
 
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return classification_loss(logits, target)
+        return self._loss(logits, target)
 
     def validate(self, net: nn.Module) -> float:
-        rows = self.split.validation
+        rows = self._rows(Part.VALIDATION)
         return roc_auc(self._scores(net, rows), self.covid[rows])
 
     def report(self, net: nn.Module) -> dict[str, Any]:
-        rows = self.split.validation
+        rows = self._rows(Part.VALIDATION)
         threshold = youden_threshold(self._scores(net, rows), self.covid[rows])
         figures: dict[str, Any] = {"threshold": threshold}
-        for name in ("all", "ucsd", "sars"):
-            test = self.split.test
+        for name in ("all", *self._sources):
+            test = self._rows(Part.TEST)
             test = test if name == "all" else test[self.sets[test] == name]
             scores, truth = self._scores(net, test), self.covid[test]
             figures[name] = {
@@ -118,12 +109,15 @@ class ScreeningRecipe:
             }
         return figures
 
+    def _rows(self, part: Part) -> NDArray[np.int64]:
+        return np.flatnonzero(self._part == part)
+
     def _scores(self, net: nn.Module, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         device = next(net.parameters()).device
         scores = []
         for part in np.array_split(rows, max(1, len(rows) // 32)):
             images = self.images[part].astype(np.float32) / 255
-            grey = [towards(i[None], i[None] > 0, LUNG_LEVEL)[0] for i in images]
+            grey = [towards(i[None], i[None] > 0, AERATED_LEVEL)[0] for i in images]
             both = np.stack([np.stack(grey), self.regions[part] > 0], axis=1).astype(np.float32)
             with torch.autocast(device.type, dtype=torch.bfloat16):
                 logits = net(torch.from_numpy(both).to(device))
@@ -140,40 +134,28 @@ class ScreeningRecipe:
         return np.isin(regions, asked).astype(np.float32)
 
 
-def split_by_group(slices: list[LabelledSlice], seed: int) -> Split:
-    """Return train, validation and test rows, 70 : 10 : 20 of the groups of each set and class."""
-    rng = np.random.default_rng(seed)
-    place: dict[tuple[str, str], float] = {}
-    for kind in sorted({(s.source, s.covid) for s in slices}):
-        groups = sorted({s.group for s in slices if (s.source, s.covid) == kind})
-        for rank, index in enumerate(rng.permutation(len(groups))):
-            place[kind[0], groups[index]] = rank / len(groups)
-    places = np.array([place[s.source, s.group] for s in slices])
-    return Split(
-        train=np.flatnonzero(places >= 0.3),
-        validation=np.flatnonzero((places >= 0.2) & (places < 0.3)),
-        test=np.flatnonzero(places < 0.2),
-    )
-
-
 def _prepared(
-    slices: list[LabelledSlice], size: int, work: Path, say: Callable[[str], None]
+    cases: list[tuple[Manifest, Case]], size: int, work: Path, say: Callable[[str], None]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the lungs `(n, size, size)` in 0 to 255 and their numbered regions.
 
     They are kept under a digest of everything they were made from: slices, size and models.
+
+    Raises:
+        PipelineError: a case is no single 8-bit slice.
     """
     bundles = [open_bundle(shipped_weights() / purpose) for purpose in ("lungs", "lesions")]
     made_from = hashlib.sha256("".join(b.digest for b in bundles).encode())
-    for labelled in slices:
-        made_from.update(f"{labelled.source}/{labelled.group}".encode() + labelled.image.tobytes())
+    slices = [_slice(manifest, case) for manifest, case in cases]
+    for stack in slices:
+        made_from.update(f"{stack.case.id} {stack.spacing}".encode() + stack.image.tobytes())
     path = work / f"prepared-{size}-{made_from.hexdigest()[:16]}.npz"
     if not path.exists():
         lungs, lesions = (Model.open(bundle, EngineChoice.AUTO) for bundle in bundles)
         images = np.zeros((len(slices), size, size), dtype=np.uint8)
         regions = np.zeros_like(images)
-        for row, labelled in enumerate(slices):
-            images[row], regions[row] = _prepare(labelled.image, size, lungs, lesions)
+        for row, stack in enumerate(slices):
+            images[row], regions[row] = _prepare(stack, size, lungs, lesions)
             if row % 100 == 0:
                 say(f"masks of labelled slices: {row} of {len(slices)}")
         work.mkdir(parents=True, exist_ok=True)
@@ -184,22 +166,27 @@ def _prepared(
     return data["images"], data["regions"]
 
 
+def _slice(manifest: Manifest, case: Case) -> Stack:
+    stack = manifest.load(case)
+    if len(stack.image) != 1 or case.domain is not Domain.DISPLAY:
+        raise PipelineError(f"Case '{case.id}' of '{manifest.name}' is no single 8-bit slice.")
+    return stack
+
+
 def _prepare(
-    image: NDArray[np.uint8], size: int, lungs: Model, lesions: Model
+    stack: Stack, size: int, lungs: Model, lesions: Model
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    pixel_mm = CHEST_MM / image.shape[1]
-    grey = np.divide(image, 255, dtype=np.float32)
-    lung = lung_mask(grey, pixel_mm, lungs)
+    grey = np.divide(stack.image[0], 255, dtype=np.float32)
+    lung = lung_mask(grey, stack.spacing[2], lungs)
     if not lung.any():
         return np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
-    inside = towards(grey[None], lung[None], LUNG_LEVEL)[0] * lung
-    box = bounding_box(lung[None])[1:]
-    found = at(inside[box], pixel_mm, LESION_PIXEL_MM, lambda i: _flat_lesions(i, lesions)) > 0.5
-    mask = np.zeros(lung.shape, dtype=bool)
-    mask[box] = found
-    numbers = label_regions((mask & lung)[None], smallest=SMALLEST_PIXELS)[0]
+    found = lesion_probability(
+        grey[None], lung[None], stack.spacing, lesions.config.spacing, lesion_network(lesions)
+    )
+    mask = found[0] > 0.5
+    numbers = label_regions(mask[None], smallest=SMALLEST_PIXELS)[0]
     # Grey stays above zero inside the lungs, so that the lungs can be told from around them.
-    shown = slice_input(np.maximum(grey, 1 / 255), lung, mask & lung, size)
+    shown = slice_input(np.maximum(grey, 1 / 255), lung, mask, size)
     layers = [
         slice_input(grey, lung, numbers == n, size)[1] > 0.5 for n in range(1, numbers.max() + 1)
     ]
@@ -207,10 +194,3 @@ def _prepare(
     for number, layer in enumerate(layers[:255], start=1):
         out[layer] = number
     return np.clip(np.ceil(shown[0] * 255), 0, 255).astype(np.uint8), out
-
-
-def _flat_lesions(image: NDArray[np.float32], model: Model) -> NDArray[np.float32]:
-    stack = pad_to_multiple(np.repeat(image[None], MULTIPLE, axis=0))
-    out = predict_volume(model.engine, stack)
-    height, width = image.shape
-    return out[MULTIPLE // 2, :height, :width]

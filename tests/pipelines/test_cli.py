@@ -105,7 +105,8 @@ def test_training_without_its_data_says_what_is_missing(tmp_path):
     config = tmp_path / "training.toml"
     config.write_text(shipped.read_text())
 
-    code, output = run("train", config, "--data", tmp_path, "--work", tmp_path / "work")
+    code, output = run("train", config, "--sets", tmp_path, "--work", tmp_path / "work")
 
     assert code == 1
-    assert "is missing. Name the folder of the data sets with --data" in output
+    assert "holds no covid-volumes.json, lung-slices.json, whole-volumes.json." in output
+    assert "`appliance prepare`" in output

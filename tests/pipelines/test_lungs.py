@@ -3,10 +3,10 @@ import pytest
 
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, Rule
+from pipelines.evaluation.metrics import dice
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG
 from pipelines.inference import Model
 from pipelines.lungs import cut_off, keep_lungs, measure_lungs, segment_lungs, split_sides
-from pipelines.training.metrics import dice
 from pipelines.volume import CTVolume
 from pipelines.weights import open_bundle, shipped_weights
 from tests.support.phantom import small_chest

@@ -1,4 +1,5 @@
 import csv
+import json
 import tomllib
 from pathlib import Path
 
@@ -6,87 +7,39 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import multiprocessing
 
+from pipelines.display import towards
 from pipelines.errors import PipelineError
 from pipelines.training import loop
-from pipelines.training.augmentation import Pose, cut, random_pose, towards, vary_display
-from pipelines.training.datasets import LabelledSlice
-from pipelines.training.loop import CHECKPOINT, CURVE, learning_rate, train
-from pipelines.training.losses import segmentation_loss
-from pipelines.training.metrics import dice, roc_auc, youden_threshold
-from pipelines.training.recipe import TrainingConfig
-from pipelines.training.screening import split_by_group
+from pipelines.training.augmentation import Pose, cut, equalise, random_pose, vary_display
+from pipelines.training.loop import CHECKPOINT, CURVE, Process, learning_rate, train
+from pipelines.training.losses import LOSSES, loss_named
+from pipelines.training.recipe import Optimiser, Schedule, TrainingConfig
 from pipelines.training.synthetic import add_lesions
-from pipelines.weights import Precision, open_bundle, shipped_weights
+from pipelines.weights import open_bundle, shipped_weights
+from tests.support.toy_training import CPU, Toy, config, network, train_as_one_of_two
 
-CPU = torch.device("cpu")
-
-
-def config(steps: int = 8, learning_rate: float = 0.01) -> TrainingConfig:
-    return TrainingConfig(
-        name="toy",
-        version="0",
-        purpose="toy",
-        network={"dimensions": 2},
-        preprocessing={},
-        decision={},
-        precision=Precision.FP32,
-        data={},
-        seed=4,
-        steps=steps,
-        batch=2,
-        learning_rate=learning_rate,
-        weight_decay=0.0,
-        validate_every=4,
-        patch=(8, 8),
-    )
+SETTINGS = [
+    {},
+    {"optimiser": Optimiser.ADAM, "schedule": Schedule.INVERSE, "decay": 5e-4},
+    {"optimiser": Optimiser.SGD, "average": 0.9, "loss": "dice"},
+    {"patience": 5},
+]
 
 
-class Toy:
-    """Learns to copy its input; `stop_at` kills the process's training like a power cut would."""
-
-    def __init__(self, *, stop_at: int | None = None, nan_at: int | None = None) -> None:
-        self.left = stop_at
-        self.good_losses = nan_at
-
-    def sample(self, rng):
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise KeyboardInterrupt
-        image = torch.from_numpy(rng.random((1, 8, 8), dtype=np.float32))
-        return image, (image > 0.5).float()
-
-    def loss(self, logits, target):
-        loss = segmentation_loss(logits, target)
-        if self.good_losses is not None:
-            self.good_losses -= 1
-            if self.good_losses < 0:
-                return loss * float("nan")
-        return loss
-
-    def validate(self, net):
-        return 0.5
-
-    def report(self, net):
-        return {}
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1))
-
-
-def test_a_training_killed_and_resumed_equals_the_uninterrupted_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_training_killed_and_resumed_equals_the_uninterrupted_one(
+    tmp_path, monkeypatch, settings
+):
     monkeypatch.setattr("pipelines.training.loop.CHECKPOINT_EVERY_S", 0.0)
     whole, resumed = network(), network()
 
-    train(config(), Toy(), whole, tmp_path / "whole", device=CPU)
+    train(config(**settings), Toy(), whole, tmp_path / "whole", device=CPU)
     with pytest.raises(KeyboardInterrupt):
-        train(config(), Toy(stop_at=11), resumed, tmp_path / "killed", device=CPU)
+        train(config(**settings), Toy(stop_at=11), resumed, tmp_path / "killed", device=CPU)
     again = network()
-    train(config(), Toy(), again, tmp_path / "killed", device=CPU)
+    train(config(**settings), Toy(), again, tmp_path / "killed", device=CPU)
 
     for key, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[key]), key
@@ -102,8 +55,90 @@ def test_a_loss_that_is_no_number_ends_in_one_sentence_and_keeps_the_last_state(
         train(config(), Toy(nan_at=3), network(), tmp_path, device=CPU)
 
     with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
-        assert file.metadata()["step"] == "3"
+        assert json.loads(file.metadata()["progress"])["step"] == 3
         assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118
+
+
+def test_a_training_that_gets_no_better_ends_with_its_best_weights(tmp_path):
+    tired = config(steps=100, validate_every=2, patience=2)
+    scores = (0.1, 0.9, 0.3, 0.2, 0.99)
+    net, best = network(), network()
+
+    train(tired, Toy(scores=scores), net, tmp_path, device=CPU)
+
+    assert [row[2] for row in _curve(tmp_path)[1:]] == ["0.10000", "0.90000", "0.30000", "0.20000"]
+    train(
+        config(steps=100, validate_every=4, patience=1),
+        Toy(scores=(1.0, 0.0)),
+        best,
+        tmp_path / "b",
+        device=CPU,
+    )
+    for key, tensor in best.state_dict().items():
+        assert torch.equal(tensor, net.state_dict()[key]), key
+
+
+def test_a_training_that_has_ended_early_is_not_continued(tmp_path):
+    tired = config(steps=100, validate_every=2, patience=1)
+    train(tired, Toy(scores=(0.9, 0.1)), network(), tmp_path, device=CPU)
+
+    train(tired, Toy(stop_at=0), network(), tmp_path, device=CPU)
+
+    assert len(_curve(tmp_path)) == 3
+
+
+def test_the_average_of_the_weights_is_what_is_kept(tmp_path):
+    last, averaged = network(), network()
+
+    train(config(), Toy(), last, tmp_path / "last", device=CPU)
+    train(config(average=0.9), Toy(), averaged, tmp_path / "averaged", device=CPU)
+
+    start = network().state_dict()["0.weight"]
+    assert torch.dist(start, averaged.state_dict()["0.weight"]) < torch.dist(
+        start, last.state_dict()["0.weight"]
+    )
+
+
+def test_two_processes_that_share_a_batch_learn_what_one_learns(tmp_path):
+    alone = network(norm=False)
+    train(config(), Toy(), alone, tmp_path / "alone", device=CPU)
+
+    meeting = f"file://{tmp_path}/meeting"
+    multiprocessing.spawn(train_as_one_of_two, (meeting, tmp_path / "two"), nprocs=2)
+
+    together = network(norm=False)
+    train(config(), Toy(), together, tmp_path / "two", device=CPU)  # has ended: only loads
+    for key, tensor in alone.state_dict().items():
+        torch.testing.assert_close(tensor, together.state_dict()[key], atol=2e-3, rtol=0)
+
+
+def test_a_batch_that_does_not_split_over_the_processes_is_refused(tmp_path):
+    with pytest.raises(PipelineError, match="A batch of 2 does not split over 3"):
+        train(config(), Toy(), network(), tmp_path, device=CPU, process=Process(0, 3))
+
+
+@pytest.mark.parametrize("name", ["dice", "dice and cross-entropy"])
+def test_nested_outputs_count_equally_in_a_loss(name: str):
+    target = (torch.rand(2, 1, 8, 8) > 0.5).float()
+    one, other = torch.randn(2, 2, 1, 8, 8)
+
+    both = LOSSES[name](torch.stack([one, other]), target)
+
+    assert both == pytest.approx(
+        float((LOSSES[name](one, target) + LOSSES[name](other, target)) / 2)
+    )
+
+
+def test_an_unknown_loss_is_refused_with_those_known():
+    with pytest.raises(PipelineError, match="Unknown loss 'focal'; known are dice and cross-"):
+        loss_named("focal")
+
+
+def test_the_inverse_schedule_halves_the_rate_after_one_over_the_decay():
+    settings = config(schedule=Schedule.INVERSE, decay=5e-4)
+
+    assert learning_rate(settings, 0) == 0.01
+    assert learning_rate(settings, 2000) == pytest.approx(0.005)
 
 
 def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
@@ -130,30 +165,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         train(config(), Toy(), network(), tmp_path, device=CPU)
 
     with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
-        assert file.metadata()["step"] == "2"
-
-
-def test_the_youden_point_parts_two_classes_that_can_be_parted():
-    scores = np.array([0.1, 0.2, 0.6, 0.7])
-
-    assert youden_threshold(scores, scores > 0.5) == 0.6
-
-
-def test_groups_are_split_whole_and_both_classes_go_everywhere():
-    slices = [
-        LabelledSlice("set", f"{covid}/paper-{n // 3}", np.zeros((2, 2), np.uint8), covid)
-        for covid in (True, False)
-        for n in range(90)
-    ]
-
-    split = split_by_group(slices, seed=0)
-
-    parts = [split.train, split.validation, split.test]
-    assert sorted(np.concatenate(parts)) == list(range(180))
-    groups = [{slices[row].group for row in part} for part in parts]
-    assert sum(len(group) for group in groups) == len(set.union(*groups))
-    assert all({slices[row].covid for row in part} == {True, False} for part in parts)
-    assert [round(len(part) / 180, 1) for part in parts] == [0.7, 0.1, 0.2]
+        assert json.loads(file.metadata()["progress"])["step"] == 2
 
 
 def test_the_learning_rate_warms_up_and_ends_near_zero():
@@ -180,6 +192,15 @@ def test_a_training_file_with_a_wrong_key_names_it(tmp_path: Path):
         TrainingConfig.load(path)
 
 
+def test_a_training_file_with_an_unknown_optimiser_names_those_known(tmp_path: Path):
+    path = tmp_path / "training.toml"
+    shipped = (shipped_weights() / "lungs" / "training.toml").read_text()
+    path.write_text(shipped.replace("[training]", '[training]\noptimiser = "adamax"'))
+
+    with pytest.raises(PipelineError, match="optimiser is one of adam, adamw, sgd"):
+        TrainingConfig.load(path)
+
+
 def test_a_training_file_that_is_no_toml_is_said_to_be(tmp_path: Path):
     path = tmp_path / "training.toml"
     path.write_text("name = ")
@@ -188,23 +209,6 @@ def test_a_training_file_that_is_no_toml_is_said_to_be(tmp_path: Path):
         TrainingConfig.load(path)
     with pytest.raises(tomllib.TOMLDecodeError):
         tomllib.loads(path.read_text())
-
-
-def test_dice_is_twice_the_overlap_over_both():
-    a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
-    a[:2], b[1:3] = True, True
-
-    assert dice(a, b) == 0.5
-    assert dice(a & ~a, b & ~b) == 1.0
-
-
-def test_auc_counts_pairs_and_halves_ties():
-    scores = np.array([0.9, 0.5, 0.5, 0.1])
-    positive = np.array([True, True, False, False])
-
-    assert roc_auc(scores, positive) == pytest.approx(3.5 / 4)
-    with pytest.raises(ValueError, match="both classes"):
-        roc_auc(scores, positive | True)
 
 
 def test_the_same_pose_cuts_image_and_mask_alike():
@@ -235,6 +239,25 @@ def test_intensities_stay_between_black_and_white():
         varied = vary_display(np.random.default_rng(seed), image, saturate=True)
         assert varied.dtype == np.float32
         assert 0 <= varied.min() <= varied.max() <= 1
+
+
+def test_equalising_spreads_the_greys_of_a_flat_slice_and_keeps_their_order():
+    rng = np.random.default_rng(0)
+    image = (0.4 + 0.05 * rng.random((2, 64, 64))).astype(np.float32)
+
+    out = equalise(image, tile=64, clip=4.0)
+
+    assert out.shape == image.shape
+    assert 0 <= out.min() <= out.max() <= 1
+    assert out.std() > 2 * image.std()
+    order = np.argsort(image[0].ravel())
+    assert (np.diff(out[0].ravel()[order]) >= -1e-6).all()
+
+
+def test_equalising_with_the_lowest_clip_changes_little():
+    image = np.random.default_rng(0).random((1, 64, 64), dtype=np.float32)
+
+    assert np.abs(equalise(image, tile=32, clip=1.0) - image).max() < 0.05
 
 
 def test_equalised_lungs_are_brought_to_the_level_of_windowed_hu():

@@ -1,0 +1,101 @@
+"""The models on 8-bit slices and stacks that somebody else windowed, cropped and equalised.
+
+Public sets and papers come so; studies never do. Their spacing is an assumption, their grey no HU:
+the lungs' median is brought to where windowed HU has it. Slices `(y, x)` and stacks `(z, y, x)` are
+in [0, 1], masks boolean; `pixel_mm` and `spacing` are what a manifest says.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.inference import Model, predict_slices, predict_volume
+from pipelines.preprocessing import (
+    MULTIPLE,
+    bounding_box,
+    pad_to_multiple,
+    resampled_shape,
+    resize,
+)
+
+AERATED_LEVEL: Final = 0.15  # of aerated lung, -820 HU in the window [-1024, 350]
+FLAT_SLICES: Final = 32  # a lone slice is read as the middle of so many equal ones
+THICK_SLICES: Final = 60  # a stack of fewer slices is taken as it is, a finer one in two halves
+
+Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Probabilities (z, y, x) of an image whose sides are multiples of 16."""
+
+
+def towards(
+    image: NDArray[np.float32], lung: NDArray[np.bool_], level: float
+) -> NDArray[np.float32]:
+    """Return `image` in [0, 1] shifted so that the median of the lung is `level`.
+
+    White stays white: the map is linear from black to the median and from there to one. It brings
+    equalised 8-bit slices, whose lungs are too bright, and windowed HU to the same ground.
+    """
+    if not lung.any():
+        return image
+    median = float(np.clip(np.median(image[lung]), 0.02, 0.9))
+    return np.interp(image, [0.0, median, 1.0], [0.0, level, 1.0]).astype(np.float32)
+
+
+def lung_mask(image: NDArray[np.float32], pixel_mm: float, model: Model) -> NDArray[np.bool_]:
+    """Return the lungs of a slice."""
+    want_mm = model.config.spacing[1]
+    shape = tuple(max(1, round(n * pixel_mm / want_mm)) for n in image.shape)
+    small = resize(image, shape)
+    padded = np.pad(small, [(0, -n % MULTIPLE) for n in shape])
+    out = predict_slices(model.engine, padded[None, None])[0, 0, : shape[0], : shape[1]]
+    lungs: NDArray[np.bool_] = resize(out, image.shape) > float(model.config.decision["threshold"])
+    return lungs
+
+
+def lesion_network(model: Model) -> Network:
+    """Return the lesion model as `lesion_probability` asks for it."""
+    return lambda image: predict_volume(model.engine, image)
+
+
+def lesion_probability(
+    image: NDArray[np.float32],
+    lung: NDArray[np.bool_],
+    spacing: tuple[float, float, float],
+    target: tuple[float, float, float],
+    network: Network,
+) -> NDArray[np.float32]:
+    """Return the probability of lesion for each voxel of a stack; 0 outside the lungs.
+
+    In the plane the network sees `target`; slices are taken as they come, for nobody knows their
+    distance, a fine stack as two coarser ones, so that every slice has a result of its own.
+    """
+    out = np.zeros(image.shape, dtype=np.float32)
+    halves = 1 if len(image) < THICK_SLICES else 2
+    for half in range(halves):
+        rows = slice(half, None, halves)
+        if lung[rows].any():
+            out[rows] = _probability(image[rows], lung[rows], spacing, target, network)
+    return out * lung
+
+
+def _probability(
+    image: NDArray[np.float32],
+    lung: NDArray[np.bool_],
+    spacing: tuple[float, float, float],
+    target: tuple[float, float, float],
+    network: Network,
+) -> NDArray[np.float32]:
+    shape = resampled_shape(image.shape, (target[0], *spacing[1:]), target)
+    inside = resize(lung, shape) > 0.5
+    if not inside.any():
+        return np.zeros_like(image)
+    box = bounding_box(inside)
+    seen = towards(resize(image, shape)[box], inside[box], AERATED_LEVEL) * inside[box]
+    alone = len(seen) == 1
+    stack = pad_to_multiple(np.repeat(seen, FLAT_SLICES, axis=0) if alone else seen)
+    z, y, x = seen.shape
+    first = FLAT_SLICES // 2 if alone else 0
+    full = np.zeros(shape, dtype=np.float32)
+    full[box] = network(stack)[first : first + z, :y, :x]
+    return resize(full, image.shape)

@@ -1,0 +1,206 @@
+"""`appliance evaluate`: the models on any data set, as figures, tables and pictures (J57-J66)."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib.figure import Figure
+
+from pipelines.analysis import Models
+from pipelines.errors import PipelineError
+from pipelines.evaluation.figures import (
+    Roc,
+    calibration_figure,
+    dice_figure,
+    gallery,
+    roc_figure,
+)
+from pipelines.evaluation.metrics import Interval, calibration
+from pipelines.evaluation.reading import CaseResult, read
+from pipelines.evaluation.report import Section, write_report
+from pipelines.evaluation.summary import ALL, labelled, summarise
+from pipelines.manifest import Manifest, Part
+
+GALLERY: Final = 12
+DICE: Final = {
+    "lung_dice": "lungs",
+    "lesion_dice": "lesions",
+    "lesion_dice_given_lungs": "lesions, given the true lungs",
+}
+
+
+def evaluate(
+    sets: Sequence[Manifest],
+    models: Models,
+    out: Path,
+    *,
+    parts: Sequence[Part],
+    positive_label: str,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Run the models over the cases of `parts`, write the report, return its figures.
+
+    Raises:
+        PipelineError: no case is in those parts, or one cannot be read.
+    """
+    results = list(_results(sets, models, parts, say))
+    metrics = {
+        "models": [vars(model.bundle.reference) for model in models.each],
+        "engine": models.engine,
+        "sets": {manifest.name: manifest.digest for manifest in sets},
+        **summarise(results, positive_label=positive_label),
+    }
+    lead = [
+        ", ".join(f"{m.purpose}: {m.name} {m.version}" for m in _references(models)),
+        f"{len(results)} cases of {', '.join(m.name for m in sets)}; parts: {', '.join(parts)}.",
+        "Intervals hold 95 % of 1,000 resamples of the groups (patients, papers).",
+    ]
+    sections = list(_sections(results, metrics, models, positive_label))
+    write_report(out, "Evaluation", lead, sections, metrics)
+    return metrics
+
+
+def _results(
+    sets: Sequence[Manifest], models: Models, parts: Sequence[Part], say: Callable[[str], None]
+) -> Iterable[CaseResult]:
+    cases = [(manifest, case) for manifest in sets for case in manifest.of(*parts)]
+    if not cases:
+        raise PipelineError(f"No case is in the parts {', '.join(parts)}.")
+    began = told = time.monotonic()
+    for done, (manifest, case) in enumerate(cases):
+        now = time.monotonic()
+        if done and now - told > 10:
+            told = now
+            left = (now - began) / done * (len(cases) - done)
+            say(f"{done} of {len(cases)} cases, {left / 60:.1f} min left")
+        yield read(manifest.load(case), manifest.name, models)
+
+
+def _references(models: Models) -> Iterable[Any]:
+    return (model.bundle.reference for model in models.each)
+
+
+def _sections(
+    results: Sequence[CaseResult], metrics: Mapping[str, Any], models: Models, positive_label: str
+) -> Iterable[Section]:
+    whole = metrics[ALL]
+    known = {key: name for key, name in DICE.items() if key in whole}
+    if known:
+        values = {
+            name: [v for r in results if (v := getattr(r, key)) is not None]
+            for key, name in known.items()
+        }
+        yield Section(
+            "Segmentation",
+            lines=list(_lesion_lines(whole)),
+            header=("", "cases", "Dice, mean [95 %]", "worst"),
+            rows=[
+                (
+                    name,
+                    str(whole[key]["cases"]),
+                    _shown(Interval(*(whole[key][k] for k in ("value", "low", "high")))),
+                    f"{whole[key]['worst']:.3f}",
+                )
+                for key, name in known.items()
+            ],
+            figures={"dice": dice_figure(values, "Each case")},
+        )
+    if "auc" in whole:
+        scores, truth, _ = labelled(results, positive_label)
+        threshold = float(models.screening.config.decision["threshold"])
+        figures: dict[str, Figure] = {
+            "roc": roc_figure(
+                {ALL: Roc(scores, truth, threshold=threshold, auc=_interval(whole["auc"]))},
+                f"{positive_label} or not",
+            ),
+            "calibration": calibration_figure(calibration(scores, truth)),
+        }
+        yield Section("Classification", figures=figures)
+    for key, title in (
+        ("by_data_set", "By data set"),
+        ("by_part", "By part"),
+        ("by_site", "By site"),
+        ("by_scanner", "By scanner"),
+        ("by_label", "By label"),
+    ):
+        if len(metrics[key]) > 1:
+            yield Section(title, header=COLUMNS, rows=[_row(n, f) for n, f in metrics[key].items()])
+    shown = sorted((r for r in results if r.picture and r.lesion_dice is not None), key=_dice)
+    if shown:
+        pictures = [(_caption(r), r.picture) for r in shown[:GALLERY] if r.picture]
+        yield Section(
+            "Errors",
+            lines=["The cases with the lowest Dice: orange is what was found, blue what is true."],
+            figures={"gallery": gallery(pictures)},
+        )
+
+
+COLUMNS: Final = (
+    "",
+    "cases",
+    "lung Dice",
+    "lesion Dice",
+    "pooled",
+    "AUC",
+    "sensitivity",
+    "specificity",
+    "slices hit",
+    "slices spared",
+)
+
+
+def _row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    pooled = figures.get("lesion_dice_pooled")
+    hit, spared = figures.get("slice_sensitivity"), figures.get("slice_specificity")
+    intervals = (
+        _shown(_interval(figures[key])) if key in figures else ""
+        for key in ("lung_dice", "lesion_dice")
+    )
+    called = (
+        _shown(_interval(figures[key])) if key in figures else ""
+        for key in ("auc", "sensitivity", "specificity")
+    )
+    return (
+        name,
+        str(figures["cases"]),
+        *intervals,
+        f"{pooled:.3f}" if pooled is not None else "",
+        *called,
+        f"{hit:.3f}" if hit is not None else "",
+        f"{spared:.3f}" if spared is not None else "",
+    )
+
+
+def _lesion_lines(figures: Mapping[str, Any]) -> Iterable[str]:
+    if "lesion_dice_pooled" in figures:
+        yield f"Pooled over all voxels, the lesion Dice is {figures['lesion_dice_pooled']:.3f}."
+    names = {"below_10_mm": "below 10 mm", "from_10_mm": "from 10 mm"}
+    for size, found in figures.get("lesions_found", {}).items():
+        yield (
+            f"Of {found['lesions']} lesions {names[size]} in diameter, "
+            f"{found['sensitivity']:.0%} were found."
+        )
+    if "false_regions" in figures:
+        false = figures["false_regions"]
+        yield (
+            f"False regions a case: {false['per_case']:.1f}, {false['ml_per_case']:.1f} ml; "
+            f"the largest {false['largest_ml']:.1f} ml."
+        )
+
+
+def _interval(figure: Mapping[str, float]) -> Interval:
+    return Interval(figure["value"], figure["low"], figure["high"])
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _dice(result: CaseResult) -> float:
+    return result.lesion_dice if result.lesion_dice is not None else 1.0
+
+
+def _caption(result: CaseResult) -> str:
+    flags = " ".join(note.split(":")[0].split(".")[0] for note in result.notes)
+    return f"{result.case.id}: {_dice(result):.2f} {flags}".strip()

@@ -1,0 +1,238 @@
+"""One case through the models, held against its truth."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.analysis import Models, analyse
+from pipelines.display import AERATED_LEVEL, lesion_network, lesion_probability, lung_mask, towards
+from pipelines.errors import NoUsableSeriesError
+from pipelines.evaluation.metrics import Found, dice, false_regions_ml, lesions_found
+from pipelines.inference import predict_slices
+from pipelines.manifest import Case, Domain, Stack
+from pipelines.preprocessing import slice_input, window
+from pipelines.screening import lung_slices
+from pipelines.volume import CTVolume
+
+FEWEST_SLICES: Final = 16  # of a stack in HU that the automatic run is given
+LUNG_WINDOW_HU: Final = (-1350.0, 150.0)  # level -600, width 1500
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Voxels of the mask, of the truth, and of both."""
+
+    mask: int
+    truth: int
+    both: int
+
+
+@dataclass(frozen=True)
+class SliceMarks:
+    """Slices that somebody marked as infected or not, and how many have a lesion found in them."""
+
+    marked: int
+    marked_hit: int
+    unmarked: int
+    unmarked_hit: int
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What the models said of one case; None where there is no truth to hold it against.
+
+    Attributes:
+        probability: That the case is COVID-like; None where no classifier applies.
+        lung_dice: Of the lungs found.
+        lesion_dice: Of the lesions found in the lungs found.
+        lesion_dice_given_lungs: Of the lesions found in the true lungs, for display stacks.
+        overlap: Voxels behind `lesion_dice`, to pool cases.
+        lesions: The true lesions, by diameter, found or not.
+        false_regions_ml: Volumes of the regions that touch no true lesion.
+        slices: Marked and unmarked slices hit.
+        notes: What the automatic run warned of, or why it could not run.
+    """
+
+    case: Case
+    data_set: str
+    probability: float | None = None
+    positive: bool | None = None
+    lung_dice: float | None = None
+    lesion_dice: float | None = None
+    lesion_dice_given_lungs: float | None = None
+    overlap: Overlap | None = None
+    lesions: tuple[Found, ...] = ()
+    false_regions_ml: tuple[float, ...] = ()
+    slices: SliceMarks | None = None
+    notes: tuple[str, ...] = ()
+    picture: "Picture | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """The slice worth looking at: grey in [0, 1] and both masks, all (y, x)."""
+
+    grey: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    truth: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the models say of a stack, masks (z, y, x) on its own grid; None where not asked."""
+
+    lung: NDArray[np.bool_] | None = None
+    lesion: NDArray[np.bool_] | None = None
+    lesion_given_lungs: NDArray[np.bool_] | None = None
+    probability: float | None = None
+    positive: bool | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read(stack: Stack, data_set: str, models: Models) -> CaseResult:
+    """Return what the models say of a case, and how far it is from the truth.
+
+    A stack in HU goes through the automatic run; a few slices in HU are asked for their lungs
+    alone; 8-bit slices and stacks are read as `pipelines.display` describes.
+    """
+    if stack.case.domain is Domain.DISPLAY:
+        answer = _display(stack, models)
+    elif len(stack.image) < FEWEST_SLICES:
+        grey = window(stack.image, models.lungs.config.window_hu)
+        answer = Answer(lung=_lungs(grey, stack, models))
+    else:
+        answer = _automatic_run(stack, models)
+    return _against_truth(stack, data_set, answer)
+
+
+def as_volume(stack: Stack) -> CTVolume:
+    """Return a stack in HU as the pipeline takes it; its origin is arbitrary."""
+    dz, dy, dx = stack.spacing
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = dz, dy, dx, 1.0
+    return CTVolume.from_input(stack.image, affine, series_uid=stack.case.id)
+
+
+def _automatic_run(stack: Stack, models: Models) -> Answer:
+    try:
+        found = analyse(as_volume(stack), models)
+    except NoUsableSeriesError as error:
+        return Answer(notes=tuple(refusal.reason for refusal in error.refusals))
+    return Answer(
+        lung=found.lung_mask > 0,
+        lesion=found.lesion_labels > 0,
+        probability=found.probability,
+        positive=found.positive,
+        notes=found.warnings,
+    )
+
+
+def _display(stack: Stack, models: Models) -> Answer:
+    grey = np.divide(stack.image, 255, dtype=np.float32)
+    lung = _lungs(grey, stack, models)
+    if not lung.any():
+        return Answer(lung=lung, notes=("No lungs were found.",))
+    lesion = _lesions(grey, lung, stack, models)
+    probability = _covid_like(grey, lung, lesion, models)
+    return Answer(
+        lung=lung,
+        lesion=lesion,
+        lesion_given_lungs=None
+        if stack.lung is None or stack.lesion is None
+        else _lesions(grey, stack.lung, stack, models),
+        probability=probability,
+        positive=probability >= float(models.screening.config.decision["threshold"]),
+    )
+
+
+def _lungs(grey: NDArray[np.float32], stack: Stack, models: Models) -> NDArray[np.bool_]:
+    return np.stack([lung_mask(plane, stack.spacing[2], models.lungs) for plane in grey])
+
+
+def _lesions(
+    grey: NDArray[np.float32], lung: NDArray[np.bool_], stack: Stack, models: Models
+) -> NDArray[np.bool_]:
+    target = models.lesions.config.spacing
+    network = lesion_network(models.lesions)
+    threshold = float(models.lesions.config.decision["threshold"])
+    found: NDArray[np.bool_] = (
+        lesion_probability(grey, lung, stack.spacing, target, network) > threshold
+    )
+    return found
+
+
+def _covid_like(
+    grey: NDArray[np.float32],
+    lung: NDArray[np.bool_],
+    lesion: NDArray[np.bool_],
+    models: Models,
+) -> float:
+    """Return the mean score of the slices with most lesion, each asked about all its lesions."""
+    size = int(models.screening.config.preprocessing["size"])
+    questions = []
+    for z in lung_slices(lung.astype(np.uint8), lesion.astype(np.uint16)):
+        # Grey stays above zero inside the lungs, so that the lungs can be told from around them.
+        shown = slice_input(np.maximum(grey[z], 1 / 255), lung[z], lesion[z], size)
+        level = towards(shown[:1], shown[:1] > 0, AERATED_LEVEL)
+        questions.append(np.concatenate([level, shown[1:]]))
+    return float(predict_slices(models.screening.engine, np.stack(questions)).mean())
+
+
+def _against_truth(stack: Stack, data_set: str, answer: Answer) -> CaseResult:
+    lung_dice = lesion_dice = given_lungs = overlap = slices = picture = None
+    lesions: tuple[Found, ...] = ()
+    false_ml: tuple[float, ...] = ()
+    if answer.lung is not None and stack.lung is not None:
+        lung_dice = dice(answer.lung, stack.lung)
+    if answer.lesion is not None and stack.lesion is not None:
+        lesion_dice = dice(answer.lesion, stack.lesion)
+        both = int((answer.lesion & stack.lesion).sum())
+        overlap = Overlap(int(answer.lesion.sum()), int(stack.lesion.sum()), both)
+        lesions = tuple(lesions_found(answer.lesion, stack.lesion, stack.spacing))
+        voxel_ml = float(np.prod(stack.spacing)) / 1000
+        false_ml = tuple(false_regions_ml(answer.lesion, stack.lesion, voxel_ml))
+        picture = _picture(stack, answer.lesion, stack.lesion)
+    if answer.lesion_given_lungs is not None and stack.lesion is not None:
+        given_lungs = dice(answer.lesion_given_lungs, stack.lesion)
+    if answer.lesion is not None and stack.case.lesion_slices is not None:
+        slices = _slice_marks(answer.lesion, stack.case.lesion_slices)
+    return CaseResult(
+        case=stack.case,
+        data_set=data_set,
+        probability=answer.probability,
+        positive=answer.positive,
+        lung_dice=lung_dice,
+        lesion_dice=lesion_dice,
+        lesion_dice_given_lungs=given_lungs,
+        overlap=overlap,
+        lesions=lesions,
+        false_regions_ml=false_ml,
+        slices=slices,
+        notes=answer.notes,
+        picture=picture,
+    )
+
+
+def _slice_marks(lesion: NDArray[np.bool_], marks: tuple[int, ...]) -> SliceMarks:
+    hit = lesion.any(axis=(1, 2))
+    marked = np.zeros(len(lesion), dtype=bool)
+    marked[list(marks)] = True
+    return SliceMarks(
+        int(marked.sum()),
+        int((hit & marked).sum()),
+        int((~marked).sum()),
+        int((hit & ~marked).sum()),
+    )
+
+
+def _picture(stack: Stack, found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Picture:
+    """Return the slice with most disagreement."""
+    z = int(np.argmax((found ^ truth).sum(axis=(1, 2))))
+    image = stack.image[z]
+    if stack.case.domain is Domain.HU:
+        grey = window(image, LUNG_WINDOW_HU)
+    else:
+        grey = np.divide(image, 255, dtype=np.float32)
+    return Picture(grey, found[z], truth[z])

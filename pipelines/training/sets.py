@@ -1,0 +1,80 @@
+"""The stacks a recipe trains on, by what is known of them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import PipelineError
+from pipelines.manifest import Domain, Manifest, Part, Stack, open_manifest
+
+
+def open_sets(data: Mapping[str, Any], folder: Path) -> list[Manifest]:
+    """Return the manifests that a training names, `folder/NAME.json` each.
+
+    Raises:
+        PipelineError: one is missing or broken.
+    """
+    names = [str(name) for name in data["manifests"]]
+    missing = [name for name in names if not (folder / f"{name}.json").exists()]
+    if missing:
+        raise PipelineError(
+            f"{folder} holds no {', '.join(f'{name}.json' for name in missing)}. "
+            "`appliance prepare` writes the manifests of the public sets."
+        )
+    return [open_manifest(folder / f"{name}.json") for name in names]
+
+
+def load_part(sets: Iterable[Manifest], part: Part) -> list[Stack]:
+    """Return the stacks of one part, in the order of the manifests."""
+    return [manifest.load(case) for manifest in sets for case in manifest.of(part)]
+
+
+class Mixture:
+    """Picks stacks: the source by its share, within it a stack by the root of its slices."""
+
+    def __init__(self, stacks: Iterable[Stack], shares: Mapping[str, float]) -> None:
+        """Take the sources that `shares` names and `stacks` have.
+
+        Raises:
+            PipelineError: there is none.
+        """
+        sources = by_source(stacks)
+        names = sorted(set(shares) & set(sources))
+        if not names:
+            raise PipelineError(
+                f"data.shares names {', '.join(shares)}; the sets have {', '.join(sources)}."
+            )
+        self._sources = [sources[name] for name in names]
+        self._shares = _normed([float(shares[name]) for name in names])
+        self._within = [_normed([len(s.image) ** 0.5 for s in found]) for found in self._sources]
+
+    def pick(self, rng: np.random.Generator) -> Stack:
+        """Return a random stack."""
+        source = int(rng.choice(len(self._sources), p=self._shares))
+        stacks = self._sources[source]
+        return stacks[int(rng.choice(len(stacks), p=self._within[source]))]
+
+
+def _normed(weights: list[float]) -> NDArray[np.float64]:
+    array = np.array(weights)
+    out: NDArray[np.float64] = array / array.sum()
+    return out
+
+
+def by_source(stacks: Iterable[Stack]) -> dict[str, list[Stack]]:
+    """Return the stacks by how a segmentation can learn from them.
+
+    `display volumes` and `display slices` are 8-bit stacks and single slices, `lung volumes` and
+    `lung slices` HU with lungs and no lesion, into which lesions can be put.
+    """
+    found: dict[str, list[Stack]] = {}
+    for stack in stacks:
+        extent = "slices" if len(stack.image) == 1 else "volumes"
+        if stack.case.domain is Domain.DISPLAY:
+            found.setdefault(f"display {extent}", []).append(stack)
+        elif stack.lung is not None and stack.lesion is None:
+            found.setdefault(f"lung {extent}", []).append(stack)
+    return found
