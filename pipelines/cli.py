@@ -1,4 +1,4 @@
-"""`appliance analyse`, `evaluate`, `phantom`, `prepare`, `train`: the science without a server.
+"""The science without a server: `appliance analyse`, `prepare`, `train`, `select`, `evaluate`.
 
 The commands are looked up by name at every start of the console script, so nothing heavy is
 imported until one of them runs.
@@ -106,10 +106,39 @@ def train(config: Path, sets: Path, work: Path | None, threads: int) -> None:
     A training that was interrupted goes on where its last checkpoint left it. At the end the
     weights, their checksums and metrics.json are written beside CONFIG.
     """
+    from pipelines.training.recipe import TrainingConfig
     from pipelines.training.run import run
 
+    work = work or Path(".train") / config.parent.name
     try:
-        run(config, sets, work or Path(".train") / config.parent.name, threads=threads)
+        run(TrainingConfig.load(config), sets, work, config.parent, threads=threads)
+    except (PipelineError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@click.argument("comparison", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--sets", required=True, type=click.Path(exists=True, path_type=Path), help="The manifests."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the report.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder of models and checkpoints.")
+@click.option("--threads", default=0, show_default="all", help="Processor threads.")
+def select(comparison: Path, sets: Path, out: Path, work: Path | None, threads: int) -> None:
+    """Train and compare the models that COMPARISON names, for example weights/comparison.toml.
+
+    Each contest keeps the model that is best on the validation groups; the report shows the test
+    groups. It may take days, and goes on where it was interrupted.
+    """
+    try:
+        from pipelines.training.select import select as run
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"Reports need {error.name}: pip install 'chest-ct-appliance[training]'."
+        ) from error
+
+    try:
+        run(comparison, sets, work or Path(".train/select"), out, threads=threads, say=click.echo)
     except (PipelineError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -1,8 +1,8 @@
 """The models on 8-bit slices and stacks that somebody else windowed, cropped and equalised.
 
 Public sets and papers come so; studies never do. Their spacing is an assumption, their grey no HU:
-the lungs' median is brought to where windowed HU has it. Slices `(y, x)` and stacks `(z, y, x)` are
-in [0, 1], masks boolean; `pixel_mm` and `spacing` are what a manifest says.
+their lungs are brought to the level that windowed HU has. Slices `(y, x)` and stacks `(z, y, x)`
+are in [0, 1], masks boolean; `pixel_mm` and `spacing` are what a manifest says.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from pipelines.preprocessing import (
     resize,
 )
 
-AERATED_LEVEL: Final = 0.15  # of aerated lung, -820 HU in the window [-1024, 350]
+AERATED_LEVEL: Final = 0.12  # of aerated lung, -860 HU in the window [-1024, 350]
 FLAT_SLICES: Final = 32  # a lone slice is read as the middle of so many equal ones
 THICK_SLICES: Final = 60  # a stack of fewer slices is taken as it is, a finer one in two halves
 
@@ -28,18 +28,26 @@ Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Probabilities (z, y, x) of an image whose sides are multiples of 16."""
 
 
-def towards(
-    image: NDArray[np.float32], lung: NDArray[np.bool_], level: float
-) -> NDArray[np.float32]:
-    """Return `image` in [0, 1] shifted so that the median of the lung is `level`.
+def like_hu(image: NDArray[np.float32], lung: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return `image` with aerated lung as dark as in windowed HU.
 
-    White stays white: the map is linear from black to the median and from there to one. It brings
+    The darker half of the lung tells where that is: in the brighter half there may be disease.
+    """
+    return towards(image, lung, AERATED_LEVEL, quantile=0.25)
+
+
+def towards(
+    image: NDArray[np.float32], lung: NDArray[np.bool_], level: float, *, quantile: float = 0.5
+) -> NDArray[np.float32]:
+    """Return `image` in [0, 1] shifted so that a quantile of the lung, its median, is `level`.
+
+    White stays white: the map is linear from black to the quantile and from there to one. It brings
     equalised 8-bit slices, whose lungs are too bright, and windowed HU to the same ground.
     """
     if not lung.any():
         return image
-    median = float(np.clip(np.median(image[lung]), 0.02, 0.9))
-    return np.interp(image, [0.0, median, 1.0], [0.0, level, 1.0]).astype(np.float32)
+    now = float(np.clip(np.quantile(image[lung], quantile), 0.02, 0.9))
+    return np.interp(image, [0.0, now, 1.0], [0.0, level, 1.0]).astype(np.float32)
 
 
 def lung_mask(image: NDArray[np.float32], pixel_mm: float, model: Model) -> NDArray[np.bool_]:
@@ -91,7 +99,7 @@ def _probability(
     if not inside.any():
         return np.zeros_like(image)
     box = bounding_box(inside)
-    seen = towards(resize(image, shape)[box], inside[box], AERATED_LEVEL) * inside[box]
+    seen = like_hu(resize(image, shape)[box], inside[box]) * inside[box]
     alone = len(seen) == 1
     stack = pad_to_multiple(np.repeat(seen, FLAT_SLICES, axis=0) if alone else seen)
     z, y, x = seen.shape

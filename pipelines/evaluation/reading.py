@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.analysis import Models, analyse
-from pipelines.display import AERATED_LEVEL, lesion_network, lesion_probability, lung_mask, towards
+from pipelines.display import lesion_network, lesion_probability, like_hu, lung_mask
 from pipelines.errors import NoUsableSeriesError
 from pipelines.evaluation.metrics import Found, dice, false_regions_ml, lesions_found
 from pipelines.inference import predict_slices
@@ -175,8 +175,7 @@ def _covid_like(
     for z in lung_slices(lung.astype(np.uint8), lesion.astype(np.uint16)):
         # Grey stays above zero inside the lungs, so that the lungs can be told from around them.
         shown = slice_input(np.maximum(grey[z], 1 / 255), lung[z], lesion[z], size)
-        level = towards(shown[:1], shown[:1] > 0, AERATED_LEVEL)
-        questions.append(np.concatenate([level, shown[1:]]))
+        questions.append(np.stack([like_hu(shown[0], shown[0] > 0), shown[1]]))
     return float(predict_slices(models.screening.engine, np.stack(questions)).mean())
 
 

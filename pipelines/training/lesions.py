@@ -22,9 +22,9 @@ from pipelines.preprocessing import (
 from pipelines.training.augmentation import cut, equalise, random_pose, vary_display
 from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
-from pipelines.training.sets import Mixture, load_part, open_sets
+from pipelines.training.sets import Mixture, load_part, open_sets, require
 from pipelines.training.synthetic import add_lesions
-from pipelines.weights import open_bundle, shipped_weights
+from pipelines.weights import open_bundle
 
 HEALTHY_SHARE: Final = 0.3  # of the HU samples, left without a lesion
 EQUALISED_SHARE: Final = 0.5  # of the HU samples, made to look like the 8-bit sets
@@ -41,20 +41,22 @@ Patch = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 class LesionRecipe:
     """Samples patches of the extracted lungs; targets are lesions of any kind (J41)."""
 
-    def __init__(self, config: TrainingConfig, folder: Path) -> None:
+    def __init__(self, config: TrainingConfig, folder: Path, models: Path) -> None:
         self._loss = loss_named(config.loss)
-        self.patch = config.patch
+        self.flat = int(config.network["dimensions"]) == 2  # one slice at a time
+        self.patch = (1, *config.patch) if self.flat else config.patch
         z, y, x = (float(s) for s in config.preprocessing["spacing_mm"])
         self.spacing = (z, y, x)
         low, high = config.preprocessing["window_hu"]
         self.window_hu = (float(low), float(high))
         self.slab_slices = int(config.preprocessing.get("slab_slices", 0))
         sets = open_sets(config.data, folder)
-        train = _with_lungs(load_part(sets, Part.TRAIN))
+        train = _with_lungs(load_part(sets, Part.TRAIN), models)
         self.mixture = Mixture(train, config.data["shares"])
         self.validation = _marked_volumes(load_part(sets, Part.VALIDATION))
-        test = _with_lungs(load_part(sets, Part.TEST))
+        test = _with_lungs(load_part(sets, Part.TEST), models)
         self.test = _marked_volumes(test)
+        require(self.validation and self.test, "volumes with lung and lesion masks")
         self.test_slices = [s for s in test if s.lesion is not None and len(s.image) == 1]
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +66,8 @@ class LesionRecipe:
         image = towards(image, lung & ~lesion, float(rng.uniform(*LUNG_LEVEL)))
         rim = int(rng.integers(LARGEST_RIM + 1))
         image = vary_display(rng, image) * dilate(lung, (0, rim, rim))
-        return torch.from_numpy(image)[None], torch.from_numpy(lesion & lung)[None].float()
+        seen, target = torch.from_numpy(image), torch.from_numpy(lesion & lung).float()
+        return (seen, target) if self.flat else (seen[None], target[None])
 
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self._loss(logits, target)
@@ -73,33 +76,44 @@ class LesionRecipe:
         return float(np.mean([self.dice(net, _middle(stack)) for stack in self.validation]))
 
     def report(self, net: nn.Module) -> dict[str, Any]:
-        volumes = {stack.case.id: self.dice(net, stack) for stack in self.test}
-        slices = [self.dice(net, stack) for stack in self.test_slices]
-        return {
-            "lesion_dice": volumes,
-            "lesion_dice_mean": float(np.mean(list(volumes.values()))),
-            "slice_dice_mean": float(np.mean(slices)),
-            "slices": len(slices),
+        masks = {stack.case.id: (stack, self.mask(net, stack)) for stack in self.test}
+        each = {name: dice(mask, _masks(stack)[1]) for name, (stack, mask) in masks.items()}
+        both = sum(int((mask & _masks(stack)[1]).sum()) for stack, mask in masks.values())
+        total = sum(int(mask.sum() + _masks(stack)[1].sum()) for stack, mask in masks.values())
+        figures: dict[str, Any] = {
+            "lesion_dice": each,
+            "lesion_dice_mean": float(np.mean(list(each.values()))),
+            "lesion_dice_pooled": 2 * both / total,
         }
+        if self.test_slices:
+            slices = {s.case.id: self.dice(net, s) for s in self.test_slices}
+            figures |= {"slice_dice": slices}
+            figures |= {"slice_dice_mean": float(np.mean(list(slices.values())))}
+        return figures
 
     def dice(self, net: nn.Module, stack: Stack) -> float:
         """Dice of a whole stack on the set's own pixels, given its own lung mask."""
-        lung, lesion = _masks(stack)
+        return dice(self.mask(net, stack), _masks(stack)[1])
+
+    def mask(self, net: nn.Module, stack: Stack) -> NDArray[np.bool_]:
+        """Return the lesions that `net` finds in a display stack, given its own lung mask."""
         device = next(net.parameters()).device
 
         def network(image: NDArray[np.float32]) -> NDArray[np.float32]:
             # Models before the patches of 48 slices are read in slabs, as in the pipeline.
-            slabs = image.reshape(-1, self.slab_slices or len(image), *image.shape[1:])
+            depth = 1 if self.flat else self.slab_slices or len(image)
             parts = []
-            for slab in torch.from_numpy(slabs)[:, None].split(1):  # type: ignore[no-untyped-call]
+            for slab in torch.from_numpy(image).split(depth):  # type: ignore[no-untyped-call]
+                batch = (slab if self.flat else slab[None])[None].to(device)
                 with torch.autocast(device.type, dtype=torch.bfloat16):
-                    parts.append(torch.sigmoid(net(slab.to(device)).float()).cpu().numpy())
-            whole: NDArray[np.float32] = np.concatenate(parts).reshape(image.shape)
+                    parts.append(torch.sigmoid(net(batch).float())[0].reshape(slab.shape).cpu())
+            whole: NDArray[np.float32] = torch.cat(parts).numpy()
             return whole
 
         grey = np.divide(stack.image, 255, dtype=np.float32)
+        lung = _masks(stack)[0]
         found = lesion_probability(grey, lung, stack.spacing, self.spacing, network)
-        return dice(found > 0.5, lesion)
+        return found > 0.5
 
     def _marked(self, rng: np.random.Generator, stack: Stack) -> Patch:
         """Return a patch of a stack with lesion masks; a single slice is repeated."""
@@ -156,9 +170,9 @@ class LesionRecipe:
         return z, int(y[pick]), int(x[pick])
 
 
-def _with_lungs(stacks: Iterable[Stack]) -> list[Stack]:
-    """Return the stacks; single display slices without lungs get the shipped lung model's."""
-    model = Model.open(open_bundle(shipped_weights() / "lungs"), EngineChoice.TORCH)
+def _with_lungs(stacks: Iterable[Stack], models: Path) -> list[Stack]:
+    """Return the stacks; single display slices without lungs get the lung model's."""
+    model = Model.open(open_bundle(models / "lungs"), EngineChoice.TORCH)
     found = []
     for stack in stacks:
         if stack.lung is not None or stack.lesion is None:

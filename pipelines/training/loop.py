@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -97,7 +97,8 @@ def train(
     beside the training, where it runs on a GPU.
 
     Raises:
-        PipelineError: the loss is no longer a number, or the checkpoint belongs to other settings.
+        PipelineError: the loss is no longer a number, the checkpoint belongs to other settings or
+            cannot be written.
     """
     _keep_freed_memory()
     if config.batch % process.count:
@@ -279,9 +280,16 @@ def _tensors_of(net: nn.Module) -> dict[str, torch.Tensor]:
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     aside = path.with_name(f"{path.name}.part")
-    save_file(tensors, aside, metadata)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
+    try:
+        save_file(tensors, aside, metadata)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+    except (SafetensorError, OSError) as error:
+        aside.unlink(missing_ok=True)
+        raise PipelineError(
+            f"{path} cannot be written: {error}. "
+            "The last good one is kept; make room and start again."
+        ) from error
     aside.replace(path)
 
 

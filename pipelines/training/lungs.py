@@ -16,7 +16,7 @@ from pipelines.preprocessing import window
 from pipelines.training.augmentation import Pose, cut, random_pose, vary_display
 from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
-from pipelines.training.sets import Mixture, by_source, load_part, open_sets
+from pipelines.training.sets import Mixture, by_source, load_part, open_sets, require
 
 REPORT_STRIDE: Final = 3  # neighbouring slices of a volume tell the same
 WATCH_STRIDE: Final = 10
@@ -34,6 +34,7 @@ class LungRecipe:
         known = (s for s in load_part(sets, Part.TRAIN) if s.lung is not None)
         self.mixture = Mixture(known, config.data["shares"])
         self.validation = _thinned(load_part(sets, Part.VALIDATION), WATCH_STRIDE)
+        require(self.validation, "lung masks")
         self.test = by_source(_thinned(load_part(sets, Part.TEST), REPORT_STRIDE))
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,10 +60,11 @@ class LungRecipe:
             name: {stack.case.id: self._dice(net, stack) for stack in stacks}
             for name, stacks in self.test.items()
         }
+        sources = {name: list(each.values()) for name, each in scores.items()}
         return {
-            "lung_dice": {name: float(np.mean(list(s.values()))) for name, s in scores.items()},
-            "lung_dice_worst": {name: min(s.values()) for name, s in scores.items()},
-            "cases": {name: len(s) for name, s in scores.items()},
+            "lung_dice": {case: value for each in scores.values() for case, value in each.items()},
+            "lung_dice_mean": {name: float(np.mean(each)) for name, each in sources.items()},
+            "lung_dice_worst": {name: min(each) for name, each in sources.items()},
         }
 
     def _grey(self, stack: Stack, rows: list[int], shift_hu: float = 0.0) -> NDArray[np.float32]:

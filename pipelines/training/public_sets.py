@@ -33,21 +33,30 @@ def write_manifests(data: Path, out: Path, *, say: Callable[[str], None] = print
     """Write one manifest for each set in `data` to `out`, with the arrays that need unpacking.
 
     Raises:
-        PipelineError: a set is missing.
+        PipelineError: there is none of the sets.
     """
     out.mkdir(parents=True, exist_ok=True)
+    written = 0
     for name, (source, licence, rows) in SETS.items():
-        say(f"{name}: {source}")
-        folder = out / name
-        cases = list(rows(data, folder))
+        cases = list(rows(data, out / name))
+        if not cases:
+            say(f"{name}: not there ({source})")
+            continue
+        say(f"{name}: {len(cases)} cases of {source}")
+        written += 1
         manifest: Row = {"name": name, "source": source, "licence": licence}
         if any("part" not in case for case in cases):
             manifest["split"] = SPLIT
         (out / f"{name}.json").write_text(json.dumps({**manifest, "cases": cases}, indent=1) + "\n")
+    if not written:
+        raise PipelineError(f"{data} holds none of the sets. Name the folder of the research data.")
 
 
 def _covid_volumes(data: Path, folder: Path) -> Iterator[Row]:
-    masks = np.load(_existing(data / "lesion_slices" / "masks.npz"))
+    packed = data / "lesion_slices" / "masks.npz"
+    if not packed.exists():
+        return
+    masks = np.load(packed)
     lung = np.unpackbits(masks["lung"], axis=-1).astype(bool)
     lesion = np.unpackbits(masks["lesion"], axis=-1).astype(bool)
     names = [Path(str(name)).stem for name in masks["name"]]
@@ -73,7 +82,7 @@ def _covid_volumes(data: Path, folder: Path) -> Iterator[Row]:
 
 
 def _medseg(data: Path, folder: Path) -> Iterator[Row]:
-    pictures = sorted(_existing(data / "lesion_medseg" / "imgs_binary").iterdir())
+    pictures = sorted((data / "lesion_medseg" / "imgs_binary").glob("*"))
     for place, path in enumerate(pictures):
         mask = _grey(data / "lesion_medseg" / "gt_binary" / f"{path.stem}.png") > 0
         # Stored turned by 90 degrees and cropped to the lungs.
@@ -92,7 +101,10 @@ def _medseg(data: Path, folder: Path) -> Iterator[Row]:
 
 
 def _lung_slices(data: Path, folder: Path) -> Iterator[Row]:
-    arrays = np.load(_existing(data / "lung_slices" / "lungs.npz"))
+    packed = data / "lung_slices" / "lungs.npz"
+    if not packed.exists():
+        return
+    arrays = np.load(packed)
     lung = np.unpackbits(arrays["lung"], axis=-1).astype(bool)
     slices = zip(arrays["hu"], lung, arrays["name"], strict=True)
     for place, (hu, mask, name) in enumerate(slices):  # one scan each
@@ -107,7 +119,8 @@ def _lung_slices(data: Path, folder: Path) -> Iterator[Row]:
 
 
 def _whole_volumes(data: Path, folder: Path) -> Iterator[Row]:
-    marks = json.loads(_existing(data / "volumes" / "covidctmd_slice_lobe_labels.json").read_text())
+    labels = data / "volumes" / "covidctmd_slice_lobe_labels.json"
+    marks = json.loads(labels.read_text()) if labels.exists() else {"cases": {}}
     for name, files, label in (
         ("P001", "volumes/covidctmd_covid_P001.nii.gz", "covid"),
         ("P002", "dicom/chest_covid_P002", "covid"),
@@ -115,7 +128,9 @@ def _whole_volumes(data: Path, folder: Path) -> Iterator[Row]:
         ("normal001", "volumes/covidctmd_normal_normal001.nii.gz", "healthy"),
         ("lidc_0001", "volumes/lidc_0001_noncovid.nii.gz", "nodule"),
     ):
-        path = _existing(data / files).resolve()
+        path = (data / files).resolve()
+        if not path.exists():
+            continue
         row: Row = {
             "id": name,
             "group": name,
@@ -139,13 +154,13 @@ def _whole_volumes(data: Path, folder: Path) -> Iterator[Row]:
 
 def _ucsd(data: Path, _folder: Path) -> Iterator[Row]:
     for name, label in (("CT_COVID", "covid"), ("CT_NonCOVID", "other")):
-        for path in sorted(_existing(data / "slices_ucsd" / name).iterdir()):
+        for path in sorted((data / "slices_ucsd" / name).glob("*")):
             yield _labelled(path, f"{name}/{_paper(path.stem)}", label)
 
 
 def _sars(data: Path, _folder: Path) -> Iterator[Row]:
     for name, label in (("COVID", "covid"), ("non-COVID", "other")):
-        for path in sorted(_existing(data / "slices_sars" / name).iterdir()):
+        for path in sorted((data / "slices_sars" / name).glob("*")):
             number = int("".join(re.findall(r"\d+", path.stem)) or 0)
             yield _labelled(path, f"{name}/{number // SARS_RUN}", label)
 
@@ -184,12 +199,6 @@ def _kept(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Row:
 def _grey(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as picture:
         return np.asarray(picture.convert("L"))
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise PipelineError(f"{path} is missing. Name the folder of the research data sets.")
-    return path
 
 
 SETS: Final[Mapping[str, tuple[str, str, Callable[[Path, Path], Iterator[Row]]]]] = {

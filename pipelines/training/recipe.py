@@ -86,12 +86,12 @@ class TrainingConfig:
             PipelineError: the file is not TOML, a key is missing or unknown, or a value is none of
                 those known.
         """
-        try:
-            raw = tomllib.loads(path.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise PipelineError(f"Cannot read the training file {path}: {error}") from error
-        training = raw.pop("training", {})
-        given = {**raw, **training}
+        return cls.of(read_toml(path), path)
+
+    @classmethod
+    def of(cls, tables: Mapping[str, Any], path: Path) -> "TrainingConfig":
+        """Return the settings in the tables of a TOML file; `path` is for the errors."""
+        given = {k: v for k, v in tables.items() if k != "training"} | tables.get("training", {})
         known = set(cls.__dataclass_fields__)
         required = {field.name for field in fields(cls) if field.default is MISSING}
         if not required <= set(given) <= known:
@@ -106,6 +106,18 @@ class TrainingConfig:
             raise PipelineError(f"{path}: {error}; {key} is one of {known_values}.") from error
         given["patch"] = tuple(given["patch"])
         return cls(**given)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Raises:
+        PipelineError: it cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise PipelineError(f"Cannot read the training file {path}: {error}") from error
 
 
 ENUMERATIONS: Final[Mapping[str, type[StrEnum]]] = {

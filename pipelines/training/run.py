@@ -1,4 +1,4 @@
-"""One training from its TOML file to the bundle beside it."""
+"""One training from its settings to the bundle of its model."""
 
 import dataclasses
 import json
@@ -18,44 +18,60 @@ from pipelines.training.loop import ALONE, Process, train
 from pipelines.training.lungs import LungRecipe
 from pipelines.training.recipe import Recipe, TrainingConfig
 from pipelines.training.screening import ScreeningRecipe
-from pipelines.weights import ModelConfig, write_bundle
+from pipelines.weights import ModelConfig, shipped_weights, write_bundle
 
 METRICS_FILE: Final = "metrics.json"
 
 Say = Callable[[str], None]
 
 
-def run(path: Path, sets: Path, work: Path, *, threads: int = 0, say: Say = print) -> None:
-    """Train on all GPUs or the processor, measure on the test groups, write the bundle.
+def run(
+    config: TrainingConfig,
+    sets: Path,
+    work: Path,
+    out: Path,
+    *,
+    models: Path | None = None,
+    threads: int = 0,
+    say: Say = print,
+) -> None:
+    """Train on all GPUs or the processor, measure on the test groups, write the bundle to `out`.
 
-    `sets` holds the manifests, `work` the checkpoints; the bundle lands beside the TOML file.
+    `sets` holds the manifests, `work` the checkpoints, `models` the models that prepare the data of
+    a classifier, by default the ones shipped.
 
     Raises:
         PipelineError: the settings or the data are at fault.
     """
-    config = TrainingConfig.load(path)
     if threads:
         torch.set_num_threads(threads)
+    models = models or shipped_weights()
     gpus = torch.cuda.device_count()
     if gpus > 1:
         with tempfile.TemporaryDirectory() as folder:
             meeting = f"file://{folder}/meeting"
-            spawn(_train_together, (gpus, meeting, path, sets, work), nprocs=gpus)  # type: ignore[no-untyped-call]
+            job = (gpus, meeting, config, sets, work, out, models)
+            spawn(_train_together, job, nprocs=gpus)  # type: ignore[no-untyped-call]
     else:
-        _train(path, config, sets, work, process=ALONE, say=say)
+        _train(config, sets, work, out, models, process=ALONE, say=say)
 
 
 def _train_together(
-    place: int, count: int, meeting: str, path: Path, sets: Path, work: Path
+    place: int,
+    count: int,
+    meeting: str,
+    config: TrainingConfig,
+    sets: Path,
+    work: Path,
+    out: Path,
+    models: Path,
 ) -> None:
     """Be one of several processes, each with a GPU of its own."""
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(place)
-    distributed.init_process_group(backend, init_method=meeting, rank=place, world_size=count)
+    torch.cuda.set_device(place)
+    distributed.init_process_group("nccl", init_method=meeting, rank=place, world_size=count)
     process = Process(place, count)
     say = print if process.writes else _nothing
-    _train(path, TrainingConfig.load(path), sets, work, process=process, say=say)
+    _train(config, sets, work, out, models, process=process, say=say)
     distributed.destroy_process_group()
 
 
@@ -64,9 +80,21 @@ def _nothing(_: str) -> None:
 
 
 def _train(
-    path: Path, config: TrainingConfig, sets: Path, work: Path, *, process: Process, say: Say
+    config: TrainingConfig,
+    sets: Path,
+    work: Path,
+    out: Path,
+    models: Path,
+    *,
+    process: Process,
+    say: Say,
 ) -> None:
-    recipe = _recipe(config, sets, work, say)
+    try:
+        recipe = _recipe(config, sets, work, models, say)
+    except KeyError as error:
+        raise PipelineError(
+            f"The training file of {config.name} lacks {error} in [data] or [preprocessing]."
+        ) from error
     torch.manual_seed(config.seed)
     model = ModelConfig(
         name=config.name,
@@ -84,26 +112,25 @@ def _train(
     train(config, recipe, net, work, device=device, say=say, process=process, workers=workers)
     if not process.writes:
         return
-    say("Measuring on the test groups.")
+    say("Measuring on the validation and test groups.")
     with torch.inference_mode():
-        figures = recipe.report(net)
+        figures = {"validation": recipe.validate(net), **recipe.report(net)}
     if "threshold" in figures:  # chosen on the validation groups, shown on the test groups (A-15)
         decision = {**model.decision, "threshold": round(figures["threshold"], 4)}
         model = dataclasses.replace(model, decision=decision)
-    write_bundle(path.parent, model, net)
-    (path.parent / METRICS_FILE).write_text(json.dumps(figures, indent=2) + "\n")
-    say(json.dumps(figures))
-    say(f"Written: {path.parent}. Bring the figures into its model_card.md.")
+    write_bundle(out, model, net)
+    (out / METRICS_FILE).write_text(json.dumps(figures, indent=1) + "\n")
+    say(f"Written: {out}. Bring the figures of {METRICS_FILE} into its model_card.md.")
 
 
-def _recipe(config: TrainingConfig, sets: Path, work: Path, say: Say) -> Recipe:
+def _recipe(config: TrainingConfig, sets: Path, work: Path, models: Path, say: Say) -> Recipe:
     match config.purpose:
         case "lungs":
             return LungRecipe(config, sets)
         case "lesions":
-            return LesionRecipe(config, sets)
+            return LesionRecipe(config, sets, models)
         case "screening":
-            return ScreeningRecipe(config, sets, work, say=say)
+            return ScreeningRecipe(config, sets, work, models, say=say)
         case _:
             raise PipelineError(
                 f"There is no training for '{config.purpose}'; known are lungs, lesions, screening."

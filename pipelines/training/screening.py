@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipelines.display import (
-    AERATED_LEVEL,
     lesion_network,
     lesion_probability,
+    like_hu,
     lung_mask,
     towards,
 )
@@ -33,7 +33,7 @@ from pipelines.training.augmentation import cut, random_pose, vary_display
 from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
 from pipelines.training.sets import open_sets
-from pipelines.weights import open_bundle, shipped_weights
+from pipelines.weights import open_bundle
 
 SMALLEST_PIXELS: Final = 12
 MIXUP: Final = 0.2  # of the beta distribution: mostly one slice with a little of another
@@ -48,23 +48,35 @@ class ScreeningRecipe:
     """
 
     def __init__(
-        self, config: TrainingConfig, folder: Path, work: Path, *, say: Callable[[str], None]
+        self,
+        config: TrainingConfig,
+        folder: Path,
+        work: Path,
+        models: Path,
+        *,
+        say: Callable[[str], None],
     ) -> None:
         self._loss = loss_named(config.loss)
         self.size = int(config.preprocessing["size"])
         sets = open_sets(config.data, folder)
+        learnt = set(config.data.get("train", config.data["manifests"]))
+        share = float(config.data.get("share", 1.0))
         cases = [(manifest, case) for manifest in sets for case in manifest.cases]
+        self.groups = [case.group for _, case in cases]
         self.covid = np.array([case.label == config.data["positive"] for _, case in cases])
         self.sets = np.array([manifest.name for manifest, _ in cases])
         self._part = np.array([str(case.part) for _, case in cases])
-        self.images, self.regions = _prepared(cases, self.size, work, say)
-        train = self._rows(Part.TRAIN)
-        self._sources = [str(source) for source in np.unique(self.sets)]
+        self._learnt = np.isin(self.sets, sorted(learnt))
+        self.images, self.regions = _prepared(cases, self.size, work.parent, models, say)
+        early = first_share([f"{m.name} {c.group}" for m, c in cases], share, config.seed)
+        train = self._rows(Part.TRAIN)[(self._learnt & early)[self._rows(Part.TRAIN)]]
+        self._sources = sorted(learnt)
         self._cells = {
             (source, covid): train[(self.sets[train] == source) & (self.covid[train] == covid)]
             for source in self._sources
             for covid in (False, True)
         }
+        self.train_cases = {label: int((self.covid[train] == label).sum()) for label in (0, 1)}
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         (image, covid), (other, other_covid) = self._slice(rng), self._slice(rng)
@@ -90,24 +102,39 @@ class ScreeningRecipe:
         return self._loss(logits, target)
 
     def validate(self, net: nn.Module) -> float:
-        rows = self._rows(Part.VALIDATION)
+        rows = self._known_sets(Part.VALIDATION)
         return roc_auc(self._scores(net, rows), self.covid[rows])
 
     def report(self, net: nn.Module) -> dict[str, Any]:
-        rows = self._rows(Part.VALIDATION)
+        rows = self._known_sets(Part.VALIDATION)
         threshold = youden_threshold(self._scores(net, rows), self.covid[rows])
-        figures: dict[str, Any] = {"threshold": threshold}
-        for name in ("all", *self._sources):
-            test = self._rows(Part.TEST)
+        figures: dict[str, Any] = {
+            "threshold": threshold,
+            "train_negatives": self.train_cases[0],
+            "train_positives": self.train_cases[1],
+        }
+        whole = self._rows(Part.TEST)
+        scored = dict(zip(whole.tolist(), self._scores(net, whole).tolist(), strict=True))
+        for name in ("all", *np.unique(self.sets)):
+            test = whole
             test = test if name == "all" else test[self.sets[test] == name]
-            scores, truth = self._scores(net, test), self.covid[test]
+            scores, truth = np.array([scored[row] for row in test]), self.covid[test]
             figures[name] = {
                 "slices": len(test),
                 "auc": roc_auc(scores, truth),
                 "sensitivity": float((scores[truth] >= threshold).mean()),
                 "specificity": float((scores[~truth] < threshold).mean()),
             }
+        figures["test"] = [
+            [str(self.sets[row]), self.groups[row], bool(self.covid[row]), round(scored[row], 5)]
+            for row in whole.tolist()
+        ]
         return figures
+
+    def _known_sets(self, part: Part) -> NDArray[np.int64]:
+        """Return the rows of a part in the sets that were learnt from."""
+        rows = self._rows(part)
+        return rows[self._learnt[rows]]
 
     def _rows(self, part: Part) -> NDArray[np.int64]:
         return np.flatnonzero(self._part == part)
@@ -117,7 +144,7 @@ class ScreeningRecipe:
         scores = []
         for part in np.array_split(rows, max(1, len(rows) // 32)):
             images = self.images[part].astype(np.float32) / 255
-            grey = [towards(i[None], i[None] > 0, AERATED_LEVEL)[0] for i in images]
+            grey = [like_hu(i, i > 0) for i in images]
             both = np.stack([np.stack(grey), self.regions[part] > 0], axis=1).astype(np.float32)
             with torch.autocast(device.type, dtype=torch.bfloat16):
                 logits = net(torch.from_numpy(both).to(device))
@@ -134,8 +161,23 @@ class ScreeningRecipe:
         return np.isin(regions, asked).astype(np.float32)
 
 
+def first_share(groups: list[str], share: float, seed: int) -> NDArray[np.bool_]:
+    """Return which rows belong to the first `share` of the groups in a seeded order.
+
+    A smaller share is part of a larger one, as the sets of the paper's stages are (A-10).
+    """
+    names, of = np.unique(np.asarray(groups), return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(names)) / len(names)
+    early: NDArray[np.bool_] = place[of] < share
+    return early
+
+
 def _prepared(
-    cases: list[tuple[Manifest, Case]], size: int, work: Path, say: Callable[[str], None]
+    cases: list[tuple[Manifest, Case]],
+    size: int,
+    cache: Path,
+    models: Path,
+    say: Callable[[str], None],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the lungs `(n, size, size)` in 0 to 255 and their numbered regions.
 
@@ -144,12 +186,12 @@ def _prepared(
     Raises:
         PipelineError: a case is no single 8-bit slice.
     """
-    bundles = [open_bundle(shipped_weights() / purpose) for purpose in ("lungs", "lesions")]
+    bundles = [open_bundle(models / purpose) for purpose in ("lungs", "lesions")]
     made_from = hashlib.sha256("".join(b.digest for b in bundles).encode())
     slices = [_slice(manifest, case) for manifest, case in cases]
     for stack in slices:
         made_from.update(f"{stack.case.id} {stack.spacing}".encode() + stack.image.tobytes())
-    path = work / f"prepared-{size}-{made_from.hexdigest()[:16]}.npz"
+    path = cache / f"prepared-{size}-{made_from.hexdigest()[:16]}.npz"
     if not path.exists():
         lungs, lesions = (Model.open(bundle, EngineChoice.AUTO) for bundle in bundles)
         images = np.zeros((len(slices), size, size), dtype=np.uint8)
@@ -158,7 +200,7 @@ def _prepared(
             images[row], regions[row] = _prepare(stack, size, lungs, lesions)
             if row % 100 == 0:
                 say(f"masks of labelled slices: {row} of {len(slices)}")
-        work.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part.npz")
         np.savez_compressed(aside, images=images, regions=regions)
         aside.replace(path)

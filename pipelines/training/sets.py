@@ -32,6 +32,16 @@ def load_part(sets: Iterable[Manifest], part: Part) -> list[Stack]:
     return [manifest.load(case) for manifest in sets for case in manifest.of(part)]
 
 
+def require(found: object, what: str) -> None:
+    """Refuse to train what nothing could be measured on.
+
+    Raises:
+        PipelineError: `found` is empty.
+    """
+    if not found:
+        raise PipelineError(f"The sets have no {what} in the validation and test parts.")
+
+
 class Mixture:
     """Picks stacks: the source by its share, within it a stack by the root of its slices."""
 

@@ -1,5 +1,7 @@
 import csv
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,13 +13,14 @@ from torch import multiprocessing
 
 from pipelines.display import towards
 from pipelines.errors import PipelineError
-from pipelines.training import loop
 from pipelines.training.augmentation import Pose, cut, equalise, random_pose, vary_display
 from pipelines.training.loop import CHECKPOINT, CURVE, Process, learning_rate, train
 from pipelines.training.losses import LOSSES, loss_named
 from pipelines.training.recipe import Optimiser, Schedule, TrainingConfig
+from pipelines.training.run import run
 from pipelines.training.synthetic import add_lesions
 from pipelines.weights import open_bundle, shipped_weights
+from tests.support.data_sets import write_sets
 from tests.support.toy_training import CPU, Toy, config, network, train_as_one_of_two
 
 SETTINGS = [
@@ -148,24 +151,56 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
         train(config(steps=3), Toy(), network(), tmp_path, device=CPU)
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
-    save = loop.save_file
-    saved = []
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from pipelines.errors import PipelineError
+from pipelines.training import loop
+from tests.support.toy_training import CPU, Toy, config, network
+loop.CHECKPOINT_EVERY_S = 0.0
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+class Filling(Toy):
+    def validate(self, net):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))
+        return 0.5
+try:
+    loop.train(config(), Filling(), network(), Path(sys.argv[1]), device=CPU)
+except PipelineError as error:
+    print(error)
+"""
 
-    def full_after_two(tensors, path, metadata) -> None:
-        if len(saved) == 2:
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        saved.append(save(tensors, path, metadata))
 
-    monkeypatch.setattr(loop, "save_file", full_after_two)
+def test_a_full_disk_ends_in_one_sentence_and_leaves_the_last_good_checkpoint(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=True
+    )
 
-    with pytest.raises(OSError, match="No space left"):
-        train(config(), Toy(), network(), tmp_path, device=CPU)
-
+    assert "checkpoint.safetensors cannot be written" in done.stdout
+    assert "The last good one is kept; make room and start again." in done.stdout
     with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
-        assert json.loads(file.metadata()["progress"])["step"] == 2
+        assert json.loads(file.metadata()["progress"])["step"] == 3
+    assert not (tmp_path / f"{CHECKPOINT}.part").exists()
+
+
+def test_a_training_file_that_lacks_what_its_data_need_says_what(tmp_path):
+    settings = config(purpose="lungs", preprocessing={"spacing_mm": [1, 1, 1]}, patch=(32, 32))
+
+    with pytest.raises(PipelineError, match="training file of toy lacks 'window_hu' in"):
+        run(settings, tmp_path, tmp_path, tmp_path)
+
+
+def test_an_unknown_network_ends_a_training_before_it_begins(tmp_path):
+    sets = write_sets(tmp_path / "sets")
+    settings = config(
+        purpose="lungs",
+        network={"architecture": "unet9", "dimensions": 2},
+        preprocessing={"spacing_mm": [8, 8, 8], "window_hu": [-1024, 350]},
+        data={"manifests": ["lungs"], "shares": {"lung slices": 1.0}},
+        patch=(32, 32),
+    )
+
+    with pytest.raises(PipelineError, match="Unknown network 'unet9'; this release has"):
+        run(settings, sets, tmp_path / "work", tmp_path / "out")
 
 
 def test_the_learning_rate_warms_up_and_ends_near_zero():

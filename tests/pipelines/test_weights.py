@@ -59,7 +59,9 @@ def test_checksums_cannot_name_a_file_elsewhere(folder: Path):
 
 
 def test_an_unknown_network_is_named_with_the_known_ones():
-    with pytest.raises(WeightsError, match="'unet3000'; this release has attention_resnet56, .*unet, "):
+    with pytest.raises(
+        WeightsError, match=r"'unet3000'; this release has attention_resnet56, .*unet, "
+    ):
         build("unet3000", {})
 
 

@@ -1,0 +1,285 @@
+"""`appliance select`: train the candidates of contests, keep the best, draw the comparison (J48).
+
+A comparison is a TOML file of contests, held in their order::
+
+    [[contests]]
+    name = "classifiers"
+    title = "Classifiers on the best segmenter's masks"
+    base = "screening/training.toml"     # beside the comparison: what all candidates share
+    after = "segmenters"                 # whose winner prepares the data
+    common = { training = { steps = 1500 } }
+
+    [contests.candidates."ResNet-50"]    # what this one has of its own
+    [contests.candidates."DPN-92"]
+    network = { architecture = "dpn92" }
+
+A candidate's tables are laid over the common ones and those over the base; `network` is replaced
+as a whole. The winner is best on the validation groups, the figures shown are those of the test
+groups. What has been trained with the same settings is not trained again.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import PipelineError
+from pipelines.evaluation.figures import Roc, dice_figure, roc_figure
+from pipelines.evaluation.metrics import Interval, bootstrap, roc_auc
+from pipelines.evaluation.report import Section, write_report
+from pipelines.training.recipe import TrainingConfig, read_toml
+from pipelines.training.run import METRICS_FILE, run
+from pipelines.weights import WEIGHTS_FILE, open_bundle, shipped_weights
+
+SETTINGS_FILE: Final = "settings.sha256"
+MOST_COLUMNS: Final = 8  # of single cases in a table
+
+Tables = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Candidates for one purpose, each a whole training."""
+
+    name: str
+    title: str
+    candidates: Mapping[str, TrainingConfig]
+    after: str | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained candidate: where its model lies, its size and its figures."""
+
+    folder: Path
+    parameters: int
+    figures: Mapping[str, Any]
+
+
+def select(
+    path: Path,
+    sets: Path,
+    work: Path,
+    out: Path,
+    *,
+    threads: int = 0,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Hold the contests of the comparison in `path`; write their report to `out`.
+
+    Models and checkpoints lie in `work`; the winner of a contest in `work/NAME/winner`.
+
+    Raises:
+        PipelineError: the comparison, a training or the data are at fault.
+    """
+    contests = read_contests(path)
+    winners: dict[str, Path] = {}
+    report: dict[str, dict[str, Outcome]] = {}
+    for contest in contests:
+        models = _models(work / contest.name / "models", contest, winners)
+        outcomes = {}
+        for name, config in contest.candidates.items():
+            say(f"{contest.name}: {name}")
+            folder = work / contest.name / _slug(name)
+            _train_once(config, sets, folder, models, threads=threads, say=say)
+            outcomes[name] = _outcome(folder / "model")
+        best = max(outcomes, key=lambda name: float(outcomes[name].figures["validation"]))
+        winners[contest.name] = outcomes[best].folder
+        say(f"{contest.name}: best on the validation groups is {best}.")
+        report[contest.name] = outcomes
+    sections = [_section(contest, report[contest.name]) for contest in contests]
+    metrics = {name: {n: _row(o) for n, o in found.items()} for name, found in report.items()}
+    lead = ["Trained and measured by `appliance select`; test groups took no part in any choice."]
+    write_report(out, "Comparison of models", lead, sections, metrics)
+    say(f"Written: {out / 'report.html'}")
+
+
+def read_contests(path: Path) -> list[Contest]:
+    """Return the contests of a comparison.
+
+    Raises:
+        PipelineError: the file or a candidate's settings are wrong, or `after` names none before.
+    """
+    contests: list[Contest] = []
+    for tables in read_toml(path).get("contests", ()):
+        missing = sorted({"name", "title", "base", "candidates"} - set(tables))
+        if missing:
+            raise PipelineError(f"{path}: a contest lacks {', '.join(missing)}.")
+        after = tables.get("after")
+        if after is not None and after not in [contest.name for contest in contests]:
+            raise PipelineError(f"{path}: '{tables['name']}' comes after '{after}', which is none.")
+        base = read_toml(path.parent / tables["base"])
+        shared = _laid_over(base, tables.get("common", {}))
+        candidates = {
+            name: TrainingConfig.of(_laid_over(shared, own), path)
+            for name, own in tables["candidates"].items()
+        }
+        contests.append(Contest(tables["name"], tables["title"], candidates, after))
+    if not contests:
+        raise PipelineError(f"{path} holds no contest.")
+    return contests
+
+
+def _laid_over(base: Tables, own: Tables) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in own.items():
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = {**below, **value} if both and key != "network" else value  # type: ignore[dict-item]
+    return merged
+
+
+def _models(folder: Path, contest: Contest, winners: Mapping[str, Path]) -> Path:
+    """Return the models that prepare the contest's data: the shipped, or an earlier winner."""
+    if contest.after is None:
+        return shipped_weights()
+    winner = winners[contest.after]
+    purpose = open_bundle(winner).config.purpose
+    if folder.exists():
+        shutil.rmtree(folder)
+    for shipped in ("lungs", "lesions"):
+        source = winner if shipped == purpose else shipped_weights() / shipped
+        shutil.copytree(source, folder / shipped)
+    return folder
+
+
+def _train_once(
+    config: TrainingConfig,
+    sets: Path,
+    folder: Path,
+    models: Path,
+    *,
+    threads: int,
+    say: Callable[[str], None],
+) -> None:
+    """Train unless the model is there, made with the same settings on data from the same models."""
+    made_with = hashlib.sha256(json.dumps(vars(config), sort_keys=True).encode())
+    for purpose in ("lungs", "lesions"):
+        made_with.update(open_bundle(models / purpose).digest.encode())
+    seal = folder / SETTINGS_FILE
+    if seal.exists() and seal.read_text() == made_with.hexdigest():
+        say("  trained before with these settings")
+        return
+    run(config, sets, folder / "work", folder / "model", models=models, threads=threads, say=say)
+    seal.write_text(made_with.hexdigest())
+
+
+def _outcome(folder: Path) -> Outcome:
+    bundle = open_bundle(folder)
+    parameters = sum(p.numel() for p in bundle.network().parameters())
+    figures = json.loads((folder / METRICS_FILE).read_text())
+    return Outcome(folder, parameters, figures)
+
+
+def _section(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
+    figures = next(iter(outcomes.values())).figures
+    if "test" in figures:
+        return _classifiers(contest, outcomes)
+    return _segmenters(contest, outcomes)
+
+
+def _segmenters(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
+    of = {name: list(_cases(outcome.figures).values()) for name, outcome in outcomes.items()}
+    cases = list(_cases(next(iter(outcomes.values())).figures))
+    columns = cases if len(cases) <= MOST_COLUMNS else []
+    rows = []
+    for name, outcome in outcomes.items():
+        each = _cases(outcome.figures)
+        pooled = outcome.figures.get("lesion_dice_pooled")
+        rows.append(
+            (
+                name,
+                f"{outcome.parameters / 1e6:.2f} M",
+                f"{outcome.figures['validation']:.3f}",
+                _shown(_mean(list(each.values()), list(each))),
+                f"{pooled:.3f}" if pooled is not None else "",
+                *(f"{each[case]:.3f}" for case in columns),
+            )
+        )
+    return Section(
+        contest.title,
+        header=("", "parameters", "validation", "test Dice [95 %]", "pooled", *columns),
+        rows=rows,
+        figures={f"{contest.name}-dice": dice_figure(of, "Test cases")},
+    )
+
+
+def _cases(figures: Tables) -> dict[str, float]:
+    each: Mapping[str, Any] = figures["lesion_dice" if "lesion_dice" in figures else "lung_dice"]
+    return {name: float(value) for name, value in each.items()}
+
+
+def _classifiers(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
+    curves, rows = {}, []
+    for name, outcome in outcomes.items():
+        scores, truth, groups = _scores(outcome.figures["test"])
+        auc = bootstrap(lambda rows, s=scores, t=truth: roc_auc(s[rows], t[rows]), groups)  # type: ignore[misc]
+        threshold = float(outcome.figures["threshold"])
+        curves[name] = Roc(scores, truth, threshold=threshold, auc=auc)
+        called = scores >= threshold
+        figures = outcome.figures
+        rows.append(
+            (
+                name,
+                f"{outcome.parameters / 1e6:.2f} M",
+                f"{figures['train_positives']} + {figures['train_negatives']}",
+                f"{figures['validation']:.3f}",
+                _shown(auc),
+                f"{called[truth].mean():.3f}",
+                f"{(~called)[~truth].mean():.3f}",
+                ", ".join(f"{n} {a:.3f}" for n, a in _by_set(figures["test"])),
+            )
+        )
+    header = ("", "parameters", "trained on + and −", "validation AUC", "test AUC [95 %]")
+    return Section(
+        contest.title,
+        lines=["The star is the Youden point of the validation slices, shown on the test slices."],
+        header=(*header, "sensitivity", "specificity", "AUC by set"),
+        rows=rows,
+        figures={f"{contest.name}-roc": roc_figure(curves, "Test slices")},
+    )
+
+
+def _scores(
+    rows: Iterable[Sequence[Any]],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
+    rows = list(rows)
+    return (
+        np.array([score for _, _, _, score in rows], dtype=np.float64),
+        np.array([truth for _, _, truth, _ in rows], dtype=bool),
+        [f"{name} {group}" for name, group, _, _ in rows],
+    )
+
+
+def _by_set(rows: Sequence[Sequence[Any]]) -> Iterable[tuple[str, float]]:
+    for name in sorted({row[0] for row in rows}):
+        scores, truth, _ = _scores(row for row in rows if row[0] == name)
+        yield name, roc_auc(scores, truth)
+
+
+def _mean(values: Sequence[float], groups: Sequence[str]) -> Interval:
+    array = np.array(values)
+    return bootstrap(lambda rows: float(array[rows].mean()), groups)
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    weights = outcome.folder / WEIGHTS_FILE
+    return {
+        "parameters": outcome.parameters,
+        "digest": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        **outcome.figures,
+    }
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower())

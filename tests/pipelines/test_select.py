@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import PipelineError
+from pipelines.training.select import read_contests, select
+from pipelines.weights import open_bundle
+from tests.support.data_sets import write_sets
+
+LESIONS = """
+name = "tiny"
+version = "0"
+purpose = "lesions"
+precision = "fp32"
+network = { architecture = "unet", dimensions = 3, features = [2, 2, 2, 2, 2, 2] }
+preprocessing = { spacing_mm = [8.0, 8.0, 8.0], window_hu = [-1024, 350], lung_margin_mm = 0.0 }
+decision = { threshold = 0.5, minimum_ml = 0.1 }
+[training]
+seed = 1
+steps = 2
+batch = 2
+learning_rate = 1e-3
+weight_decay = 0.0
+validate_every = 2
+patch = [16, 32, 32]
+loss = "dice and cross-entropy"
+[data]
+manifests = ["volumes", "lungs"]
+shares = { "display volumes" = 0.5, "lung slices" = 0.25, "lung volumes" = 0.25 }
+"""
+LUNGS = LESIONS.replace('"lesions"', '"lungs"').replace("dimensions = 3", "dimensions = 2")
+LUNGS = LUNGS.replace("[16, 32, 32]", "[32, 32]")
+SCREENING = """
+name = "tiny"
+version = "0"
+purpose = "screening"
+precision = "fp32"
+network = { architecture = "densenet3d", dimensions = 2, in_channels = 2, out_channels = 1 }
+preprocessing = { size = 32, window_hu = [-1024, 350] }
+decision = { threshold = 0.5 }
+[training]
+seed = 1
+steps = 2
+batch = 2
+learning_rate = 1e-3
+weight_decay = 0.0
+validate_every = 2
+patch = [32, 32]
+loss = "cross-entropy"
+[data]
+manifests = ["one", "other"]
+positive = "covid"
+"""
+COMPARISON = """
+[[contests]]
+name = "lungs"
+title = "Lung nets"
+base = "lungs.toml"
+[contests.candidates."U-Net"]
+
+[[contests]]
+name = "segmenters"
+title = "Lesion nets"
+base = "lesions.toml"
+common = { training = { steps = 3 } }
+[contests.candidates."3-D U-Net"]
+[contests.candidates."2-D FCN-8s"]
+network = { architecture = "fcn8s", dimensions = 2, width = 2, fc = 4 }
+training = { patch = [32, 32] }
+
+[[contests]]
+name = "classifiers"
+title = "Classifiers"
+base = "screening.toml"
+after = "segmenters"
+[contests.candidates."all of both"]
+[contests.candidates."half of one"]
+data = { train = ["one"], share = 0.5 }
+"""
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Path:
+    (tmp_path / "lungs.toml").write_text(LUNGS)
+    (tmp_path / "lesions.toml").write_text(LESIONS)
+    (tmp_path / "screening.toml").write_text(SCREENING)
+    path = tmp_path / "comparison.toml"
+    path.write_text(COMPARISON)
+    return path
+
+
+def test_contests_are_held_in_turn_and_reported(tmp_path, comparison):
+    sets, said = write_sets(tmp_path / "sets"), []
+
+    select(comparison, sets, tmp_path / "work", tmp_path / "out", say=said.append)
+
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(figures) == ["lungs", "segmenters", "classifiers"]
+    assert set(figures["segmenters"]) == {"3-D U-Net", "2-D FCN-8s"}
+    assert set(figures["segmenters"]["3-D U-Net"]["lesion_dice"]) == {"volumes-3", "volumes-4"}
+    trained = {name: row["train_positives"] for name, row in figures["classifiers"].items()}
+    assert trained["all of both"] == 8
+    assert 0 < trained["half of one"] < 4
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Lesion nets" in page
+    for picture in ("lungs-dice.png", "segmenters-dice.png", "classifiers-roc.png"):
+        assert picture in page
+        assert (tmp_path / "out" / picture).stat().st_size > 5000
+    best = max(figures["segmenters"], key=lambda n: figures["segmenters"][n]["validation"])
+    used = open_bundle(tmp_path / "work" / "classifiers" / "models" / "lesions")
+    assert used.digest == figures["segmenters"][best]["digest"]
+
+    said.clear()
+    select(comparison, sets, tmp_path / "work", tmp_path / "again", say=said.append)
+
+    assert sum("trained before" in line for line in said) == 5
+    again = (tmp_path / "again" / "metrics.json").read_bytes()
+    assert again == (tmp_path / "out" / "metrics.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('after = "segmenters"', 'after = "segmentors"', "'classifiers' comes after 'segmentors'"),
+        ('title = "Lung nets"', "", "a contest lacks title"),
+        ("steps = 3", "stepps = 3", r"unknown keys \['stepps'\]"),
+        ('base = "lungs.toml"', 'base = "lung.toml"', "Cannot read the training file .*lung.toml"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_refused_before_any_training(
+    comparison, old, new, said
+):
+    comparison.write_text(COMPARISON.replace(old, new))
+
+    with pytest.raises(PipelineError, match=said):
+        read_contests(comparison)
+
+
+def test_a_comparison_without_contests_is_refused(tmp_path):
+    (tmp_path / "empty.toml").write_text("")
+
+    with pytest.raises(PipelineError, match="holds no contest"):
+        read_contests(tmp_path / "empty.toml")
