@@ -26,7 +26,17 @@ ENGINES = ["auto", "torch", "openvino"]
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
 @click.option("--threads", default=0, show_default="all", help="Processor threads.")
 @click.option("--weights", type=click.Path(exists=True, path_type=Path), help="Folder of models.")
-def analyse(source: Path, out: Path, engine: str, threads: int, weights: Path | None) -> None:
+@click.option("--second-opinion", is_flag=True, help="Also say which kind of pneumonia it looks.")
+@click.option("--heat-map", is_flag=True, help="Also write where the classifiers looked.")
+def analyse(
+    source: Path,
+    out: Path,
+    engine: str,
+    threads: int,
+    weights: Path | None,
+    second_opinion: bool,  # noqa: FBT001
+    heat_map: bool,  # noqa: FBT001
+) -> None:
     """Analyse a DICOM folder, a zip or a NIfTI file without any server.
 
     Writes analysis.json, lungs.nii.gz, lesions.nii.gz (in the input's own geometry) and
@@ -39,13 +49,19 @@ def analyse(source: Path, out: Path, engine: str, threads: int, weights: Path | 
 
     try:
         with whole_folder(out) as staging:
-            models = analysis.Models.open(weights, EngineChoice(engine), threads=threads)
-            click.echo(f"engine     {models.engine}")
+            models = analysis.Models.open(
+                weights,
+                EngineChoice(engine),
+                threads=threads,
+                second_opinion=second_opinion,
+                heat_map=heat_map,
+            )
+            click.echo(f"engine         {models.engine}")
             volume, found = analysis.analyse_study(
                 _told(candidates(source, threads=threads)),
                 models,
                 progress=lambda step, seconds, known: click.echo(
-                    f"{step:10} {seconds:6.2f} s  {_known(known)}"
+                    f"{step:14} {seconds:6.2f} s  {_known(known)}"
                 ),
             )
             found.write(staging, volume)
@@ -56,6 +72,11 @@ def analyse(source: Path, out: Path, engine: str, threads: int, weights: Path | 
         click.echo(f"not analysed: {refusal.reason}")
     for warning in found.warnings:
         click.echo(f"note: {warning}")
+    if (opinion := found.second_opinion) is not None:
+        severity = f", grade {opinion.severity}" if opinion.severity else ""
+        trust = "" if opinion.validated else ", not validated"
+        score = opinion.probabilities[opinion.most_likely]
+        click.echo(f"second opinion{trust}: {opinion.most_likely} {score:.3f}{severity}")
     verdict = "positive" if found.positive else "negative"
     click.echo(
         f"COVID-like: {verdict}, probability {found.probability:.3f} "
@@ -155,6 +176,11 @@ def select(comparison: Path, sets: Path, out: Path, work: Path | None, threads: 
     help="Only these cases; all unless given.",
 )
 @click.option("--positive", default="covid", show_default=True, help="The label looked for.")
+@click.option(
+    "--readers",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV of what people called the cases: reader, case, label.",
+)
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
 @click.option("--threads", default=0, show_default="all", help="Processor threads.")
 def evaluate(
@@ -163,6 +189,7 @@ def evaluate(
     out: Path,
     parts: tuple[str, ...],
     positive: str,
+    readers: Path | None,
     engine: str,
     threads: int,
 ) -> None:
@@ -172,6 +199,7 @@ def evaluate(
     """
     try:
         from pipelines.evaluation.evaluate import evaluate as run
+        from pipelines.evaluation.readers import load_readers
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"Reports need {error.name}: pip install 'chest-ct-appliance[training]'."
@@ -187,6 +215,7 @@ def evaluate(
             out,
             parts=[Part(part) for part in parts] or list(Part),
             positive_label=positive,
+            readers=load_readers(readers) if readers else None,
             say=click.echo,
         )
     except (PipelineError, OSError) as error:
@@ -198,7 +227,7 @@ def _told(candidates: "Iterable[Candidate]") -> "Iterator[Candidate]":
     """Say of each volume how long its reading took."""
     began = time.perf_counter()
     for volume, refused in candidates:
-        click.echo(f"reading    {time.perf_counter() - began:6.2f} s  {volume.shape[0]} slices")
+        click.echo(f"reading        {time.perf_counter() - began:6.2f} s  {volume.shape[0]} slices")
         yield volume, refused
         del volume  # the next one needs the memory
         began = time.perf_counter()

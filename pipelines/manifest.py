@@ -28,7 +28,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -114,6 +114,24 @@ class Manifest:
     root: Path
     cases: tuple[Case, ...]
     digest: str
+
+    def fold(self, number: int, count: int, seed: int) -> "Manifest":
+        """Return the data set with another validation part: fold `number`, from 0, of `count`.
+
+        The test part stays; all else is training or, in its fold, validation (U9).
+        """
+        learnt = [replace(c, part=None) for c in self.cases if c.part is not Part.TEST]
+        place = _places(learnt, Split(seed, validation=1 / count, test=0.0))
+        cases = tuple(
+            case
+            if case.part is Part.TEST
+            else replace(
+                case,
+                part=Part.VALIDATION if int(place[case.group] * count) == number else Part.TRAIN,
+            )
+            for case in self.cases
+        )
+        return replace(self, cases=cases)
 
     def of(self, *parts: Part) -> tuple[Case, ...]:
         """Return the cases of `parts`."""
@@ -220,7 +238,7 @@ def with_parts(cases: Iterable[Case], split: Split | None) -> Iterator[Case]:
             part = Part.VALIDATION
         else:
             part = Part.TRAIN
-        yield Case(**{**vars(case), "part": part})
+        yield replace(case, part=part)
 
 
 def _places(cases: list[Case], split: Split | None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,8 @@ from pipelines.evaluation.figures import (
     roc_figure,
 )
 from pipelines.evaluation.metrics import Interval, calibration
-from pipelines.evaluation.reading import CaseResult, read
+from pipelines.evaluation.readers import Calls, ReaderPoints, reader_points
+from pipelines.evaluation.reading import CaseResult, Picture, read
 from pipelines.evaluation.report import Section, write_report
 from pipelines.evaluation.summary import ALL, labelled, summarise
 from pipelines.manifest import Manifest, Part
@@ -37,9 +39,12 @@ def evaluate(
     *,
     parts: Sequence[Part],
     positive_label: str,
+    readers: Calls | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Run the models over the cases of `parts`, write the report, return its figures.
+
+    `readers` are what people called the cases, to stand beside the models.
 
     Raises:
         PipelineError: no case is in those parts, or one cannot be read.
@@ -51,12 +56,16 @@ def evaluate(
         "sets": {manifest.name: manifest.digest for manifest in sets},
         **summarise(results, positive_label=positive_label),
     }
+    truth = {r.case.id: r.case.label for r in results if r.case.label is not None}
+    points = reader_points(readers or {}, truth, positive_label)
+    if points is not None:
+        metrics["readers"] = asdict(points)
     lead = [
         ", ".join(f"{m.purpose}: {m.name} {m.version}" for m in _references(models)),
         f"{len(results)} cases of {', '.join(m.name for m in sets)}; parts: {', '.join(parts)}.",
         "Intervals hold 95 % of 1,000 resamples of the groups (patients, papers).",
     ]
-    sections = list(_sections(results, metrics, models, positive_label))
+    sections = list(_sections(results, metrics, models, positive_label, points))
     write_report(out, "Evaluation", lead, sections, metrics)
     return metrics
 
@@ -82,7 +91,11 @@ def _references(models: Models) -> Iterable[Any]:
 
 
 def _sections(
-    results: Sequence[CaseResult], metrics: Mapping[str, Any], models: Models, positive_label: str
+    results: Sequence[CaseResult],
+    metrics: Mapping[str, Any],
+    models: Models,
+    positive_label: str,
+    readers: ReaderPoints | None,
 ) -> Iterable[Section]:
     whole = metrics[ALL]
     known = {key: name for key, name in DICE.items() if key in whole}
@@ -113,10 +126,13 @@ def _sections(
             "roc": roc_figure(
                 {ALL: Roc(scores, truth, threshold=threshold, auc=_interval(whole["auc"]))},
                 f"{positive_label} or not",
+                readers,
             ),
             "calibration": calibration_figure(calibration(scores, truth)),
         }
-        yield Section("Classification", figures=figures)
+        yield Section(
+            "Classification", lines=list(_reader_lines(readers)) if readers else (), figures=figures
+        )
     for key, title in (
         ("by_data_set", "By data set"),
         ("by_part", "By part"),
@@ -126,14 +142,49 @@ def _sections(
     ):
         if len(metrics[key]) > 1:
             yield Section(title, header=COLUMNS, rows=[_row(n, f) for n, f in metrics[key].items()])
-    shown = sorted((r for r in results if r.picture and r.lesion_dice is not None), key=_dice)
-    if shown:
-        pictures = [(_caption(r), r.picture) for r in shown[:GALLERY] if r.picture]
+    yield from _galleries(results, positive_label)
+
+
+def _galleries(results: Sequence[CaseResult], positive_label: str) -> Iterable[Section]:
+    """Yield the pictures of what went wrong, and of what went right (J61, J65)."""
+    masks = [r for r in results if r.lesion_dice is not None]
+    if masks:
         yield Section(
-            "Errors",
+            "Lesions",
             lines=["The cases with the lowest Dice: orange is what was found, blue what is true."],
-            figures={"gallery": gallery(pictures)},
+            figures={"lesions": gallery(_captioned(sorted(masks, key=_dice), _dice))},
         )
+    judged = [r for r in results if r.case.label is not None and r.probability is not None]
+    hit = [r for r in judged if r.case.label == positive_label]
+    rest = [r for r in judged if r.case.label != positive_label]
+    for name, title, cases, called, sign in (
+        ("missed", f"Called negative: {positive_label}", hit, False, 1),
+        ("false-alarms", f"Called positive: not {positive_label}", rest, True, -1),
+        ("hits", f"Called positive: {positive_label}", hit, True, -1),
+    ):
+        shown = sorted((r for r in cases if r.positive is called), key=_probability)[::sign]
+        if shown:
+            lines = [f"{len(shown)} of {len(cases)}; the surest first. Orange: lesions found."]
+            figure = gallery(_captioned(shown, _probability))
+            yield Section(title, lines=lines, figures={name: figure})
+
+
+def _captioned(
+    results: Iterable[CaseResult], figure: Callable[[CaseResult], float]
+) -> list[tuple[str, Picture]]:
+    """Return the first pictures, each with its case, a figure and what was warned of."""
+    shown: list[tuple[str, Picture]] = []
+    for result in results:
+        if result.picture is None or len(shown) == GALLERY:
+            continue
+        flags = [note.split(":")[0].split("(")[0].strip(" .") for note in result.notes]
+        caption = "\n".join([f"{result.case.id}: {figure(result):.2f}", *flags])
+        shown.append((caption, result.picture))
+    return shown
+
+
+def _probability(result: CaseResult) -> float:
+    return result.probability if result.probability is not None else 0.0
 
 
 COLUMNS: Final = (
@@ -189,6 +240,15 @@ def _lesion_lines(figures: Mapping[str, Any]) -> Iterable[str]:
         )
 
 
+def _reader_lines(readers: ReaderPoints) -> Iterable[str]:
+    for name, point in {
+        **readers.each,
+        "Readers' mean": readers.mean,
+        **({"Readers' majority": readers.majority} if readers.majority else {}),
+    }.items():
+        yield f"{name}: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}."
+
+
 def _interval(figure: Mapping[str, float]) -> Interval:
     return Interval(figure["value"], figure["low"], figure["high"])
 
@@ -199,8 +259,3 @@ def _shown(interval: Interval) -> str:
 
 def _dice(result: CaseResult) -> float:
     return result.lesion_dice if result.lesion_dice is not None else 1.0
-
-
-def _caption(result: CaseResult) -> str:
-    flags = " ".join(note.split(":")[0].split(".")[0] for note in result.notes)
-    return f"{result.case.id}: {_dice(result):.2f} {flags}".strip()

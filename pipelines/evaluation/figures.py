@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipelines.evaluation.metrics import Calibration, Interval, roc_auc, roc_curve
+from pipelines.evaluation.readers import ReaderPoints
 from pipelines.evaluation.reading import Picture
 
 DOTS_PER_INCH: Final = 110
@@ -33,8 +34,13 @@ class Roc:
         self.threshold, self.auc = threshold, auc
 
 
-def roc_figure(curves: Mapping[str, Roc], title: str) -> Figure:
-    """Return the ROC curves on one square, each operating point a star."""
+def roc_figure(
+    curves: Mapping[str, Roc], title: str, readers: ReaderPoints | None = None
+) -> Figure:
+    """Return the ROC curves on one square, each operating point a star.
+
+    Readers are red crosses, their mean a blue one, their majority vote a blue diamond (U30).
+    """
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
@@ -45,8 +51,16 @@ def roc_figure(curves: Mapping[str, Roc], title: str) -> Figure:
         (line,) = axes.plot(false_rate, true_rate, label=f"{name}: AUC {value:.3f}{bounds}")
         if roc.threshold is not None:
             called = roc.scores >= roc.threshold
-            point = (called[~roc.positive].mean(), called[roc.positive].mean())
-            axes.plot(*point, marker="*", markersize=14, color=line.get_color())
+            star = (called[~roc.positive].mean(), called[roc.positive].mean())
+            axes.plot(*star, marker="*", markersize=14, color=line.get_color())
+    for point in readers.each.values() if readers else ():
+        axes.plot(1 - point.specificity, point.sensitivity, "x", color="red")
+    if readers:
+        mean, majority = readers.mean, readers.majority
+        axes.plot(1 - mean.specificity, mean.sensitivity, "x", color="blue", label="readers, mean")
+        if majority:
+            place = (1 - majority.specificity, majority.sensitivity)
+            axes.plot(*place, "D", color="blue", label="readers, majority")
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", title=title, aspect="equal")
     axes.legend(loc="lower right", fontsize=8)
     return figure
@@ -83,7 +97,7 @@ def gallery(pictures: Sequence[tuple[str, Picture]], columns: int = 4) -> Figure
     figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
     for place, (caption, picture) in enumerate(pictures, start=1):
         axes = figure.add_subplot(rows, columns, place)
-        axes.imshow(picture.grey, cmap="gray", vmin=0, vmax=1)
+        axes.imshow(picture.grey, cmap="gray", vmin=0, vmax=255)
         _outline(axes, picture.truth, TRUTH)
         _outline(axes, picture.found, FOUND)
         axes.set_title(caption, fontsize=7)

@@ -17,6 +17,7 @@ from pipelines.screening import lung_slices
 from pipelines.volume import CTVolume
 
 FEWEST_SLICES: Final = 16  # of a stack in HU that the automatic run is given
+WIDEST_PICTURE: Final = 256  # pixels
 LUNG_WINDOW_HU: Final = (-1350.0, 150.0)  # level -600, width 1500
 
 
@@ -72,9 +73,9 @@ class CaseResult:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """The slice worth looking at: grey in [0, 1] and both masks, all (y, x)."""
+    """The slice worth looking at: grey from 0 to 255 and both masks, (y, x), 256 wide at most."""
 
-    grey: NDArray[np.float32]
+    grey: NDArray[np.uint8]
     found: NDArray[np.bool_]
     truth: NDArray[np.bool_]
 
@@ -192,7 +193,8 @@ def _against_truth(stack: Stack, data_set: str, answer: Answer) -> CaseResult:
         lesions = tuple(lesions_found(answer.lesion, stack.lesion, stack.spacing))
         voxel_ml = float(np.prod(stack.spacing)) / 1000
         false_ml = tuple(false_regions_ml(answer.lesion, stack.lesion, voxel_ml))
-        picture = _picture(stack, answer.lesion, stack.lesion)
+    if answer.lesion is not None:
+        picture = _picture(stack, answer.lesion)
     if answer.lesion_given_lungs is not None and stack.lesion is not None:
         given_lungs = dice(answer.lesion_given_lungs, stack.lesion)
     if answer.lesion is not None and stack.case.lesion_slices is not None:
@@ -226,12 +228,13 @@ def _slice_marks(lesion: NDArray[np.bool_], marks: tuple[int, ...]) -> SliceMark
     )
 
 
-def _picture(stack: Stack, found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Picture:
-    """Return the slice with most disagreement."""
+def _picture(stack: Stack, found: NDArray[np.bool_]) -> Picture:
+    """Return the slice with most disagreement, or with most lesion where the truth is unknown."""
+    truth = stack.lesion if stack.lesion is not None else np.zeros_like(found)
     z = int(np.argmax((found ^ truth).sum(axis=(1, 2))))
     image = stack.image[z]
     if stack.case.domain is Domain.HU:
-        grey = window(image, LUNG_WINDOW_HU)
-    else:
-        grey = np.divide(image, 255, dtype=np.float32)
-    return Picture(grey, found[z], truth[z])
+        image = (window(image, LUNG_WINDOW_HU) * 255).astype(np.int16)
+    step = -(-max(image.shape) // WIDEST_PICTURE)
+    thin = (slice(None, None, step), slice(None, None, step))
+    return Picture(image[thin].astype(np.uint8), found[z][thin], truth[z][thin])

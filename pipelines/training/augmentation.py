@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 GREY_BINS: Final = 64
+EQUALISED_SHARE: Final = 0.5  # of the HU samples, made to look like the 8-bit sets
+EQUALISED_TILE: Final = 32  # pixels: the 8-bit sets are 256 pixels wide, equalised in 8 x 8 tiles
+EQUALISED_CLIP: Final = (1.2, 4.0)  # of the mean of the histogram; OpenCV's usual value is 3
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,15 @@ from pipelines.preprocessing import (
     dilate,
     window,
 )
-from pipelines.training.augmentation import cut, equalise, random_pose, vary_display
+from pipelines.training.augmentation import (
+    EQUALISED_CLIP,
+    EQUALISED_SHARE,
+    EQUALISED_TILE,
+    cut,
+    equalise,
+    random_pose,
+    vary_display,
+)
 from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
 from pipelines.training.sets import Mixture, load_part, open_sets, require
@@ -27,9 +35,6 @@ from pipelines.training.synthetic import add_lesions
 from pipelines.weights import open_bundle
 
 HEALTHY_SHARE: Final = 0.3  # of the HU samples, left without a lesion
-EQUALISED_SHARE: Final = 0.5  # of the HU samples, made to look like the 8-bit sets
-EQUALISED_TILE: Final = 32  # pixels: the 8-bit sets are 256 pixels wide, equalised in 8 x 8 tiles
-EQUALISED_CLIP: Final = (1.2, 4.0)  # of the mean of the histogram; OpenCV's usual value is 3
 LARGEST_RIM: Final = 2  # pixels of chest wall that a lung mask may bring along
 FLAT_SHARE: Final = 0.15  # of the COVID samples, one slice repeated: 2-D sets are read so
 LUNG_LEVEL: Final = (0.08, 0.3)  # window level of aerated lung that both domains are brought to

@@ -1,6 +1,6 @@
 """Losses of the segmenters and of the classifiers (J56, A-7; U20)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -32,6 +32,19 @@ def dice_alone(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return binary cross-entropy of logits `(n, 1)`."""
     return functional.binary_cross_entropy_with_logits(logits.float(), target)
+
+
+WEIGHTED_CROSS_ENTROPY: Final = "weighted cross-entropy"
+
+
+def weighted_cross_entropy(weights: Sequence[float]) -> Loss:
+    """Return cross-entropy of logits `(n, classes)` and class numbers `(n,)` (U20)."""
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        by_class = torch.tensor(weights, device=logits.device)
+        return functional.cross_entropy(logits.float(), target, weight=by_class)
+
+    return loss
 
 
 LOSSES: Final[Mapping[str, Loss]] = {

@@ -12,14 +12,26 @@ from torch import nn
 
 from pipelines.evaluation.metrics import dice
 from pipelines.manifest import Domain, Part, Stack
-from pipelines.preprocessing import window
-from pipelines.training.augmentation import Pose, cut, random_pose, vary_display
+from pipelines.preprocessing import bounding_box, window
+from pipelines.training.augmentation import (
+    EQUALISED_CLIP,
+    EQUALISED_SHARE,
+    EQUALISED_TILE,
+    Pose,
+    cut,
+    equalise,
+    random_pose,
+    vary_display,
+)
 from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
 from pipelines.training.sets import Mixture, by_source, load_part, open_sets, require
+from pipelines.training.synthetic import add_lesions
 
 REPORT_STRIDE: Final = 3  # neighbouring slices of a volume tell the same
 WATCH_STRIDE: Final = 10
+LESION_SHARE: Final = 0.5  # of the HU samples, given lesions
+CROPPED_SHARE: Final = 0.2  # of the samples, cropped to the lungs
 
 
 class LungRecipe:
@@ -40,14 +52,30 @@ class LungRecipe:
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         stack = self.mixture.pick(rng)
         z = int(rng.integers(len(stack.image)))
-        height, width = stack.image.shape[1:]
+        lung = _lung(stack)[z : z + 1]
+        height, width = lung.shape[1:]
         centre = (height / 2 + rng.uniform(-30, 30), width / 2 + rng.uniform(-30, 30))
         pose = random_pose(rng, centre, self.spacing_mm / stack.spacing[1], zoom=1.35, turn_deg=15)
-        shift = rng.normal(0, 60) if stack.case.domain is Domain.HU else 0.0
-        image = cut(self._grey(stack, [z], shift), pose, self.patch, fill=0.0)
-        target = cut(_lung(stack)[z : z + 1], pose, self.patch, fill=0.0) > 0.5
+        image = cut(self._varied(rng, stack, z), pose, self.patch, fill=0.0)
+        target = cut(lung, pose, self.patch, fill=0.0) > 0.5
         image = vary_display(rng, image, saturate=True)
+        if target.any() and rng.random() < CROPPED_SHARE:
+            image = _cropped(rng, image, target)
         return torch.from_numpy(image), torch.from_numpy(target).float()
+
+    def _varied(self, rng: np.random.Generator, stack: Stack, z: int) -> NDArray[np.float32]:
+        """Return a slice in [0, 1]; in HU with an offset, often with lesions, often equalised."""
+        if stack.case.domain is Domain.DISPLAY:
+            return self._grey(stack, [z])
+        hu = stack.image[z : z + 1] + np.float32(rng.normal(0, 60))
+        if rng.random() < LESION_SHARE:  # their lung is lung all the same
+            hu, _ = add_lesions(hu, _lung(stack)[z : z + 1], rng, stack.spacing)
+        low, high = self.window_hu
+        grey = window(hu, (low, high))
+        if rng.random() < EQUALISED_SHARE:
+            clip = float(rng.uniform(*EQUALISED_CLIP))
+            grey = equalise(grey, tile=EQUALISED_TILE, clip=clip)
+        return grey
 
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self._loss(logits, target)
@@ -67,11 +95,11 @@ class LungRecipe:
             "lung_dice_worst": {name: min(each) for name, each in sources.items()},
         }
 
-    def _grey(self, stack: Stack, rows: list[int], shift_hu: float = 0.0) -> NDArray[np.float32]:
+    def _grey(self, stack: Stack, rows: list[int]) -> NDArray[np.float32]:
         if stack.case.domain is Domain.DISPLAY:
             return np.divide(stack.image[rows], 255, dtype=np.float32)
         low, high = self.window_hu
-        return window(stack.image[rows] + shift_hu, (low, high))
+        return window(stack.image[rows], (low, high))
 
     def _dice(self, net: nn.Module, stack: Stack) -> float:
         """Dice of a whole stack, on the set's own pixels, without post-processing."""
@@ -93,6 +121,17 @@ class LungRecipe:
                 parts.append(torch.sigmoid(net(part.to(device)).float()).cpu())
         mask = cut(torch.cat(parts)[:, 0].numpy(), back, (height, width), fill=0.0) > 0.5
         return dice(mask, _lung(stack))
+
+
+def _cropped(
+    rng: np.random.Generator, image: NDArray[np.float32], lung: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Return `image` black but for a box around the lungs, as papers and some sets crop slices."""
+    margin = (0, int(rng.integers(12)), int(rng.integers(12)))
+    box = bounding_box(lung, margin)
+    out = np.zeros_like(image)
+    out[box] = image[box]
+    return out
 
 
 def _lung(stack: Stack) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from pipelines.errors import PipelineError
 from pipelines.training.lesions import LesionRecipe
 from pipelines.training.loop import ALONE, Process, train
 from pipelines.training.lungs import LungRecipe
+from pipelines.training.pneumonia import PneumoniaRecipe
 from pipelines.training.recipe import Recipe, TrainingConfig
 from pipelines.training.screening import ScreeningRecipe
 from pipelines.weights import ModelConfig, shipped_weights, write_bundle
@@ -131,7 +132,10 @@ def _recipe(config: TrainingConfig, sets: Path, work: Path, models: Path, say: S
             return LesionRecipe(config, sets, models)
         case "screening":
             return ScreeningRecipe(config, sets, work, models, say=say)
+        case "pneumonia" | "severity":
+            return PneumoniaRecipe(config, sets, work, models, say=say)
         case _:
             raise PipelineError(
-                f"There is no training for '{config.purpose}'; known are lungs, lesions, screening."
+                f"There is no training for '{config.purpose}'; known are lungs, lesions, screening,"
+                " pneumonia, severity."
             )

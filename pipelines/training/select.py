@@ -14,15 +14,17 @@ A comparison is a TOML file of contests, held in their order::
     network = { architecture = "dpn92" }
 
 A candidate's tables are laid over the common ones and those over the base; `network` is replaced
-as a whole. The winner is best on the validation groups, the figures shown are those of the test
-groups. What has been trained with the same settings is not trained again.
+as a whole. With `folds = 5` a candidate is trained five times, each time with another fifth of the
+groups for validation, and judged by the mean. The winner is best on the validation groups, the
+figures shown are those of the test groups. What has been trained with the same settings is not
+trained again.
 """
 
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,7 +51,7 @@ class Contest:
 
     name: str
     title: str
-    candidates: Mapping[str, TrainingConfig]
+    candidates: Mapping[str, Sequence[TrainingConfig]]  # one each, or one for each fold
     after: str | None
 
 
@@ -80,21 +82,26 @@ def select(
     """
     contests = read_contests(path)
     winners: dict[str, Path] = {}
-    report: dict[str, dict[str, Outcome]] = {}
+    report: dict[str, dict[str, list[Outcome]]] = {}
     for contest in contests:
         models = _models(work / contest.name / "models", contest, winners)
-        outcomes = {}
-        for name, config in contest.candidates.items():
-            say(f"{contest.name}: {name}")
-            folder = work / contest.name / _slug(name)
-            _train_once(config, sets, folder, models, threads=threads, say=say)
-            outcomes[name] = _outcome(folder / "model")
-        best = max(outcomes, key=lambda name: float(outcomes[name].figures["validation"]))
-        winners[contest.name] = outcomes[best].folder
+        outcomes: dict[str, list[Outcome]] = {}
+        for name, configs in contest.candidates.items():
+            for fold, config in enumerate(configs):
+                said = f", fold {fold + 1} of {len(configs)}" if len(configs) > 1 else ""
+                say(f"{contest.name}: {name}{said}")
+                folder = work / contest.name / _slug(f"{name}{said}")
+                _train_once(config, sets, folder, models, threads=threads, say=say)
+                outcomes.setdefault(name, []).append(_outcome(folder / "model"))
+        best = max(outcomes, key=lambda name: _validation(outcomes[name]))
+        winners[contest.name] = max(outcomes[best], key=lambda o: _validation([o])).folder
         say(f"{contest.name}: best on the validation groups is {best}.")
         report[contest.name] = outcomes
     sections = [_section(contest, report[contest.name]) for contest in contests]
-    metrics = {name: {n: _row(o) for n, o in found.items()} for name, found in report.items()}
+    metrics = {
+        name: {n: [_row(o) for o in folds] for n, folds in found.items()}
+        for name, found in report.items()
+    }
     lead = ["Trained and measured by `appliance select`; test groups took no part in any choice."]
     write_report(out, "Comparison of models", lead, sections, metrics)
     say(f"Written: {out / 'report.html'}")
@@ -116,14 +123,28 @@ def read_contests(path: Path) -> list[Contest]:
             raise PipelineError(f"{path}: '{tables['name']}' comes after '{after}', which is none.")
         base = read_toml(path.parent / tables["base"])
         shared = _laid_over(base, tables.get("common", {}))
+        folds = int(tables.get("folds", 1))
         candidates = {
-            name: TrainingConfig.of(_laid_over(shared, own), path)
+            name: _folded(TrainingConfig.of(_laid_over(shared, own), path), folds)
             for name, own in tables["candidates"].items()
         }
         contests.append(Contest(tables["name"], tables["title"], candidates, after))
     if not contests:
         raise PipelineError(f"{path} holds no contest.")
     return contests
+
+
+def _folded(config: TrainingConfig, folds: int) -> list[TrainingConfig]:
+    if folds == 1:
+        return [config]
+    return [
+        replace(config, data={**config.data, "fold": {**fold, "seed": config.seed}})
+        for fold in ({"number": number, "count": folds} for number in range(folds))
+    ]
+
+
+def _validation(outcomes: Sequence[Outcome]) -> float:
+    return float(np.mean([outcome.figures["validation"] for outcome in outcomes]))
 
 
 def _laid_over(base: Tables, own: Tables) -> dict[str, Any]:
@@ -177,11 +198,20 @@ def _outcome(folder: Path) -> Outcome:
     return Outcome(folder, parameters, figures)
 
 
-def _section(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
+def _section(contest: Contest, folds: Mapping[str, Sequence[Outcome]]) -> Section:
+    outcomes = {
+        name if len(found) == 1 else f"{name}, fold {number}": outcome
+        for name, found in folds.items()
+        for number, outcome in enumerate(found, start=1)
+    }
     figures = next(iter(outcomes.values())).figures
-    if "test" in figures:
-        return _classifiers(contest, outcomes)
-    return _segmenters(contest, outcomes)
+    section = (_classifiers if "test" in figures else _segmenters)(contest, outcomes)
+    means = [
+        f"{name}: {len(found)} folds, validation {_validation(found):.3f} on average."
+        for name, found in folds.items()
+        if len(found) > 1
+    ]
+    return replace(section, lines=[*section.lines, *means])
 
 
 def _segmenters(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:

@@ -14,6 +14,8 @@ from pipelines.manifest import Domain, Manifest, Part, Stack, open_manifest
 def open_sets(data: Mapping[str, Any], folder: Path) -> list[Manifest]:
     """Return the manifests that a training names, `folder/NAME.json` each.
 
+    `data.fold` = { number, count, seed } makes another part of the groups the validation.
+
     Raises:
         PipelineError: one is missing or broken.
     """
@@ -24,7 +26,8 @@ def open_sets(data: Mapping[str, Any], folder: Path) -> list[Manifest]:
             f"{folder} holds no {', '.join(f'{name}.json' for name in missing)}. "
             "`appliance prepare` writes the manifests of the public sets."
         )
-    return [open_manifest(folder / f"{name}.json") for name in names]
+    sets = [open_manifest(folder / f"{name}.json") for name in names]
+    return [manifest.fold(**data["fold"]) for manifest in sets] if "fold" in data else sets
 
 
 def load_part(sets: Iterable[Manifest], part: Part) -> list[Stack]:

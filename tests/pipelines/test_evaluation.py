@@ -9,7 +9,7 @@ from PIL import Image
 from pipelines.analysis import Models
 from pipelines.cli import evaluate as evaluate_command
 from pipelines.engines.choice import EngineChoice
-from pipelines.errors import PipelineError
+from pipelines.errors import ManifestError, PipelineError
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.metrics import (
     Found,
@@ -23,6 +23,7 @@ from pipelines.evaluation.metrics import (
     roc_curve,
     youden_threshold,
 )
+from pipelines.evaluation.readers import Point, load_readers, reader_points
 from pipelines.evaluation.reading import CaseResult, Overlap, SliceMarks
 from pipelines.evaluation.summary import summarise
 from pipelines.manifest import Case, Domain, Part, open_manifest
@@ -156,6 +157,45 @@ def test_a_summary_pools_and_splits_what_the_cases_say():
     assert json.dumps(figures)
 
 
+READERS = """reader,case,label
+Ada,c1,covid
+Ada,c2,covid
+Ada,o1,other
+Bea,c1,covid
+Bea,c2,other
+Bea,o1,other
+Cyd,c1,other
+Cyd,c2,covid
+Cyd,o1,covid
+Dot,c1,covid
+"""
+TRUTH = {"c1": "covid", "c2": "covid", "o1": "other"}
+
+
+def test_readers_are_points_and_so_are_their_mean_and_their_majority(tmp_path):
+    path = tmp_path / "readers.csv"
+    path.write_text(READERS)
+
+    points = reader_points(load_readers(path), TRUTH, "covid")
+
+    assert points is not None
+    assert points.each == {"Ada": Point(1, 1), "Bea": Point(0.5, 1), "Cyd": Point(0.5, 0)}
+    assert points.mean == Point(pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert points.majority == Point(1, 1)
+    assert reader_points({}, TRUTH, "covid") is None
+
+
+def test_readers_without_a_column_or_with_two_calls_are_refused(tmp_path):
+    path = tmp_path / "readers.csv"
+    path.write_text("reader,case\nAda,c1\n")
+    with pytest.raises(ManifestError, match="needs the columns reader, case and label"):
+        load_readers(path)
+
+    path.write_text("reader,case,label\nAda,c1,covid\nAda,c1,other\n")
+    with pytest.raises(ManifestError, match="Ada calls case 'c1' twice"):
+        load_readers(path)
+
+
 @pytest.fixture(scope="module")
 def chest() -> Phantom:
     return small_chest()
@@ -203,9 +243,11 @@ def test_every_kind_of_case_is_measured_and_reported(tmp_path, data_set, models)
         tmp_path,
         parts=list(Part),
         positive_label="covid",
+        readers={"Ada": {"study": "covid", "healthy": "covid"}},
         say=lambda _: None,
     )
 
+    assert figures["readers"]["mean"] == {"sensitivity": 1.0, "specificity": 0.0}
     each = {row["id"]: row for row in figures["each"]}
     assert {"lung_dice", "lesion_dice", "probability", "slices"} <= set(each["study"])
     assert {"lung_dice", "lesion_dice", "lesion_dice_given_lungs"} <= set(each["picture"])
@@ -216,7 +258,7 @@ def test_every_kind_of_case_is_measured_and_reported(tmp_path, data_set, models)
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(figures))
     page = (tmp_path / "report.html").read_text()
     assert "Research use only" in page
-    for name in ("dice", "roc", "calibration", "gallery"):
+    for name in ("dice", "roc", "calibration", "lesions", "hits"):
         assert f'src="{name}.png"' in page
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 300

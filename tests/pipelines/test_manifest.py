@@ -164,3 +164,17 @@ def test_groups_are_split_whole_and_every_label_goes_everywhere():
     assert [round(len(by_part[part]) / 180, 1) for part in Part] == [0.7, 0.1, 0.2]
     assert split == list(with_parts(cases, Split(seed=0, validation=0.1, test=0.2)))
     assert split != list(with_parts(cases, Split(seed=1, validation=0.1, test=0.2)))
+
+
+def test_folds_take_turns_and_leave_the_test_part_alone(arrays):
+    cases = [case(f"c{n}", group=f"g{n // 2}") for n in range(20)]
+    cases += [case("t", part="test")]
+    data = open_manifest(write(arrays, *cases))
+
+    folds = [data.fold(number, 5, seed=3) for number in range(5)]
+
+    validation = [{c.group for c in fold.of(Part.VALIDATION)} for fold in folds]
+    assert [len(groups) for groups in validation] == [2] * 5
+    assert len(set.union(*validation)) == 10
+    assert all([c.id for c in fold.of(Part.TEST)] == ["t"] for fold in folds)
+    assert all(len(fold.of(Part.TRAIN)) == 16 for fold in folds)

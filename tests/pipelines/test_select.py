@@ -57,6 +57,7 @@ COMPARISON = """
 name = "lungs"
 title = "Lung nets"
 base = "lungs.toml"
+folds = 2
 [contests.candidates."U-Net"]
 
 [[contests]]
@@ -98,23 +99,26 @@ def test_contests_are_held_in_turn_and_reported(tmp_path, comparison):
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(figures) == ["lungs", "segmenters", "classifiers"]
     assert set(figures["segmenters"]) == {"3-D U-Net", "2-D FCN-8s"}
-    assert set(figures["segmenters"]["3-D U-Net"]["lesion_dice"]) == {"volumes-3", "volumes-4"}
-    trained = {name: row["train_positives"] for name, row in figures["classifiers"].items()}
+    (net,) = figures["segmenters"]["3-D U-Net"]
+    assert set(net["lesion_dice"]) == {"volumes-3", "volumes-4"}
+    trained = {name: row["train_positives"] for name, (row,) in figures["classifiers"].items()}
     assert trained["all of both"] == 8
     assert 0 < trained["half of one"] < 4
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Lesion nets" in page
+    assert "U-Net: 2 folds, validation" in page
+    assert len(figures["lungs"]["U-Net"]) == 2
     for picture in ("lungs-dice.png", "segmenters-dice.png", "classifiers-roc.png"):
         assert picture in page
         assert (tmp_path / "out" / picture).stat().st_size > 5000
-    best = max(figures["segmenters"], key=lambda n: figures["segmenters"][n]["validation"])
+    (best,) = max(figures["segmenters"].values(), key=lambda folds: folds[0]["validation"])
     used = open_bundle(tmp_path / "work" / "classifiers" / "models" / "lesions")
-    assert used.digest == figures["segmenters"][best]["digest"]
+    assert used.digest == best["digest"]
 
     said.clear()
     select(comparison, sets, tmp_path / "work", tmp_path / "again", say=said.append)
 
-    assert sum("trained before" in line for line in said) == 5
+    assert sum("trained before" in line for line in said) == 6
     again = (tmp_path / "again" / "metrics.json").read_bytes()
     assert again == (tmp_path / "out" / "metrics.json").read_bytes()
 
