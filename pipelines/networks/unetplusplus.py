@@ -14,6 +14,8 @@ import torch
 from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
 from torch import nn
 
+from pipelines.errors import WeightsError
+
 
 @dataclass(frozen=True)
 class UNetPlusPlusConfig:
@@ -27,6 +29,15 @@ class UNetPlusPlusConfig:
     out_channels: int = 1
     features: tuple[int, int, int, int, int, int] = (16, 16, 32, 64, 128, 16)
     depth: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse a depth that the nested grid does not have.
+
+        Raises:
+            WeightsError: it is none of 1 to 4.
+        """
+        if not 1 <= self.depth <= 4:
+            raise WeightsError(f"U-Net++ has the depths 1 to 4, not {self.depth}.")
 
 
 class UNetPlusPlus(nn.Module):

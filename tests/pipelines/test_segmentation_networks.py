@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipelines.engines.openvino import OpenVinoEngine, _convert
+from pipelines.errors import WeightsError
 from pipelines.networks.library import build
 from pipelines.weights import Bundle, ModelConfig, Precision, open_bundle, shipped_weights
 
@@ -237,3 +238,9 @@ def test_the_shipped_lesion_weights_serve_every_depth(depth: int) -> None:
         full = bundle.network().get_submodule("net")(image)
 
     assert torch.equal(pruned, full[depth - 1])
+
+
+@pytest.mark.parametrize("depth", [0, 5])
+def test_a_depth_that_the_network_does_not_have_is_refused(depth: int):
+    with pytest.raises(WeightsError, match=f"depths 1 to 4, not {depth}"):
+        build("unetplusplus", {"depth": depth})
