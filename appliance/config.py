@@ -133,6 +133,14 @@ class AnalysisSettings:
         "the folder with one folder per network; absent: the one shipped",
         example="/srv/chest-ct-appliance/weights",
     )
+    second_opinion: bool = _key(
+        False,  # noqa: FBT003 - a default, as every other
+        "whether a second network says which kind of pneumonia it sees; needs weights/pneumonia",
+    )
+    heat_map: bool = _key(
+        False,  # noqa: FBT003 - a default, as every other
+        "whether heat maps show where a classifier saw what speaks for its answer",
+    )
 
 
 def _default_data_dir() -> Path:
@@ -221,6 +229,15 @@ class Settings:
                 " set data_dir to a folder that this user may write"
             ) from error
 
+
+NAMED: Final[Mapping[Any, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
+"""What a value of each type is called in TOML."""
 
 SECTIONS: Final[Mapping[str, type | None]] = {
     "database": None,
@@ -378,10 +395,9 @@ def _convert(value: Any, hint: Any, *, place: str, folder: Path) -> Any:
             raise ConfigError(f"{place} must be a list of tables")
         where = place.removeprefix("[").replace("] ", ".")
         return tuple(_build(item, entry, where=where, folder=folder) for entry in value)
-    if hint in (int, float, str) and type(value) is hint:
+    if hint in NAMED and type(value) is hint:
         return value
-    named = {int: "a whole number", float: "a number", str: "text", Path: "a path"}[hint]
-    raise ConfigError(f"{place} must be {named}, not {value!r}")
+    raise ConfigError(f"{place} must be {NAMED[hint]}, not {value!r}")
 
 
 def _check(value: Any, metadata: Mapping[str, Any], *, place: str) -> None:

@@ -20,6 +20,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.ss
 PROBE_TIMEOUT_S: Final = 120
 
 NETWORKS: Final = ("lungs", "lesions", "screening")
+SECOND_OPINION: Final = "pneumonia"
 """The networks that every analysis needs, by the folder each lies in."""
 
 BUNDLE_FILES: Final = ("config.json", "weights.safetensors")
@@ -174,7 +175,8 @@ def check_database(settings: Settings) -> Iterator[Finding]:
 def check_weights(settings: Settings) -> Iterator[Finding]:
     """Every network's files are there and are what their checksums say."""
     folder = settings.analysis.weights_dir or _shipped_weights()
-    for name in NETWORKS:
+    further = (SECOND_OPINION,) if settings.analysis.second_opinion else ()
+    for name in (*NETWORKS, *further):
         bundle = folder / name
         wrong = ", ".join(_wrong_files(bundle))
         yield _judge(

@@ -176,6 +176,7 @@ def select(comparison: Path, sets: Path, out: Path, work: Path | None, threads: 
     help="Only these cases; all unless given.",
 )
 @click.option("--positive", default="covid", show_default=True, help="The label looked for.")
+@click.option("--second-opinion", is_flag=True, help="Also measure the kinds of pneumonia.")
 @click.option(
     "--readers",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -190,6 +191,7 @@ def evaluate(
     parts: tuple[str, ...],
     positive: str,
     readers: Path | None,
+    second_opinion: bool,  # noqa: FBT001
     engine: str,
     threads: int,
 ) -> None:
@@ -209,9 +211,12 @@ def evaluate(
     from pipelines.manifest import Part, open_manifest
 
     try:
+        opened = analysis.Models.open(
+            models, EngineChoice(engine), threads=threads, second_opinion=second_opinion
+        )
         run(
             [open_manifest(path) for path in manifests],
-            analysis.Models.open(models, EngineChoice(engine), threads=threads),
+            opened,
             out,
             parts=[Part(part) for part in parts] or list(Part),
             positive_label=positive,

@@ -4,11 +4,13 @@ numpy and nibabel only, so that whoever shows or delivers a result never loads a
 
 A result folder holds
 
-- ``analysis.json``: every field of `Analysis` but the two arrays, lengths in mm, volumes in ml,
+- ``analysis.json``: every field of `Analysis` but the arrays, lengths in mm, volumes in ml,
   positions as canonical (z, y, x) indices (`pipelines.volume`);
 - ``lungs.nii.gz`` and ``lesions.nii.gz``: the masks in the input's own axis order and geometry, so
   that they overlay the input in any other program. NIfTI coordinates are RAS, ours LPS: x and y
-  change sign.
+  change sign;
+- ``heatmap.nii.gz`` and ``heatmap_pneumonia.nii.gz``, only where they were computed: the heat maps
+  of the screening and of the second opinion, 0 to 255, in the same geometry.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
@@ -127,6 +129,97 @@ class Quality:
     flaws: tuple[Flaw, ...]
 
 
+class Grade(StrEnum):
+    """How much of the more affected lung is involved (`pipelines.severity`)."""
+
+    CT_0 = "CT-0"
+    CT_1 = "CT-1"
+    CT_2 = "CT-2"
+    CT_3 = "CT-3"
+    CT_4 = "CT-4"
+
+
+@dataclass(frozen=True)
+class Involvement:
+    """Lesion in a part of the lungs: its volume, and its share of that part, 0 to 1."""
+
+    lesion_ml: float
+    share: float
+
+
+@dataclass(frozen=True)
+class LungInvolvement:
+    """Lesion in one lung and in the thirds of its own height."""
+
+    whole: Involvement
+    upper: Involvement
+    middle: Involvement
+    lower: Involvement
+
+
+@dataclass(frozen=True)
+class Burden:
+    """Lesion burden, from the masks alone; voxels of lesions outside the lung mask are left out.
+
+    Attributes:
+        right: The patient's right lung.
+        left: The patient's left lung.
+        both: Both lungs together.
+        grade: Of the lung with the larger share; not validated as a clinical grade.
+    """
+
+    right: LungInvolvement
+    left: LungInvolvement
+    both: Involvement
+    grade: Grade
+
+
+@dataclass(frozen=True)
+class SecondOpinion:
+    """What kind of pneumonia another network sees (`pipelines.pneumonia`).
+
+    Attributes:
+        probabilities: By class, in the network's order; they add up to 1.
+        most_likely: The class with the highest one.
+        severity: Grade of that class, where it has grades and a network for them is there.
+        validated: Whether the models that took part are, by their own word.
+    """
+
+    probabilities: dict[str, float]
+    most_likely: str
+    severity: str | None
+    validated: bool
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Where a classifier saw what speaks for its answer (`pipelines.heatmap`).
+
+    Attributes:
+        purpose: Of the model that was asked: screening or pneumonia.
+        answer: What it speaks for.
+        lesion_share: Share of the heat above half maximum that lies in lesions, 0 to 1; None where
+            nothing spoke for the answer.
+        heat: uint8 (z, y, x): 255 at the maximum, 0 outside the lungs and in slices not asked
+            about.
+    """
+
+    FILES: ClassVar[Mapping[str, str]] = {
+        "screening": "heatmap.nii.gz",
+        "pneumonia": "heatmap_pneumonia.nii.gz",
+    }
+
+    purpose: str
+    answer: str
+    lesion_share: float | None
+    heat: npt.NDArray[np.uint8]
+
+    @property
+    def file(self) -> str:
+        """Its file in the result folder."""
+        return self.FILES[self.purpose]
+
+
 @dataclass(frozen=True)
 class ModelRef:
     """Which network said so; the digest is the sha256 of its ``weights.safetensors``."""
@@ -159,6 +252,9 @@ class Analysis:
         lung_mask: uint8 (z, y, x): 1 right lung, 2 left lung, 0 elsewhere.
         lesion_labels: uint16 (z, y, x): `Lesion.id`, 0 elsewhere.
         quality: What is wrong with the scan; None in results that are older than the measures.
+        burden: How much of the lungs is lesion; None likewise.
+        second_opinion: Of the network that tells kinds of pneumonia apart; None unless asked for.
+        heat_maps: None but those asked for.
     """
 
     ANALYSIS_FILE: ClassVar[str] = "analysis.json"
@@ -182,6 +278,9 @@ class Analysis:
     lung_mask: npt.NDArray[np.uint8]
     lesion_labels: npt.NDArray[np.uint16]
     quality: Quality | None = None
+    burden: Burden | None = None
+    second_opinion: SecondOpinion | None = None
+    heat_maps: tuple[HeatMap, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Return what ``analysis.json`` holds: every field but the arrays, as JSON types."""
@@ -197,11 +296,13 @@ class Analysis:
             self.write(staging, volume)
 
     def write(self, folder: Path, volume: CTVolume) -> None:
-        """Write the three files into a folder, one made by `whole_folder` if others join them."""
+        """Write the files into a folder, one made by `whole_folder` if others join them."""
         text = json.dumps(self.summary(), indent=1, allow_nan=False, ensure_ascii=False)
         (folder / self.ANALYSIS_FILE).write_text(text + "\n", encoding="utf-8")
         _save_mask(folder / self.LUNGS_FILE, self.lung_mask, volume.orientation)
         _save_mask(folder / self.LESIONS_FILE, self.lesion_labels, volume.orientation)
+        for heat_map in self.heat_maps:
+            _save_mask(folder / heat_map.file, heat_map.heat, volume.orientation)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -215,7 +316,7 @@ class Analysis:
             if summary.pop("schema") != SCHEMA:
                 raise ResultError(f"{folder / cls.ANALYSIS_FILE} has another schema than {SCHEMA}.")
             return cls(
-                **_typed(summary),
+                **_typed(summary, folder),
                 lung_mask=load_mask(folder / cls.LUNGS_FILE).astype(np.uint8),
                 lesion_labels=load_mask(folder / cls.LESIONS_FILE).astype(np.uint16),
             )
@@ -278,15 +379,15 @@ def load_mask(path: Path) -> npt.NDArray[np.integer[Any]]:
 
 def _plain(value: Any) -> Any:
     """Return a field as JSON types: dataclasses become objects, tuples lists."""
-    if isinstance(value, LungMeasures | Quality):
-        return asdict(value)
+    if isinstance(value, HeatMap):
+        return {f.name: getattr(value, f.name) for f in fields(value) if f.name != "heat"}
     if isinstance(value, tuple):
-        return [asdict(item) if hasattr(item, "__dataclass_fields__") else item for item in value]
-    return value
+        return [_plain(item) for item in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def _typed(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the constructor's arguments from ``analysis.json``, arrays apart."""
+def _typed(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the constructor's arguments from ``analysis.json``, the masks apart."""
     return {
         **summary,
         "shape": tuple(summary["shape"]),
@@ -300,6 +401,12 @@ def _typed(summary: dict[str, Any]) -> dict[str, Any]:
             Refusal(**{**row, "rule": Rule(row["rule"])}) for row in summary["refused_series"]
         ),
         "quality": _quality(summary.get("quality")),
+        "burden": _burden(summary.get("burden")),
+        "second_opinion": _second_opinion(summary.get("second_opinion")),
+        "heat_maps": tuple(
+            HeatMap(**row, heat=load_mask(folder / HeatMap.FILES[row["purpose"]]).astype(np.uint8))
+            for row in summary.get("heat_maps", ())
+        ),
     }
 
 
@@ -307,6 +414,20 @@ def _quality(row: dict[str, Any] | None) -> Quality | None:
     if row is None:
         return None
     return Quality(**{**row, "flaws": tuple(Flaw(flaw) for flaw in row["flaws"])})
+
+
+def _burden(row: dict[str, Any] | None) -> Burden | None:
+    if row is None:
+        return None
+    right, left = (
+        LungInvolvement(**{part: Involvement(**said) for part, said in row[side].items()})
+        for side in ("right", "left")
+    )
+    return Burden(right, left, Involvement(**row["both"]), Grade(row["grade"]))
+
+
+def _second_opinion(row: dict[str, Any] | None) -> SecondOpinion | None:
+    return None if row is None else SecondOpinion(**row)
 
 
 def _lesion(row: dict[str, Any]) -> Lesion:

@@ -24,11 +24,13 @@ right and z upwards (flip rows), a sagittal one y to the right and z upwards.
      "key_slabs":  [{"first": z, "count": 1, "file": name, "bytes": n}, ...]   one per key slice
      "lesions":    [{every field of findings.Lesion, "mask": MASK}, ...]        as Analysis.lesions
      "lungs":      {"right": MASK or null, "left": MASK or null, "right_ml": v, "left_ml": v},
+     "heat_maps": [{"purpose", "answer", "lesion_share", "map": HEAT or null}, ...]     often none
+     "burden": BURDEN or null, "second_opinion": OPINION or null,    as findings has them
      "probability": p, "positive": bool, "threshold": t,
      "models": [{"purpose", "name", "version", "digest"}, ...],
      "engine": text, "warnings": [sentence, ...], "notice": "AI result, not for primary diagnosis"}
 
-    MASK = {"box": [x0, y0, z0, x1, y1, z1], "file": name, "bytes": n}         half-open
+    MASK = HEAT = {"box": [x0, y0, z0, x1, y1, z1], "file": name, "bytes": n}         half-open
 
 In ``lesions``, ``centroid`` is (z, y, x) and ``bbox`` ((z0, y0, x0), (z1, y1, x1)), as `findings`
 has them. No patient's or institution's text is in any file: the banner comes from the database.
@@ -50,6 +52,9 @@ z, y, x (x fastest), padded with zeros to whole bytes, first voxel in the lowest
 
     i = ((z - z0) * (y1 - y0) + (y - y0)) * (x1 - x0) + x - x0
     inside = bytes[i >> 3] >> (i & 7) & 1
+
+**Heat** (``<hash>.heat``): one zstd frame; inside, one byte for each voxel of the box in the same
+order, 255 where the answer is spoken for most.
 """
 
 from __future__ import annotations
@@ -68,7 +73,7 @@ import numpy.typing as npt
 import zstandard
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Analysis, Box, Lesion
+from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Analysis, Box, Burden, HeatMap, Lesion
 from pipelines.volume import CTVolume
 
 SCHEMA: Final = 1
@@ -101,7 +106,7 @@ class Slab:
 
 @dataclass(frozen=True)
 class Mask:
-    """One bit-packed region; box is half-open (x0, y0, z0, x1, y1, z1)."""
+    """One region, bit-packed, or a heat map; box is half-open (x0, y0, z0, x1, y1, z1)."""
 
     box: tuple[int, int, int, int, int, int]
     file: str
@@ -148,6 +153,16 @@ def write_lung(analysis: Analysis, label: int, folder: Path) -> Mask | None:
     region = analysis.lung_mask == label
     box = bounding_box(region)
     return None if box is None else _write_mask(region[_crop(box)], box, folder)
+
+
+def write_heat(heat_map: HeatMap, folder: Path) -> Mask | None:
+    """Write a heat map, cropped to where there is any; None if there is none."""
+    box = bounding_box(heat_map.heat > 0)
+    if box is None:
+        return None
+    (z0, y0, x0), (z1, y1, x1) = box
+    name, size = _write_named(folder, heat_map.heat[_crop(box)].tobytes(), suffix=".heat")
+    return Mask((x0, y0, z0, x1, y1, z1), name, size)
 
 
 def bounding_box(region: npt.NDArray[np.bool_]) -> Box | None:
@@ -237,10 +252,24 @@ def _describe_findings(analysis: Analysis, masks: list[Mask], folder: Path) -> d
     lesions = [
         {**row, "mask": _plain(mask)} for row, mask in zip(summary["lesions"], masks, strict=True)
     ]
-    said = ("probability", "positive", "threshold", "models", "engine", "warnings")
+    heat_maps = [
+        {**row, "map": _plain(write_heat(heat_map, folder))}
+        for row, heat_map in zip(summary["heat_maps"], analysis.heat_maps, strict=True)
+    ]
+    said = (
+        "burden",
+        "second_opinion",
+        "probability",
+        "positive",
+        "threshold",
+        "models",
+        "engine",
+        "warnings",
+    )
     return {
         "lesions": lesions,
         "lungs": {**lungs, **summary["lungs"]},
+        "heat_maps": heat_maps,
         **{name: summary[name] for name in said},
         "notice": NOTICE,
     }
@@ -254,7 +283,7 @@ def _plain(mask: Mask | None) -> dict[str, Any] | None:
 
 _TILE: Final = 340  # px
 _MARGIN: Final = 8
-_HEADER: Final = 92
+_HEADER: Final = 114
 _MOST_TILES: Final = 7  # beside the coronal overview
 _LUNG_WINDOW: Final = (-600, 1500)  # level, width in HU
 _COLOURS: Final = (
@@ -307,12 +336,21 @@ def _draw_header(sheet: Image.Image, analysis: Analysis) -> None:
     lines = (
         (20, _AMBER, NOTICE),
         (17, (255, 255, 255), score),
+        *((13, _GREY, line) for line in _burden_lines(analysis.burden)),
         (13, _GREY, f"{models}  |  engine {analysis.engine}"),
     )
     y = _MARGIN
     for size, colour, text in lines:
         draw.text((_MARGIN, y), text, fill=colour, font=ImageFont.load_default(size))
         y += size + 8
+
+
+def _burden_lines(burden: Burden | None) -> tuple[str, ...]:
+    if burden is None:
+        return ()
+    shares = f"{100 * burden.right.whole.share:.1f} % of the right lung, "
+    shares += f"{100 * burden.left.whole.share:.1f} % of the left"
+    return (f"lesions in {shares}: {burden.grade} by the mask, not validated as a clinical grade",)
 
 
 def _axial_tile(volume: CTVolume, analysis: Analysis, z: int) -> Image.Image:

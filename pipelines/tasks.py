@@ -16,7 +16,7 @@ import structlog
 from celery import shared_task
 
 from appliance import lifecycle, studies
-from appliance.config import Settings
+from appliance.config import AnalysisSettings, Settings
 from appliance.database import Database
 from appliance.errors import LostRaceError
 from appliance.lifecycle import Claim, FinishedAnalysis
@@ -33,6 +33,7 @@ from pipelines.series import Candidate, study_candidates
 log = structlog.get_logger()
 
 STEPS: Final = ("reading", *analysis.STEPS, "saving")
+"""Of every study; what is asked for besides comes before the saving."""
 
 
 @shared_task(name="pipelines.analyse_study")
@@ -41,7 +42,7 @@ def analyse_study(study_id: int) -> None:
     app = current()
     settings, database = app.settings, app.database
     try:
-        models = _models(settings)
+        models = _models(settings.analysis)
     except WeightsError as error:
         # The appliance's fault, not the study's: it keeps waiting, and the sweep rings again.
         log.error("analysis.no_models", reason=str(error))  # noqa: TRY400
@@ -85,7 +86,7 @@ def _run(settings: Settings, database: Database, claim: Claim, models: Models) -
 def _analyse(
     settings: Settings, database: Database, claim: Claim, models: Models
 ) -> lifecycle.State:
-    steps = _Steps(database, claim)
+    steps = _Steps(database, claim, (*STEPS[:-1], *models.further_steps, STEPS[-1]))
     volumes = _read(settings, database, claim, steps)
     volume, found = analysis.analyse_study(volumes, models, progress=steps.finished)
     folder = settings.analyses_dir / str(claim.study_id) / uuid.uuid4().hex
@@ -137,7 +138,8 @@ def _note_outcomes(
 class _Steps:
     """Publishes what runs and what came out of it."""
 
-    def __init__(self, database: Database, claim: Claim) -> None:
+    def __init__(self, database: Database, claim: Claim, steps: tuple[str, ...]) -> None:
+        self.steps = steps
         self.seconds: dict[str, float] = {}
         self._database = database
         self._claim = claim
@@ -147,7 +149,11 @@ class _Steps:
         """Say that `step` runs."""
         self._watch = analysis.Stopwatch(None)
         studies.start_step(
-            self._database, self._claim, step=step, done=STEPS.index(step), total=len(STEPS)
+            self._database,
+            self._claim,
+            step=step,
+            done=self.steps.index(step),
+            total=len(self.steps),
         )
 
     def done(self, step: str, *, summary: dict[str, Any] | None = None) -> None:
@@ -158,18 +164,18 @@ class _Steps:
     def finished(self, step: str, seconds: float, summary: dict[str, Any]) -> None:
         """Take what the analysis tells after each of its steps."""
         self.seconds[step] = self.seconds.get(step, 0.0) + seconds
-        position = STEPS.index(step)
+        position = self.steps.index(step)
         studies.record_step(
             self._database,
             self._claim,
             step=step,
             position=position,
-            total=len(STEPS),
+            total=len(self.steps),
             seconds=seconds,
             summary=summary,
         )
-        if position + 1 < len(STEPS):
-            self.start(STEPS[position + 1])
+        if position + 1 < len(self.steps):
+            self.start(self.steps[position + 1])
 
 
 def _for_database(
@@ -187,12 +193,13 @@ def _for_database(
     )
 
 
-def _models(settings: Settings) -> Models:
-    chosen = settings.analysis
-    return _open_models(chosen.weights_dir, EngineChoice(chosen.engine), chosen.threads)
-
-
 @cache
-def _open_models(folder: Path | None, choice: EngineChoice, threads: int) -> Models:
+def _models(chosen: AnalysisSettings) -> Models:
     """Open the models once in the life of the worker."""
-    return Models.open(folder, choice, threads=threads)
+    return Models.open(
+        chosen.weights_dir,
+        EngineChoice(chosen.engine),
+        threads=chosen.threads,
+        second_opinion=chosen.second_opinion,
+        heat_map=chosen.heat_map,
+    )

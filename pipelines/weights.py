@@ -72,6 +72,16 @@ class ModelConfig:
         channels: int = configuration(*self._architecture()).in_channels
         return channels
 
+    @property
+    def out_channels(self) -> int:
+        """Channels of the network's output: the classes of a classifier."""
+        channels: int = configuration(*self._architecture()).out_channels
+        return channels
+
+    def activation(self) -> nn.Module:
+        """Return what makes probabilities of logits; several classes exclude each other."""
+        return nn.Softmax(dim=1) if self.out_channels > 1 else nn.Sigmoid()
+
     def _architecture(self) -> tuple[str, dict[str, Any]]:
         options = {k: v for k, v in self.network.items() if k != "architecture"}
         return str(self.network["architecture"]), options

@@ -39,4 +39,5 @@ def open_result(folder: Path) -> Result:
     if facts["schema"] != SCHEMA:
         raise ValueError(f"{VIEWER_FILE} has schema {facts['schema']}, not {SCHEMA}")
     pieces = [*facts["slabs"], *facts["key_slabs"], *(row["mask"] for row in facts["lesions"])]
+    pieces += [row["map"] for row in facts.get("heat_maps", ()) if row["map"] is not None]
     return Result(facts, {piece["file"]: viewer / piece["file"] for piece in pieces})

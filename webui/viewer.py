@@ -113,7 +113,7 @@ def manifest(analysis_id: int) -> Response:
 
 @blueprint.get("/api/analyses/<int:analysis_id>/files/<name>")
 def piece(analysis_id: int, name: str) -> Response:
-    """One slab or mask; only names that the result lists are looked for on disk."""
+    """One slab, mask or heat map; only names that the result lists are looked for on disk."""
     path = _result(_analysis(analysis_id)).files.get(name)
     if path is None:
         abort(HTTPStatus.NOT_FOUND)
@@ -204,6 +204,11 @@ def _manifest(analysis_id: int, facts: Mapping[str, Any]) -> dict[str, Any]:
             _lesion(lesion) | {"mask_url": _address(analysis_id, lesion["mask"])}
             for lesion in facts["lesions"]
         ],
+        "heat_maps": [
+            {"answer": heat_map["answer"], "url": _address(analysis_id, piece)} | _ends(piece)
+            for heat_map in facts.get("heat_maps", ())
+            if (piece := heat_map["map"]) is not None
+        ],
     }
 
 
@@ -213,11 +218,14 @@ def _address(analysis_id: int, piece: Mapping[str, Any]) -> str:
 
 def _lesion(lesion: Mapping[str, Any]) -> dict[str, Any]:
     shown = ("id", "side", "volume_ml", "diameter_mm", "mean_hu", "probability")
-    box = lesion["mask"]["box"]
     _, y, x = lesion["centroid"]
     return {
         **{name: lesion[name] for name in shown},
-        "first": box[:3],
-        "last": [end - 1 for end in box[3:]],
+        **_ends(lesion["mask"]),
         "look_at": [round(x), round(y), lesion["key_slice"]],
     }
+
+
+def _ends(piece: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The lowest and the highest voxel of a piece's box, both inclusive."""
+    return {"first": piece["box"][:3], "last": [end - 1 for end in piece["box"][3:]]}

@@ -30,4 +30,4 @@ def open_engine(bundle: Bundle, choice: EngineChoice, *, threads: int = 0) -> En
         torch.set_num_threads(threads)
     device = torch.device("cuda" if gpu else "cpu")
     precision = best_precision(device, bundle.config.precision)
-    return TorchEngine(bundle.network(), device, precision)
+    return TorchEngine(bundle.network(), device, precision, bundle.config.activation())

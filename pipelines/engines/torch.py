@@ -1,5 +1,7 @@
 """PyTorch: the GPU's engine, and on a CPU the reference the other engine is held against."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,9 +21,16 @@ def best_precision(device: torch.device, lowest: Precision) -> Precision:
 
 
 class TorchEngine:
-    """A PyTorch network in evaluation mode."""
+    """A PyTorch network in evaluation mode, and what makes probabilities of its logits."""
 
-    def __init__(self, net: nn.Module, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        device: torch.device,
+        precision: Precision,
+        activation: Callable[[torch.Tensor], torch.Tensor] = torch.sigmoid,
+    ) -> None:
+        self.activation = activation
         self.device = device
         self.precision = precision
         self.net = net.eval().to(device)
@@ -34,15 +43,16 @@ class TorchEngine:
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         images = torch.from_numpy(batch).to(self.device)
-        images = images.contiguous(memory_format=_channels_last(images.ndim))
+        images = images.contiguous(memory_format=channels_last(images.ndim))
         low = self.precision is Precision.BF16
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low),
         ):
-            out: NDArray[np.float32] = torch.sigmoid(self.net(images).float()).cpu().numpy()
+            out: NDArray[np.float32] = self.activation(self.net(images).float()).cpu().numpy()
         return out
 
 
-def _channels_last(dimensions: int) -> torch.memory_format:
+def channels_last(dimensions: int) -> torch.memory_format:
+    """Return the layout in which convolutions of images `(n, c, ...)` are fastest."""
     return torch.channels_last_3d if dimensions == 5 else torch.channels_last

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from pipelines.analysis import Models
@@ -21,7 +22,7 @@ from pipelines.evaluation.metrics import Interval, calibration
 from pipelines.evaluation.readers import Calls, ReaderPoints, reader_points
 from pipelines.evaluation.reading import CaseResult, Picture, read
 from pipelines.evaluation.report import Section, write_report
-from pipelines.evaluation.summary import ALL, labelled, summarise
+from pipelines.evaluation.summary import ALL, labelled, opinion_figures, summarise
 from pipelines.manifest import Manifest, Part
 
 GALLERY: Final = 12
@@ -60,12 +61,19 @@ def evaluate(
     points = reader_points(readers or {}, truth, positive_label)
     if points is not None:
         metrics["readers"] = asdict(points)
+    classes = _classes(models)
+    if classes:
+        metrics["second_opinion"] = opinion_figures(results, classes)
     lead = [
         ", ".join(f"{m.purpose}: {m.name} {m.version}" for m in _references(models)),
         f"{len(results)} cases of {', '.join(m.name for m in sets)}; parts: {', '.join(parts)}.",
         "Intervals hold 95 % of 1,000 resamples of the groups (patients, papers).",
     ]
     sections = list(_sections(results, metrics, models, positive_label, points))
+    if classes:
+        sections.append(
+            _opinion_section(results, metrics["second_opinion"], classes, readers or {})
+        )
     write_report(out, "Evaluation", lead, sections, metrics)
     return metrics
 
@@ -143,6 +151,52 @@ def _sections(
         if len(metrics[key]) > 1:
             yield Section(title, header=COLUMNS, rows=[_row(n, f) for n, f in metrics[key].items()])
     yield from _galleries(results, positive_label)
+
+
+def _classes(models: Models) -> dict[str, str]:
+    """Return the second opinion's class by the label of a manifest; empty without one."""
+    if models.opinion is None:
+        return {}
+    labels: Mapping[str, str] = models.opinion.pneumonia.config.decision["labels"]
+    return dict(labels)
+
+
+def _opinion_section(
+    results: Sequence[CaseResult],
+    figures: Mapping[str, Mapping[str, Any]],
+    classes: Mapping[str, str],
+    readers: Calls,
+) -> Section:
+    """Return each class against the rest, the readers beside the network (U30)."""
+    known = [r for r in results if r.classes is not None and r.case.label in classes]
+    truth = {r.case.id: classes[str(r.case.label)] for r in known}
+    called = {
+        name: {case: classes.get(label, label) for case, label in of.items()}
+        for name, of in readers.items()
+    }
+    curves = {}
+    for place, (name, found) in enumerate(figures.items()):
+        scores = np.array([(r.classes or {})[name] for r in known])
+        positive = np.array([truth[r.case.id] == name for r in known])
+        roc = Roc(scores, positive, auc=_interval(found["auc"]))
+        points = reader_points(called, truth, name)
+        curves[f"class-{place}"] = roc_figure({name: roc}, f"{name} or another class", points)
+    return Section(
+        "Second opinion",
+        lines=["Each class against the rest; a case is called by its most likely class."],
+        header=("", "cases", "AUC [95 %]", "sensitivity", "specificity"),
+        rows=[
+            (
+                name,
+                str(found["cases"]),
+                _shown(_interval(found["auc"])),
+                f"{found['sensitivity']:.3f}",
+                f"{found['specificity']:.3f}",
+            )
+            for name, found in figures.items()
+        ],
+        figures=curves,
+    )
 
 
 def _galleries(results: Sequence[CaseResult], positive_label: str) -> Iterable[Section]:

@@ -1,5 +1,6 @@
 """One case through the models, held against its truth."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +47,7 @@ class CaseResult:
 
     Attributes:
         probability: That the case is COVID-like; None where no classifier applies.
+        classes: What the second opinion says, where it was asked for.
         lung_dice: Of the lungs found.
         lesion_dice: Of the lesions found in the lungs found.
         lesion_dice_given_lungs: Of the lesions found in the true lungs, for display stacks.
@@ -59,6 +61,7 @@ class CaseResult:
     case: Case
     data_set: str
     probability: float | None = None
+    classes: Mapping[str, float] | None = None
     positive: bool | None = None
     lung_dice: float | None = None
     lesion_dice: float | None = None
@@ -88,6 +91,7 @@ class Answer:
     lesion: NDArray[np.bool_] | None = None
     lesion_given_lungs: NDArray[np.bool_] | None = None
     probability: float | None = None
+    classes: Mapping[str, float] | None = None
     positive: bool | None = None
     notes: tuple[str, ...] = ()
 
@@ -125,6 +129,7 @@ def _automatic_run(stack: Stack, models: Models) -> Answer:
         lung=found.lung_mask > 0,
         lesion=found.lesion_labels > 0,
         probability=found.probability,
+        classes=found.second_opinion.probabilities if found.second_opinion else None,
         positive=found.positive,
         notes=found.warnings,
     )
@@ -203,6 +208,7 @@ def _against_truth(stack: Stack, data_set: str, answer: Answer) -> CaseResult:
         case=stack.case,
         data_set=data_set,
         probability=answer.probability,
+        classes=answer.classes,
         positive=answer.positive,
         lung_dice=lung_dice,
         lesion_dice=lesion_dice,

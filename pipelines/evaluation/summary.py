@@ -1,6 +1,6 @@
 """From case results to the figures of a report: `metrics.json`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -55,6 +55,40 @@ def labelled(
     scores = np.array([r.probability for r in known], dtype=np.float64)
     truth = np.array([r.case.label == positive_label for r in known], dtype=bool)
     return scores, truth, [r.case.group for r in known]
+
+
+def opinion_figures(
+    results: Iterable[CaseResult], classes: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of the second opinion for each class against the rest (U26-U30).
+
+    `classes` is the class by the label of a manifest; cases of other labels are left out. A class
+    that a data set does not have is left out too (U32).
+    """
+    known = [r for r in results if r.classes is not None and r.case.label in classes]
+    truth = np.array([classes[str(r.case.label)] for r in known])
+    said = [dict(r.classes or {}) for r in known]
+    groups = _groups(known)
+    figures: dict[str, dict[str, Any]] = {}
+    for name in sorted(set(truth.tolist())):
+        of = truth == name
+        if of.all():
+            continue
+        scores = np.array([probabilities[name] for probabilities in said])
+        called = np.array([max(p, key=lambda c, p=p: p[c]) == name for p in said])  # type: ignore[misc]
+        figures[name] = {
+            "cases": int(of.sum()),
+            "auc": _interval(_auc_of(scores, of), groups),
+            "sensitivity": float(called[of].mean()),
+            "specificity": float((~called)[~of].mean()),
+        }
+    return figures
+
+
+def _auc_of(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_]
+) -> Callable[[NDArray[np.int64]], float]:
+    return lambda rows: roc_auc(scores[rows], positive[rows])
 
 
 def _by(
@@ -146,7 +180,7 @@ def _classification(results: Iterable[CaseResult], positive_label: str) -> dict[
     if (~truth).any():
         figures["specificity"] = _interval(lambda rows: _share(~called[rows][~truth[rows]]), groups)
     if truth.any() and (~truth).any():
-        figures["auc"] = _interval(lambda rows: roc_auc(scores[rows], truth[rows]), groups)
+        figures["auc"] = _interval(_auc_of(scores, truth), groups)
         found = calibration(scores, truth)
         figures["calibration"] = {"brier": found.brier, "error": found.error}
     return figures

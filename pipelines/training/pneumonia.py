@@ -41,8 +41,8 @@ REPORT_EVERY: Final = 20  # cases
 class PneumoniaRecipe:
     """Samples `(1, slices, size, size)` z-scores and class numbers.
 
-    `decision.classes` names the outputs, `data.classes` says which label of the manifests is which
-    of them (cases of other labels are left out), `data.class_weights` how much each counts.
+    `decision.classes` names the outputs, `decision.labels` says which label of the manifests is
+    which of them (cases of other labels are left out), `data.class_weights` how much each counts.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class PneumoniaRecipe:
         self.classes = tuple(str(name) for name in config.decision["classes"])
         self.settings = InputSettings.of(config.preprocessing)
         self._loss = weighted_cross_entropy(_class_weights(config, self.classes))
-        number = {label: self.classes.index(name) for label, name in config.data["classes"].items()}
+        labels = config.decision["labels"]
+        number = {label: self.classes.index(name) for label, name in labels.items()}
         cases = [
             (manifest, case)
             for manifest in open_sets(config.data, folder)
@@ -76,7 +77,7 @@ class PneumoniaRecipe:
         }
         for part in (Part.TRAIN, Part.VALIDATION):
             if not len(self._rows[part]):
-                raise PipelineError(f"No case to {part} on has a label of data.classes.")
+                raise PipelineError(f"No case to {part} on has a label of decision.labels.")
         self._volumes = _prepared(cases, self.settings, work, open_bundle(models / "lungs"), say)
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,10 +153,10 @@ def _class_weights(config: TrainingConfig, classes: tuple[str, ...]) -> list[flo
     if config.loss != WEIGHTED_CROSS_ENTROPY:
         raise PipelineError(f"'{config.purpose}' is trained with '{WEIGHTED_CROSS_ENTROPY}' alone.")
     weights = config.data["class_weights"]
-    named = {*weights, *config.data["classes"].values()}
+    named = {*weights, *config.decision["labels"].values()}
     if set(weights) != set(classes) or named != set(classes):
         raise PipelineError(
-            f"data.classes and data.class_weights must name the classes {', '.join(classes)}."
+            f"decision.labels and data.class_weights must name the classes {', '.join(classes)}."
         )
     return [float(weights[name]) for name in classes]
 

@@ -2,6 +2,7 @@ import hashlib
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -238,6 +239,15 @@ def test_a_file_that_no_checksum_names_is_not_well(settings: Settings):
     sums.write_text(sums.read_text().splitlines(keepends=True)[0])
 
     assert "weights.safetensors" in next(doctor.check_weights(settings)).text
+
+
+def test_the_doctor_misses_the_second_opinions_network_once_it_is_switched_on(settings: Settings):
+    bundles(settings)
+    asked = replace(settings, analysis=replace(settings.analysis, second_opinion=True))
+
+    assert all(found.well for found in doctor.check_weights(settings))
+    (bad,) = (found for found in doctor.check_weights(asked) if not found.well)
+    assert bad.subject == "weights pneumonia"
 
 
 def test_the_networks_the_doctor_asks_for_are_those_shipped():

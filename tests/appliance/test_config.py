@@ -83,6 +83,7 @@ def test_peers_are_read_as_a_list_of_tables(tmp_path: Path):
         ({"analysis": {"engine": "pytorch"}}, "did you mean torch?"),
         ({"dicom": {"port": 65536}}, "[dicom] port must be at most 65535, not 65536"),
         ({"web": {"port": 70000}}, "[web] port must be at most 65535, not 70000"),
+        ({"analysis": {"heat_map": 1}}, "[analysis] heat_map must be true or false, not 1"),
         ({"analysis": {"weights_dir": 3}}, "[analysis] weights_dir must be a path"),
         ({"dicom": {"peers": "*"}}, "[dicom] peers must be a list of tables"),
         ({"dicom": 3}, "dicom must be a table, written [dicom]"),

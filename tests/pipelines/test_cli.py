@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines import cli
 from tests.support import ct_series
-from tests.support.tiny_models import write_models
+from tests.support.tiny_models import write_models, write_opinion_models
 
 
 @pytest.fixture
@@ -43,8 +43,48 @@ def test_a_dicom_folder_is_analysed_into_four_files(tmp_path, models):
     written = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert written["shape"] == [24, 128, 128]
     assert set(written["timings_s"]) == {"lungs", "lesions", "screening"}
+    assert written["burden"]["grade"].startswith("CT-")
+    assert (written["second_opinion"], written["heat_maps"]) == (None, [])
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
         assert sheet.width > 300
+
+
+def test_a_second_opinion_and_heat_maps_come_when_they_are_asked_for(tmp_path, models):
+    source = tmp_path / "study"
+    ct_series.write(ct_series.slices(24), source)
+    write_opinion_models(models)
+
+    code, output = run(
+        "analyse", source, "--out", tmp_path / "out", "--engine", "torch", "--weights", models,
+        "--second-opinion", "--heat-map",
+    )  # fmt: skip
+
+    assert code == 0, output
+    assert "second opinion, not validated: " in output
+    written = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert sum(written["second_opinion"]["probabilities"].values()) == pytest.approx(1)
+    purposes = {model["purpose"] for model in written["models"]}
+    assert purposes >= {"lungs", "lesions", "screening", "pneumonia"}
+    assert ("severity" in purposes) == (written["second_opinion"]["severity"] is not None)
+    assert list(written["timings_s"])[3:] == ["second opinion", "heat map"]
+    assert [heat_map["purpose"] for heat_map in written["heat_maps"]] == ["screening", "pneumonia"]
+    for name in ("heatmap.nii.gz", "heatmap_pneumonia.nii.gz"):
+        heat, lungs = (nib.load(tmp_path / "out" / n) for n in (name, "lungs.nii.gz"))
+        np.testing.assert_allclose(heat.affine, lungs.affine)
+        assert heat.shape == lungs.shape
+
+
+def test_a_second_opinion_without_its_model_says_so(tmp_path, models):
+    source = tmp_path / "study"
+    ct_series.write(ct_series.slices(24), source)
+
+    code, output = run(
+        "analyse", source, "--out", tmp_path / "out", "--weights", models, "--second-opinion"
+    )
+
+    assert code == 1
+    assert f"The second opinion needs a model in {models / 'pneumonia'}" in output
+    assert "analysis.second_opinion = false" in output
 
 
 def test_masks_of_a_nifti_lie_in_its_own_geometry(tmp_path, models):

@@ -96,6 +96,20 @@ def test_a_slice_is_scored_as_by_pytorch_in_fp32(choice):
 
 
 @both_engines
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_slices_of_a_batch_come_back_in_order(choice, count):
+    lungs = open_bundle(shipped_weights() / "lungs")
+    config = dataclasses.replace(lungs.config, precision=Precision.FP32)
+    engine = open_engine(dataclasses.replace(lungs, config=config), choice)
+    images = np.random.default_rng(0).random((count, 1, 32, 48), dtype=np.float32)
+
+    together = engine.predict(images)
+
+    alone = np.concatenate([engine.predict(images[n : n + 1]) for n in range(count)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@both_engines
 def test_no_engine_goes_below_the_precision_that_the_weights_allow(choice):
     lungs = open_bundle(shipped_weights() / "lungs")
     assert lungs.config.precision is Precision.BF16

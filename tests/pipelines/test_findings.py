@@ -10,13 +10,16 @@ from pipelines.errors import Refusal, ResultError, Rule
 from pipelines.findings import (
     Analysis,
     Flaw,
+    HeatMap,
     Lesion,
     LungMeasures,
     ModelRef,
     Quality,
+    SecondOpinion,
     Side,
     whole_folder,
 )
+from pipelines.severity import measure_burden
 from pipelines.volume import Affine, CTVolume
 
 SHAPE = (3, 4, 5)
@@ -62,6 +65,15 @@ def make_analysis(volume: CTVolume) -> Analysis:
             metal_ml=None, motion_mm=1.5, motion_steps=2, noise_hu=12.5,
             body_cut=0.25, lungs_cut_cm2=0.0, flaws=(Flaw.MOTION,),
         ),
+        burden=measure_burden(lungs, lesions, 0.002),
+        second_opinion=SecondOpinion(
+            probabilities={"healthy": 0.25, "COVID-19": 0.75}, most_likely="COVID-19",
+            severity="II", validated=False,
+        ),
+        heat_maps=(
+            HeatMap("screening", "COVID-likeness", 0.5, np.where(lesions > 0, 255, 0).astype("u1")),
+            HeatMap("pneumonia", "COVID-19", None, np.zeros(volume.shape, np.uint8)),
+        ),
     )  # fmt: skip
 
 
@@ -76,6 +88,11 @@ def test_an_analysis_comes_back_as_it_was_saved(tmp_path: Path):
     assert loaded.lesions == analysis.lesions
     assert loaded.refused_series == analysis.refused_series
     assert loaded.quality == analysis.quality
+    assert loaded.burden == analysis.burden
+    assert loaded.second_opinion == analysis.second_opinion
+    for kept, made in zip(loaded.heat_maps, analysis.heat_maps, strict=True):
+        assert (kept.heat == made.heat).all()
+        assert (kept.purpose, kept.lesion_share) == (made.purpose, made.lesion_share)
     assert (loaded.lung_mask == analysis.lung_mask).all()
     assert (loaded.lesion_labels == analysis.lesion_labels).all()
     assert loaded.lesion_labels.dtype == np.uint16
@@ -104,7 +121,7 @@ def test_the_same_analysis_makes_the_same_bytes(tmp_path: Path):
     for name in ("a", "b"):
         make_analysis(volume).save(tmp_path / name, volume)
 
-    for file in ("analysis.json", "lungs.nii.gz", "lesions.nii.gz"):
+    for file in ("analysis.json", "lungs.nii.gz", "lesions.nii.gz", "heatmap.nii.gz"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
@@ -146,17 +163,18 @@ def test_another_schema_is_not_read(tmp_path: Path):
         Analysis.load(tmp_path / "result")
 
 
-def test_a_result_from_before_quality_was_measured_is_read(tmp_path: Path):
+def test_a_result_from_before_quality_and_burden_were_measured_is_read(tmp_path: Path):
     volume = make_volume()
     make_analysis(volume).save(tmp_path / "result", volume)
     path = tmp_path / "result" / "analysis.json"
     older = json.loads(path.read_text())
-    del older["quality"]
-    path.write_text(json.dumps(older))
+    later = ("quality", "burden", "second_opinion", "heat_maps")
+    path.write_text(json.dumps({k: v for k, v in older.items() if k not in later}))
 
     loaded = Analysis.load(tmp_path / "result")
 
-    assert loaded.quality is None
+    assert (loaded.quality, loaded.burden, loaded.second_opinion) == (None, None, None)
+    assert loaded.heat_maps == ()
     assert loaded.warnings == ("Careful.",)
 
 

@@ -15,6 +15,7 @@ from pipelines.findings import (
     LEFT_LUNG,
     RIGHT_LUNG,
     Analysis,
+    HeatMap,
     Lesion,
     LungMeasures,
     ModelRef,
@@ -29,6 +30,7 @@ from pipelines.presentation import (
     encode_slab,
     write_viewer,
 )
+from pipelines.severity import measure_burden
 from tests.support.phantom import small_chest
 
 
@@ -167,6 +169,46 @@ def test_masks_are_crops_of_lesions_and_lungs(folder: Path):
     for side, label in (("right", RIGHT_LUNG), ("left", LEFT_LUNG)):
         region = read_mask(folder, described["lungs"][side], chest.lungs.shape)
         assert (region == (chest.lungs == label)).all()
+
+
+def test_a_heat_map_is_a_crop_of_its_bytes_and_is_listed_only_where_there_is_one(tmp_path: Path):
+    heat = np.zeros_like(small_chest().lungs)
+    heat[40:44, 50:60, 30:45] = np.arange(1, 16)
+    maps = (
+        HeatMap("screening", "COVID-likeness", 0.25, heat),
+        HeatMap("pneumonia", "bacterial", None, np.zeros_like(heat)),
+    )
+
+    write_viewer(small_chest().volume, replace(analysis(), heat_maps=maps), tmp_path)
+
+    first, second = describe(tmp_path)["heat_maps"]
+    assert first["map"]["box"] == [30, 50, 40, 45, 60, 44]
+    content = np.frombuffer(inflate(tmp_path, first["map"]), np.uint8).reshape(4, 10, 15)
+    assert (content == heat[40:44, 50:60, 30:45]).all()
+    assert (first["answer"], first["lesion_share"]) == ("COVID-likeness", 0.25)
+    assert (second["answer"], second["map"]) == ("bacterial", None)
+
+
+def test_a_result_without_burden_opinion_or_heat_says_so(folder: Path):
+    described = describe(folder)
+
+    assert described["heat_maps"] == []
+    assert (described["burden"], described["second_opinion"]) == (None, None)
+
+
+def test_the_burden_adds_a_line_to_the_contact_sheet():
+    chest = small_chest()
+    burden = measure_burden(chest.lungs, chest.lesions, chest.volume.voxel_ml)
+    without = contact_sheet(chest.volume, analysis())
+
+    sheet = contact_sheet(chest.volume, replace(analysis(), burden=burden))
+
+    assert sheet.size == without.size
+    below_the_score = (0, 62, 700, 84)
+    different = np.asarray(sheet) != np.asarray(without)
+    assert different[62:114].any()
+    assert not different[114:].any()
+    assert colours(sheet.crop(below_the_score)).sum() == 0
 
 
 def test_the_description_has_the_patients_sides(folder: Path):

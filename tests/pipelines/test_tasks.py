@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from pipelines.findings import Analysis as Found
 from pipelines.weights import shipped_weights
 from tests.support import ct_series
 from tests.support.databases import migrated, settings_in
-from tests.support.tiny_models import write_models
+from tests.support.tiny_models import write_models, write_opinion_models
 
 
 @pytest.fixture
@@ -99,6 +100,28 @@ def test_a_queued_study_becomes_ready_with_its_result_and_steps(app, settings, d
     assert len(found.lesions) == row.lesion_count
     viewer = settings.data_dir / row.folder / "viewer" / "viewer.json"
     assert json.loads(viewer.read_text())["slabs"]
+
+
+def test_what_is_asked_for_besides_are_steps_of_their_own(settings, database, tmp_path):
+    write_opinion_models(tmp_path / "weights")
+    chosen = replace(settings.analysis, second_opinion=True, heat_map=True)
+    asked = replace(settings, analysis=chosen)
+    asked.prepare()
+    make_app(asked)
+    study_id = receive(asked, database, ct_series.slices(24), tmp_path / "sent")
+
+    tasks.analyse_study(study_id)
+
+    study = study_of(database, study_id)
+    assert study.state == State.READY, study.state_reason
+    with database.snapshot() as db:
+        steps = db.scalars(select(StepResult).order_by(StepResult.position)).all()
+        row = db.scalars(select(Analysis)).one()
+    assert [step.step for step in steps] == [
+        "reading", "lungs", "lesions", "screening", "second opinion", "heat map", "saving",
+    ]  # fmt: skip
+    viewer = settings.data_dir / row.folder / "viewer" / "viewer.json"
+    assert len(json.loads(viewer.read_text())["heat_maps"]) == 2
 
 
 def test_the_next_series_is_read_when_the_best_shows_no_lungs(app, settings, database, tmp_path):

@@ -50,6 +50,49 @@ CONFIGS = {
 }
 
 
+SUBSETS = {
+    "subsets": 5,
+    "slices": 8,
+    "size": 16,
+    "clip_hu": [-1200, 600],
+    "mean_hu": -600.0,
+    "std_hu": 490.0,
+}
+OPINION_CONFIGS = {
+    "pneumonia": ModelConfig(
+        name="tiny pneumonia",
+        version="0.1",
+        purpose="pneumonia",
+        network={"architecture": "densenet3d", "dimensions": 3},
+        preprocessing=SUBSETS,
+        decision={
+            "classes": ["healthy", "COVID-19", "other viral", "bacterial"],
+            "labels": {"healthy": "healthy", "covid": "COVID-19", "pneumonia": "bacterial"},
+            "graded": "COVID-19",
+            "validated": False,
+        },
+        precision=Precision.BF16,
+    ),
+    "severity": ModelConfig(
+        name="tiny severity",
+        version="0.1",
+        purpose="severity",
+        network={"architecture": "densenet3d", "dimensions": 3, "out_channels": 3},
+        preprocessing=SUBSETS,
+        decision={"classes": ["I", "II", "III"], "validated": False},
+        precision=Precision.BF16,
+    ),
+}
+
+
+def write_opinion_models(folder: Path) -> Path:
+    """Write the bundles of the second opinion below `folder`."""
+    torch.manual_seed(1)
+    for purpose, config in OPINION_CONFIGS.items():
+        write_bundle(folder / purpose, config, config.network_with_random_weights())
+    return folder
+
+
 def write_models(folder: Path) -> Path:
     """Write one bundle for each purpose below `folder`."""
     torch.manual_seed(0)

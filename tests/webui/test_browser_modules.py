@@ -82,6 +82,41 @@ def test_a_mask_is_cut_as_the_plane_shows_it(page: Page, plane: str):
     assert np.array_equal(drawn, shown)
 
 
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_a_heat_map_is_cut_as_the_plane_shows_it(page: Page, plane: str):
+    volume = np.zeros((12, 18, 20), np.uint8)
+    box = (slice(2, 7), slice(3, 12), slice(5, 16))
+    volume[box] = np.random.default_rng(2).integers(0, 256, (5, 9, 11))
+    shown = {"axial": volume[4], "coronal": volume[::-1, 6], "sagittal": volume[::-1, :, 9]}[plane]
+
+    section = run(
+        page,
+        "heat_layer",
+        """const { PLANES } = await import(`${path}/planes.js`);
+        const plane = PLANES.find(({ name }) => name === argument.plane);
+        const map = new module.HeatMap([5, 3, 2], [15, 11, 6], new Uint8Array(argument.heat));
+        const index = { axial: 4, coronal: 6, sagittal: 9 }[argument.plane];
+        const section = map.section(plane, [20, 18, 12], index);
+        const missed = map.section(plane, [20, 18, 12], 1);
+        return { ...section, inside: [...section.inside], missed };""",
+        {"plane": plane, "heat": volume[box].ravel().tolist()},
+    )
+
+    drawn = np.zeros_like(shown)
+    inside = np.array(section["inside"], np.uint8).reshape(section["height"], section["width"])
+    top, left = section["top"], section["left"]
+    drawn[top : top + section["height"], left : left + section["width"]] = inside
+    assert np.array_equal(drawn, shown)
+    assert section["missed"] is None
+
+
+def test_a_heat_map_of_the_wrong_length_is_refused(page: Page):
+    body = """try { new module.HeatMap([0, 0, 0], [1, 1, 1], new Uint8Array(7)); }
+        catch (e) { return String(e); }"""
+
+    assert "7 bytes, expected 8" in run(page, "heat_layer", body)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_outlines_enclose_exactly_the_mask(page: Page, seed: int):
     inside = np.random.default_rng(seed).random((9, 13)) > 0.4

@@ -3,6 +3,7 @@ import io
 import statistics
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Route
 
-from pipelines.findings import Analysis, Side
+from pipelines.findings import Analysis, HeatMap, Side
 from pipelines.phantom import chest as large_chest
 from pipelines.volume import CTVolume
 from tests.webui.browser import WINDOW, Reader, chromium, needs_chromium, serving
@@ -392,6 +393,77 @@ def test_help_opens_by_its_key_and_names_every_key(reader: Reader):
 
     reader.press("?")
     assert not reader.page.is_visible("#help")
+
+
+def test_without_a_heat_map_its_key_does_nothing_and_the_help_says_so(reader: Reader):
+    before = picture(reader, "axial")
+
+    reader.press("g")
+
+    assert (picture(reader, "axial") == before).all()
+    assert "heat" not in reader.title("axial")
+    reader.press("?")
+    assert "Heat map: not computed" in reader.page.inner_text("#help")
+
+
+def test_g_walks_the_heat_maps_and_ends_with_none(
+    browser: Browser, volume: CTVolume, found: Analysis, tmp_path: Path
+):
+    lesion = found.lesions[0]
+    z, y, x = lesion.key_slice, round(lesion.centroid[1]), round(lesion.centroid[2])
+    heat = np.zeros(volume.shape, np.uint8)
+    heat[z, y - 5 : y + 6, x - 5 : x + 6] = 255
+    other = np.zeros_like(heat)
+    other[z + 1, 20:30, 20:30] = 255
+    maps = (
+        HeatMap("screening", "COVID-likeness", 1.0, heat),
+        HeatMap("pneumonia", "bacterial", 0.0, other),
+    )
+    world = World.at(tmp_path / "data")
+    study_id = world.receive("1.1")
+    world.finish(study_id, volume, replace(found, heat_maps=maps))
+
+    with serving(world.app()) as address:
+        reader = Reader.signed_in(browser, address)
+        asked: list[str] = []
+        reader.page.on("request", lambda request: asked.append(request.url))
+        reader.open_study(study_id)
+        reader.press("s")
+        off = picture(reader, "axial")
+        at_opening = len(asked)
+        reader.press("g")
+        until_title(reader, "heat map: COVID-likeness")
+        on = picture(reader, "axial")
+        point = on_screen(reader.page, volume, "axial", (z, y, x))
+        reader.press("g")
+        until_title(reader, "heat map: bacterial, none here")
+        empty = picture(reader, "axial")
+        reader.press("g", "g", "g", "g")
+        again = picture(reader, "axial")
+        reader.press("?")
+        text = reader.page.inner_text("#help")
+        box = reader.page.locator(".viewport.axial > canvas").bounding_box()
+        assert reader.troubles == []
+        reader.page.close()
+
+    row, column = round(point.y - box["y"]), round(point.x - box["x"])
+    grey, warm = off[row, column].astype(int), on[row, column].astype(int)
+    assert warm == pytest.approx(0.4 * grey + 0.6 * np.array([255, 225, 70]), abs=4)
+    changed = np.nonzero((on != off).any(axis=2))
+    assert abs(changed[0].mean() - row) < 6
+    assert abs(changed[1].mean() - column) < 6
+    assert (empty == off).all()
+    assert (again == off).all()
+    assert len(asked) == at_opening + 2
+    assert "Heat map: COVID-likeness, bacterial, none" in text
+
+
+def until_title(reader: Reader, end: str) -> None:
+    reader.until(
+        "(end) => document.querySelector('.viewport.axial .top-left').textContent.endsWith(end)",
+        end,
+    )
+    reader.frames()
 
 
 def test_what_must_always_be_shown_is_shown(reader: Reader, found: Analysis):

@@ -1,4 +1,5 @@
 import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import zstandard
 from flask.testing import FlaskClient
 
-from pipelines.findings import Analysis
+from pipelines.findings import Analysis, HeatMap, SecondOpinion
 from pipelines.presentation import decode_slab
 from pipelines.volume import CTVolume
 from tests.webui.world import World
@@ -42,6 +43,93 @@ def test_the_page_names_patient_models_and_the_warning(client: FlaskClient, show
         "1.0.0",
     ):
         assert text in page
+
+
+def test_the_page_shows_the_burden_of_each_lung_and_what_the_grade_is_worth(
+    world: World, client: FlaskClient, chest: tuple[CTVolume, Analysis]
+):
+    volume, found = chest
+    study_id = world.receive("1.1")
+    world.finish(study_id, volume, found)
+    burden = found.burden
+    assert burden is not None
+
+    page = client.get(f"/studies/{study_id}").get_data(as_text=True)
+
+    for part in (burden.right.whole, burden.left.whole, burden.right.lower, burden.left.upper):
+        assert f"{part.lesion_ml:.1f} ml, {100 * part.share:.1f} %" in page
+    assert f"<b>{burden.grade}</b>" in page
+    assert "Computed from the lesion mask." in page
+    assert "not validated as a clinical grade" in page
+
+
+def test_a_result_from_before_the_burden_was_measured_is_shown_as_it_was(
+    world: World, client: FlaskClient, chest: tuple[CTVolume, Analysis]
+):
+    volume, found = chest
+    study_id = world.receive("1.1")
+    analysis_id = world.finish(study_id, volume, found)
+    path = world.settings.data_dir / f"analyses/{study_id}-1/viewer/viewer.json"
+    older = json.loads(path.read_text())
+    for later in ("burden", "second_opinion", "heat_maps"):
+        del older[later]
+    path.write_text(json.dumps(older))
+
+    page = client.get(f"/studies/{study_id}").get_data(as_text=True)
+    manifest = client.get(f"/api/analyses/{analysis_id}/manifest").get_json()
+
+    assert "% of both lungs" in page
+    assert "clinical grade" not in page
+    assert "Second opinion" not in page
+    assert manifest["heat_maps"] == []
+
+
+@pytest.mark.parametrize(
+    ("validated", "title"), [(False, "Second opinion, not validated"), (True, "Second opinion")]
+)
+def test_a_second_opinion_is_shown_with_what_it_is_worth(
+    world: World,
+    client: FlaskClient,
+    chest: tuple[CTVolume, Analysis],
+    validated,
+    title: str,
+):
+    volume, found = chest
+    opinion = SecondOpinion(
+        {"healthy": 0.04, "COVID-19": 0.81, "<b>odd</b>": 0.15}, "COVID-19", "II", validated
+    )
+    study_id = world.receive("1.1")
+    world.finish(study_id, volume, replace(found, second_opinion=opinion))
+
+    page = client.get(f"/studies/{study_id}").get_data(as_text=True)
+
+    assert f"<h2>{title}</h2>" in page
+    assert '<div class="most-likely"><dt>COVID-19</dt><dd>81 %</dd></div>' in page
+    assert "grade II" in page
+    assert "&lt;b&gt;odd" in page
+
+
+def test_a_heat_map_is_listed_and_sent(
+    world: World, client: FlaskClient, chest: tuple[CTVolume, Analysis]
+):
+    volume, found = chest
+    heat = np.zeros(volume.shape, np.uint8)
+    heat[10:12, 20:30, 40:60] = 200
+    maps = (
+        HeatMap("screening", "COVID-likeness", 0.4, heat),
+        HeatMap("pneumonia", "healthy", None, np.zeros_like(heat)),
+    )
+    study_id = world.receive("1.1")
+    analysis_id = world.finish(study_id, volume, replace(found, heat_maps=maps))
+
+    page = client.get(f"/studies/{study_id}").get_data(as_text=True)
+    (told,) = client.get(f"/api/analyses/{analysis_id}/manifest").get_json()["heat_maps"]
+    sent = client.get(told["url"], headers={"Accept-Encoding": ""}).data
+
+    assert "40 % of the heat in lesions" in page
+    assert "no heat" in page
+    assert (told["first"], told["last"]) == ([40, 20, 10], [59, 29, 11])
+    assert sent == heat[10:12, 20:30, 40:60].tobytes()
 
 
 def test_the_manifest_speaks_x_y_z(manifest: dict[str, Any], chest: tuple[CTVolume, Analysis]):

@@ -20,6 +20,7 @@ from pipelines import presentation
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Analysis, LungMeasures, ModelRef, whole_folder
 from pipelines.lesions import label_regions, measure_lesions
 from pipelines.phantom import Phantom
+from pipelines.severity import measure_burden
 from pipelines.volume import CTVolume
 from webui.app import create_app
 
@@ -169,6 +170,7 @@ def known(
         refused_series=(),
         lung_mask=lungs,
         lesion_labels=labels,
+        burden=measure_burden(lungs, labels, volume.voxel_ml),
     )
 
 

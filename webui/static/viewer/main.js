@@ -7,12 +7,13 @@
  * @typedef {import("./manifest.js").Manifest} Manifest
  */
 import { byId, element } from "../dom.js";
+import { HeatLayer } from "./heat_layer.js";
 import { fillHelp, toggleHelp } from "./help.js";
 import { listenToKeys } from "./keys.js";
 import { LesionLayer } from "./lesion_layer.js";
 import { lesionList } from "./lesion_list.js";
 import { SlabLoader } from "./loader.js";
-import { fetchManifest, fetchMask } from "./manifest.js";
+import { fetchHeatMap, fetchManifest, fetchMask } from "./manifest.js";
 import { PLANES } from "./planes.js";
 import { listenToPointer } from "./pointer.js";
 import { sliceBar } from "./slice_bar.js";
@@ -30,6 +31,8 @@ function open(manifest) {
   const state = new ViewState(manifest.size, PRESETS[0]);
   const colours = new LookUpTable();
   const layer = new LesionLayer();
+  const heatMaps = manifest.heat_maps.map(({ answer }) => answer);
+  const heat = new HeatLayer(heatMaps);
   colours.show(state.window);
   state.onChange((change) => {
     if (change === "window") colours.show(state.window);
@@ -38,7 +41,7 @@ function open(manifest) {
   const views = PLANES.map((plane) => {
     const imageLabel = (/** @type {number} */ z) =>
       plane === AXIAL && manifest.image_numbers[z] != null ? `  ·  image ${manifest.image_numbers[z]}` : "";
-    const viewport = new Viewport(plane, { state, volume, colours, lesions: layer, imageLabel });
+    const viewport = new Viewport(plane, { state, volume, colours, heat, lesions: layer, imageLabel });
     const bar = sliceBar(plane, state, manifest.lesions);
     viewport.box.append(bar.bar);
     listenToPointer(viewport, state);
@@ -51,7 +54,8 @@ function open(manifest) {
   presetButtons(state);
   const active = activeViewport(views.map(({ viewport }) => viewport));
   const help = /** @type {HTMLDialogElement} */ (byId("help"));
-  const commands = commandTable({ state, active, jumpBy, toggleHelp: () => toggleHelp(help) });
+  bringHeatMaps(state, manifest.heat_maps, heat, views.map(({ viewport }) => viewport));
+  const commands = commandTable({ state, active, jumpBy, heatMaps, toggleHelp: () => toggleHelp(help) });
   fillHelp(help, commands);
   byId("help-button").addEventListener("click", () => toggleHelp(help));
   listenToKeys(commands);
@@ -76,6 +80,27 @@ function activeViewport(viewports) {
   }
   activate(active);
   return () => active;
+}
+
+/**
+ * Fetch a heat map when it is first asked for: most readers never do.
+ * @param {ViewState} state
+ * @param {readonly import("./manifest.js").HeatMapFacts[]} heatMaps
+ * @param {HeatLayer} layer
+ * @param {readonly Viewport[]} viewports
+ */
+function bringHeatMaps(state, heatMaps, layer, viewports) {
+  /** @type {Set<number>} */
+  const asked = new Set();
+  const bring = async (/** @type {number} */ place) => {
+    asked.add(place);
+    layer.add(place, await fetchHeatMap(heatMaps[place]));
+    for (const viewport of viewports) viewport.overlayArrived();
+  };
+  state.onChange((change) => {
+    if (change !== "heat" || state.heatMap === null || asked.has(state.heatMap)) return;
+    bring(state.heatMap).catch(explain);
+  });
 }
 
 /** @param {ViewState} state */
@@ -104,10 +129,11 @@ function presetButtons(state) {
  * @param {ViewState} parts.state
  * @param {() => Viewport} parts.active
  * @param {(steps: number) => void} parts.jumpBy
+ * @param {readonly string[]} parts.heatMaps  what each heat map speaks for
  * @param {() => void} parts.toggleHelp
  * @returns {import("./keys.js").Command[]}
  */
-function commandTable({ state, active, jumpBy, toggleHelp }) {
+function commandTable({ state, active, jumpBy, heatMaps, toggleHelp }) {
   const scroll = (/** @type {number} */ steps) => state.scroll(active().plane, steps);
   const all = Math.max(...state.size);
   return [
@@ -119,6 +145,12 @@ function commandTable({ state, active, jumpBy, toggleHelp }) {
     },
     { keys: ["s"], label: "S", does: "Lesions shown or hidden", run: () => state.toggleOverlay() },
     { keys: ["c"], label: "C", does: "Lesions as contour or filled", run: () => state.toggleFill() },
+    {
+      keys: ["g"],
+      label: "G",
+      does: heatMaps.length > 0 ? `Heat map: ${heatMaps.join(", ")}, none` : "Heat map: not computed",
+      run: () => state.nextHeatMap(heatMaps.length),
+    },
     {
       keys: PRESETS.map((_, i) => String(i + 1)),
       label: `1 – ${PRESETS.length}`,
@@ -155,7 +187,7 @@ async function start(manifest) {
 
   const takeMask = async (/** @type {import("./manifest.js").LesionFacts} */ lesion) => {
     layer.add(await fetchMask(lesion));
-    for (const { viewport } of views) viewport.lesionsChanged();
+    for (const { viewport } of views) viewport.overlayArrived();
   };
   const progress = /** @type {HTMLProgressElement} */ (byId("loading"));
   const loader = new SlabLoader(

@@ -21,6 +21,12 @@
  * @property {Triple} look_at  where to look first
  * @property {string} mask_url  one bit for each voxel of its box, see masks.js
  *
+ * @typedef {object} HeatMapFacts
+ * @property {string} answer  what the heat speaks for
+ * @property {Triple} first  lowest voxel of its box
+ * @property {Triple} last  highest voxel of its box, inclusive
+ * @property {string} url  one byte for each voxel of its box, x fastest
+ *
  * @typedef {object} Manifest
  * @property {Triple} size
  * @property {Triple} spacing_mm
@@ -28,8 +34,10 @@
  * @property {Slab[]} key_slabs  one slice each: the lesions' key slices, first lesion first
  * @property {Slab[]} slabs
  * @property {LesionFacts[]} lesions
+ * @property {HeatMapFacts[]} heat_maps  none unless they were asked for
  */
 import { bytesOf, fetchAgain } from "./fetching.js";
+import { HeatMap } from "./heat_layer.js";
 import { LesionMask } from "./masks.js";
 
 /**
@@ -46,4 +54,12 @@ export function fetchManifest(url) {
  */
 export function fetchMask({ id, mask_url, first, last }) {
   return fetchAgain(mask_url, async (response) => new LesionMask(id, first, last, await bytesOf(response)));
+}
+
+/**
+ * @param {HeatMapFacts} heatMap
+ * @returns {Promise<HeatMap>}
+ */
+export function fetchHeatMap({ url, first, last }) {
+  return fetchAgain(url, async (response) => new HeatMap(first, last, await bytesOf(response)));
 }

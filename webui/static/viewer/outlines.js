@@ -1,12 +1,12 @@
 /**
  * Outlines of a binary mask along its pixel edges: exactly what the network marked, nothing smoothed.
  *
- * @typedef {object} Section  a lesion's mask on one slice, in the slice's screen pixels
+ * @typedef {object} Section  a part of one slice, in the slice's screen pixels
  * @property {number} left
  * @property {number} top
  * @property {number} width
  * @property {number} height
- * @property {Uint8Array} inside  width × height, row by row, non-zero where the lesion is
+ * @property {Uint8Array} inside  width × height, row by row, non-zero where the lesion or the heat is
  */
 
 /**

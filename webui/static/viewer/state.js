@@ -5,7 +5,7 @@
  * @typedef {import("./planes.js").Plane} Plane
  * @typedef {import("./planes.js").Triple} Triple
  * @typedef {import("./windowing.js").Window} Window
- * @typedef {"position" | "window" | "overlay" | "lesion"} Change
+ * @typedef {"position" | "window" | "overlay" | "lesion" | "heat"} Change
  */
 import { clamp, sliceAfter } from "./planes.js";
 
@@ -31,6 +31,8 @@ export class ViewState {
     this.overlay = true;
     /** Lesions are filled, not only outlined. */
     this.fill = false;
+    /** Place of the heat map that is shown. @type {number | null} */
+    this.heatMap = null;
     /** Number of the chosen lesion. @type {number | null} */
     this.lesion = null;
   }
@@ -93,6 +95,16 @@ export class ViewState {
     this.fill = !this.fill;
     this.overlay = true;
     this.#tell("overlay");
+  }
+
+  /**
+   * Show the next heat map, after the last one none.
+   * @param {number} count  how many there are
+   */
+  nextHeatMap(count) {
+    const next = this.heatMap === null ? 0 : this.heatMap + 1;
+    this.heatMap = next < count ? next : null;
+    this.#tell("heat");
   }
 
   /**

@@ -8,6 +8,7 @@
  * @typedef {import("./state.js").ViewState} ViewState
  * @typedef {import("./volume.js").Volume} Volume
  * @typedef {import("./windowing.js").LookUpTable} LookUpTable
+ * @typedef {import("./heat_layer.js").HeatLayer} HeatLayer
  * @typedef {import("./lesion_layer.js").LesionLayer} LesionLayer
  */
 import { element } from "../dom.js";
@@ -45,14 +46,16 @@ export class Viewport {
    * @param {ViewState} parts.state
    * @param {Volume} parts.volume
    * @param {LookUpTable} parts.colours
+   * @param {HeatLayer} parts.heat
    * @param {LesionLayer} parts.lesions
    * @param {(index: number) => string} parts.imageLabel  the scanner's own image number, or nothing
    */
-  constructor(plane, { state, volume, colours, lesions, imageLabel }) {
+  constructor(plane, { state, volume, colours, heat, lesions, imageLabel }) {
     this.plane = plane;
     this.state = state;
     this.volume = volume;
     this.colours = colours;
+    this.heat = heat;
     this.lesions = lesions;
     this.imageLabel = imageLabel;
 
@@ -87,8 +90,8 @@ export class Viewport {
     if (this.plane.through !== 2 || (z >= first && z < first + count)) this.#redraw(true);
   }
 
-  /** A lesion's mask has arrived. */
-  lesionsChanged() {
+  /** A lesion's mask or a heat map has arrived. */
+  overlayArrived() {
     this.#redraw();
   }
 
@@ -212,6 +215,7 @@ export class Viewport {
     context.setTransform(scaleX, 0, 0, scaleY, this.#left * ratio, this.#top * ratio);
     context.imageSmoothingEnabled = true;
     context.drawImage(slice, 0, 0);
+    this.heat.draw(context, plane, state);
     if (state.overlay) this.lesions.draw(context, plane, state);
   }
 
@@ -246,8 +250,9 @@ export class Viewport {
     const { plane, state, volume } = this;
     const index = state.position[plane.through];
     const number = sliceNumber(plane, state.size, index);
+    const heat = plane.through === 2 ? this.heat.label(plane, state) : "";
     const missing = plane.through === 2 && !volume.arrived[index] ? " · loading" : "";
-    write(this.title, `${plane.title}  ${number}/${state.size[plane.through]}${this.imageLabel(index)}${missing}`);
+    write(this.title, `${plane.title}  ${number}/${state.size[plane.through]}${this.imageLabel(index)}${missing}${heat}`);
     const { width, centre } = state.window;
     const hu = this.#pointer && volume.huAt(this.voxelAt(this.#pointer.clientX, this.#pointer.clientY));
     write(this.readout, `W ${width}  L ${centre}${hu === null ? "" : `  ·  ${hu} HU`}`);

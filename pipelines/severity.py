@@ -1,0 +1,76 @@
+"""How much of the lungs is lesion: arithmetic on the masks, and a grade by the share of a lung.
+
+The grade follows the scale of MosMedData (Morozov et al. 2020, doi:10.1101/2020.05.20.20100362):
+CT-0 no involvement, CT-1 up to a quarter of the lung, CT-2 up to half, CT-3 up to three quarters,
+CT-4 more, by the lung that is more affected. There a radiologist estimates the share by eye, and
+CT-0 means no sign of pneumonia; here it is the share of the lesion mask, which may hold other
+disease, or vessels. Nobody has validated it as a clinical grade (A-U5).
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.findings import (
+    LEFT_LUNG,
+    RIGHT_LUNG,
+    Burden,
+    Grade,
+    Involvement,
+    LungInvolvement,
+)
+
+LARGEST_SHARES: Final = (
+    (Grade.CT_0, 0.0),
+    (Grade.CT_1, 0.25),
+    (Grade.CT_2, 0.5),
+    (Grade.CT_3, 0.75),
+    (Grade.CT_4, 1.0),
+)
+THIRDS: Final = 3
+
+
+def measure_burden(lungs: NDArray[np.uint8], labels: NDArray[np.uint16], voxel_ml: float) -> Burden:
+    """Return volume and share of lesion by lung and third; the masks are (z, y, x), z to the head.
+
+    The thirds are those of each lung's own height, for lobes are not told apart.
+    """
+    right, left = (_by_slice(lungs, labels, side) for side in (RIGHT_LUNG, LEFT_LUNG))
+    of_right, of_left = _of_lung(right, voxel_ml), _of_lung(left, voxel_ml)
+    return Burden(
+        right=of_right,
+        left=of_left,
+        both=_involvement(right + left, voxel_ml),
+        grade=grade(max(of_right.whole.share, of_left.whole.share)),
+    )
+
+
+def grade(share: float) -> Grade:
+    """Return the grade of a lung of which `share`, 0 to 1, is lesion."""
+    return next(grade for grade, largest in LARGEST_SHARES if share <= largest)
+
+
+def _by_slice(lungs: NDArray[np.uint8], labels: NDArray[np.uint16], side: int) -> NDArray[np.int64]:
+    """Return the voxels (2, z) of lesion in one lung, and of that lung, in each slice."""
+    counts = np.zeros((2, len(lungs)), dtype=np.int64)
+    for z, (plane, regions) in enumerate(zip(lungs, labels, strict=True)):
+        inside = plane == side
+        counts[:, z] = np.count_nonzero(inside & (regions > 0)), np.count_nonzero(inside)
+    return counts
+
+
+def _of_lung(counts: NDArray[np.int64], voxel_ml: float) -> LungInvolvement:
+    filled = np.flatnonzero(counts[1])
+    counts = counts[:, filled[0] : filled[-1] + 1] if filled.size else counts
+    height = counts.shape[1]
+    third = (2 * np.arange(height) + 1) * THIRDS // (2 * height)  # where a slice's middle lies
+    lower, middle, upper = (
+        _involvement(counts[:, third == place], voxel_ml) for place in range(THIRDS)
+    )
+    return LungInvolvement(_involvement(counts, voxel_ml), upper, middle, lower)
+
+
+def _involvement(counts: NDArray[np.int64], voxel_ml: float) -> Involvement:
+    lesion, lung = (int(voxels) for voxels in counts.sum(axis=1))
+    return Involvement(lesion_ml=lesion * voxel_ml, share=lesion / lung if lung else 0.0)
