@@ -7,7 +7,7 @@ PACKAGES := appliance pipelines dicom_node webui updater
 SOURCES := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check fix faults bench screenshots
+.PHONY: help setup demo serve test check fix faults bench-inference screenshots
 
 help:             ## Say what there is to do.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,8 +44,8 @@ fix: $(INSTALLED)  ## Format, and fix what ruff can fix.
 faults: $(INSTALLED)  ## Kill the listener 50 times, the worker 20, the broker 10; count what is lost.
 	$(BIN)/python -m tests.end_to_end.faults
 
-bench: $(INSTALLED)  ## Time the automatic run on a study, both engines. STUDY=FOLDER is needed.
-	$(BIN)/python -m bench.automatic_run '$(or $(STUDY),$(error name a study: make bench STUDY=FOLDER))'
+bench-inference: $(INSTALLED)  ## Time the automatic run beside its networks and MONAI. STUDY=FOLDER, RUNS=3
+	$(BIN)/python -m bench.inference $(if $(STUDY),'$(STUDY)') --runs $(or $(RUNS),3)
 
 screenshots: $(INSTALLED)  ## Take the README's pictures anew.
 	$(BIN)/python -m tests.webui.screenshots

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Lesion, Side
 from pipelines.inference import Model, predict_slabs
-from pipelines.preprocessing import LungExtraction, resize, window
+from pipelines.preprocessing import Box, LungExtraction, bounding_box, resize_above, window
 from pipelines.volume import CTVolume
 
 ANGLES: Final = np.deg2rad(np.arange(0, 180, 3))  # a diameter is at most 0.04 % short
@@ -22,11 +22,13 @@ def segment_lesions(
     volume: CTVolume, extraction: LungExtraction, model: Model
 ) -> NDArray[np.uint16]:
     """Return uint16 (z, y, x) on the volume's own grid: regions by descending volume, 1 first."""
-    image = window(extraction.hu, model.config.window_hu) * extraction.lung
+    image = window(extraction.hu, model.config.window_hu)
+    image *= extraction.lung
     slices = int(model.config.preprocessing["slab_slices"])
-    probability = predict_slabs(model.engine, image, slices) * extraction.lung
+    probability = predict_slabs(model.engine, image, slices)
+    probability *= extraction.lung
     crop_shape = tuple(s.stop - s.start for s in extraction.box)
-    mask = resize(probability, crop_shape) > float(model.config.decision["threshold"])
+    mask = resize_above(probability, crop_shape, float(model.config.decision["threshold"]))
     labels = np.zeros(volume.shape, dtype=np.uint16)
     smallest = float(model.config.decision["minimum_ml"]) / volume.voxel_ml
     labels[extraction.box] = label_regions(mask, smallest=smallest)
@@ -35,25 +37,38 @@ def segment_lesions(
 
 def label_regions(mask: NDArray[np.bool_], *, smallest: float) -> NDArray[np.uint16]:
     """Return the connected regions of at least `smallest` voxels, numbered by descending size."""
-    labels = cc3d.connected_components(mask, connectivity=26)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
+    parts = cc3d.connected_components(mask, connectivity=26)[mask]
+    sizes = np.bincount(parts)
     order = [int(i) for i in np.argsort(sizes)[::-1] if sizes[i] >= max(smallest, 1)]
     renumbered = np.zeros(len(sizes), dtype=np.uint16)
     renumbered[order] = np.arange(1, len(order) + 1)
-    return renumbered[labels]
+    labels = np.zeros(mask.shape, dtype=np.uint16)
+    labels[mask] = renumbered[parts]
+    return labels
 
 
 def measure_lesions(
     volume: CTVolume, labels: NDArray[np.uint16], lungs: NDArray[np.uint8]
 ) -> tuple[Lesion, ...]:
     """Return the measures of every region; probabilities are left open."""
-    boxes = cc3d.statistics(labels)["bounding_boxes"]
-    lung_voxels = max(int((lungs > 0).sum()), 1)
+    if not labels.any():
+        return ()
+    around = bounding_box(labels)
+    boxes = cc3d.statistics(np.ascontiguousarray(labels[around]))["bounding_boxes"]
+    lung_voxels = max(int(np.count_nonzero(lungs)), 1)
     return tuple(
-        _measure(volume, labels, lungs, number, boxes[number], lung_voxels)
-        for number in range(1, int(labels.max()) + 1)
+        _measure(volume, labels, lungs, number, _within(around, box), lung_voxels)
+        for number, box in enumerate(boxes)
+        if number > 0
     )
+
+
+def _within(outer: Box, inner: Box) -> Box:
+    """Return a box that is counted from a corner of `outer` as one of the volume."""
+    z, y, x = (
+        slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True)
+    )
+    return z, y, x
 
 
 def axial_diameter_mm(plane: NDArray[np.bool_], spacing: tuple[float, float]) -> float:
@@ -73,7 +88,7 @@ def _measure(
     labels: NDArray[np.uint16],
     lungs: NDArray[np.uint8],
     number: int,
-    box: tuple[slice, slice, slice],
+    box: Box,
     lung_voxels: int,
 ) -> Lesion:
     mask = labels[box] == number

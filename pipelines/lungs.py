@@ -1,5 +1,6 @@
 """The lungs: a 2-D U-Net slice by slice on a coarse grid, then what anatomy knows (J31, A-21)."""
 
+from collections.abc import Iterator
 from typing import Final
 
 import cc3d
@@ -10,7 +11,15 @@ from numpy.typing import NDArray
 from pipelines.errors import NoUsableSeriesError, Refusal, Rule
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, LungMeasures
 from pipelines.inference import Model, predict_slices
-from pipelines.preprocessing import MULTIPLE, nearest, resampled_shape, resize, window
+from pipelines.preprocessing import (
+    MULTIPLE,
+    bounding_box,
+    nearest,
+    resampled_shape,
+    resize,
+    resize_above,
+    window,
+)
 from pipelines.volume import CTVolume
 
 # An adult's two lungs hold 2 to 7 litres in inspiration; a head or an abdomen holds nothing.
@@ -18,6 +27,7 @@ MINIMUM_LUNGS_ML: Final = 400.0
 SMALL_PART: Final = 0.05  # a region below this share of the largest is bowel gas or noise
 LARGE_PART: Final = 0.1  # of the largest part: what is left of a lung holds at least this
 ACROSS: Final = 0.1  # a part with more than this on either side of the middle is both lungs
+MOST_ERODED: Final = 5  # pixels; lungs that touch are far thicker
 TISSUE: Final = 0.6  # of the window: soft tissue and bone
 
 
@@ -35,28 +45,32 @@ def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
     threshold = float(model.config.decision["threshold"])
     coarse = probability > threshold
     kept = keep_lungs(coarse)
-    _, left = split_sides(kept, middle=_middle(image))
     voxel_ml = float(np.prod(volume.spacing)) * volume.hu.size / coarse.size / 1000
     lungs_ml = int(kept.sum()) * voxel_ml
     if lungs_ml < MINIMUM_LUNGS_ML:
         raise NoUsableSeriesError((_no_lungs(volume, lungs_ml),))
+    box = bounding_box(kept, (1, 1, 1))  # tight sides would not be eroded
+    _, left = split_sides(kept[box], middle=_middle(image) - box[2].start)
+    sides = np.full(kept.shape, RIGHT_LUNG, dtype=np.uint8)
+    sides[box][left] = LEFT_LUNG
     # The edge comes from the probability; what was filled counts as sure, or it would open again.
     sure = np.where(coarse, probability, np.float32(1))
-    lungs = (resize(np.where(kept, sure, np.float32(0)), volume.shape) > threshold).view(np.uint8)
-    lungs[nearest(left, volume.shape) & (lungs > 0)] = LEFT_LUNG
+    inside = resize_above(np.where(kept, sure, np.float32(0)), volume.shape, threshold)
+    lungs = nearest(sides, volume.shape)
+    lungs *= inside.view(np.uint8)
     return lungs
 
 
 def keep_lungs(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the large connected parts of `mask`, holes filled; bowel gas and noise go."""
-    labels = cc3d.connected_components(mask, connectivity=6)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
+    labels, sizes = _parts(mask)
     if sizes.max() == 0:
         return mask
-    kept = np.isin(labels, np.flatnonzero(sizes >= SMALL_PART * sizes.max()))
-    filled = sitk.BinaryFillhole(sitk.GetImageFromArray(kept.astype(np.uint8)))
-    return sitk.GetArrayFromImage(filled).astype(bool)
+    kept: NDArray[np.bool_] = (sizes >= SMALL_PART * sizes.max())[labels]
+    box = bounding_box(kept)
+    filled = sitk.BinaryFillhole(sitk.GetImageFromArray(kept[box].view(np.uint8)))
+    kept[box] = sitk.GetArrayFromImage(filled)
+    return kept
 
 
 def split_sides(
@@ -65,39 +79,42 @@ def split_sides(
     """Return the masks of the patient's right and left lung; x runs to the patient's left.
 
     `middle` is the x index of the body's middle. Lungs that touch, mostly in front of the heart,
-    are eroded until no large part reaches across the middle; each voxel then belongs to the side of
-    the nearest part. Lungs that never come apart are cut at the middle.
+    are eroded until no large part reaches across the middle; what was eroded then belongs to the
+    side of the nearest part. Lungs that never come apart are cut at the middle.
     """
-    for radius in range(6):
-        labels = cc3d.connected_components(_eroded(lungs, radius), connectivity=6)
-        sizes = np.bincount(labels.ravel())
-        sizes[0] = 0
-        parts = [int(i) for i in np.flatnonzero(sizes >= max(1, LARGE_PART * sizes.max()))]
-        shares = [_left_share(labels == part, middle) for part in parts]
-        if all(min(share, 1 - share) <= ACROSS for share in shares):
-            lefts = [part for part, share in zip(parts, shares, strict=True) if share > 0.5]
-            on_left = np.isin(labels, lefts)
-            on_right = np.isin(labels, parts) & ~on_left
-            if not on_left.any() or not on_right.any():
-                return (lungs, on_left) if on_right.any() else (on_right, lungs)
-            left = _distance(on_left) < _distance(on_right)
-            return lungs & ~left, lungs & left
+    for core in _eroded(lungs):
+        labels, sizes = _parts(core)
+        large = sizes >= max(1, LARGE_PART * sizes.max())
+        shares = np.zeros(len(sizes))
+        for part in np.flatnonzero(large):
+            shares[part] = _left_share(labels == part, middle)
+        if np.minimum(shares, 1 - shares).max() <= ACROSS:
+            is_left = shares > 0.5
+            return _grown(lungs, (large & ~is_left)[labels], is_left[labels])
     beyond = np.arange(lungs.shape[2]) >= middle
     return lungs & ~beyond, lungs & beyond
 
 
 def measure_lungs(lungs: NDArray[np.uint8], voxel_ml: float) -> LungMeasures:
     """Return the volumes of both lungs in ml."""
-    counts = np.bincount(lungs.ravel(), minlength=3)
-    return LungMeasures(
-        left_ml=float(counts[LEFT_LUNG]) * voxel_ml, right_ml=float(counts[RIGHT_LUNG]) * voxel_ml
+    left, right = (
+        sum(np.count_nonzero(plane == side) for plane in lungs) for side in (LEFT_LUNG, RIGHT_LUNG)
     )
+    return LungMeasures(left_ml=left * voxel_ml, right_ml=right * voxel_ml)
 
 
 def cut_off(lungs: NDArray[np.uint8]) -> bool:
     """Return whether the scan ends inside the lungs, at the top or at the bottom."""
-    largest = max(int((plane > 0).sum()) for plane in lungs)
-    return any(int((lungs[end] > 0).sum()) > 0.1 * largest for end in (0, -1))
+    areas = [np.count_nonzero(plane) for plane in lungs]
+    return bool(max(areas[0], areas[-1]) > 0.1 * max(areas))
+
+
+def _parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.unsignedinteger], NDArray[np.intp]]:
+    """Return the connected parts, numbered from 1, and how many voxels each has; 0 is no part."""
+    labels = cc3d.connected_components(mask, connectivity=6)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return labels, sizes
 
 
 def _middle(image: NDArray[np.float32]) -> float:
@@ -115,18 +132,32 @@ def _left_share(part: NDArray[np.bool_], middle: float) -> float:
     return int(columns[beyond].sum()) / int(columns.sum())
 
 
-def _eroded(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    if radius == 0:
-        return mask
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    eroded = sitk.BinaryErode(image, [radius, radius, max(1, radius // 2)], sitk.sitkBall)
-    return sitk.GetArrayFromImage(eroded).astype(bool)
+def _eroded(lungs: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Yield `lungs`, then without their outer 1, 2, … pixels; along z without half as many."""
+    yield lungs
+    depth = -_distance(lungs, slice_distance=2.0)
+    for radius in range(1, MOST_ERODED + 1):
+        yield depth >= radius * radius
 
 
-def _distance(seed: NDArray[np.bool_]) -> NDArray[np.float32]:
-    image = sitk.GetImageFromArray(seed.astype(np.uint8))
-    distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=True, useImageSpacing=False)
-    return sitk.GetArrayFromImage(distance)
+def _grown(
+    lungs: NDArray[np.bool_], on_right: NDArray[np.bool_], on_left: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return both sides with the rest of `lungs`, each voxel on the side of the nearest part."""
+    if not on_left.any() or not on_right.any():
+        return (lungs, on_left) if on_right.any() else (on_right, lungs)
+    rest = lungs & ~on_left & ~on_right
+    if not rest.any():
+        return on_right, on_left
+    nearer_left = _distance(on_left) < _distance(on_right)
+    return on_right | (rest & ~nearer_left), on_left | (rest & nearer_left)
+
+
+def _distance(parts: NDArray[np.bool_], *, slice_distance: float = 1.0) -> NDArray[np.float32]:
+    """Return the squared distance to the nearest voxel of `parts`, in pixels; negative inside."""
+    image = sitk.GetImageFromArray(parts.view(np.uint8))
+    image.SetSpacing((1.0, 1.0, slice_distance))
+    return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, useImageSpacing=True))
 
 
 def _no_lungs(volume: CTVolume, lungs_ml: float) -> Refusal:

@@ -25,11 +25,11 @@ from pipelines.evaluation.metrics import (
 )
 from pipelines.evaluation.readers import Point, load_readers, reader_points
 from pipelines.evaluation.reading import CaseResult, Overlap, SliceMarks
-from pipelines.evaluation.summary import summarise
+from pipelines.evaluation.summary import opinion_figures, summarise
 from pipelines.manifest import Case, Domain, Part, open_manifest
 from pipelines.phantom import Phantom, write_dicom
 from tests.support.phantom import small_chest
-from tests.support.tiny_models import write_models
+from tests.support.tiny_models import write_models, write_opinion_models
 
 
 def test_dice_is_twice_the_overlap_over_both():
@@ -262,6 +262,62 @@ def test_every_kind_of_case_is_measured_and_reported(tmp_path, data_set, models)
         assert f'src="{name}.png"' in page
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 300
+
+
+CLASSES = {"healthy": "healthy", "covid": "COVID-19", "pneumonia": "bacterial"}
+
+
+def opinion(name: str, label: str, **probabilities: float) -> CaseResult:
+    said = {"healthy": 0.0, "COVID-19": 0.0, "other viral": 0.0, "bacterial": 0.0}
+    case = Case(name, name, Domain.HU, "x", label=label, part=Part.TEST)
+    return CaseResult(case, "set", classes={**said, **probabilities})
+
+
+def test_each_class_that_is_there_stands_against_the_rest():
+    results = [
+        opinion("a", "healthy", healthy=0.8, bacterial=0.2),
+        opinion("b", "healthy", healthy=0.3, bacterial=0.7),
+        opinion("c", "pneumonia", healthy=0.1, bacterial=0.9),
+        opinion("d", "nodule", healthy=1.0),  # no class of the model's
+    ]
+
+    figures = opinion_figures(results, CLASSES)
+
+    assert set(figures) == {"healthy", "bacterial"}
+    assert figures["bacterial"]["cases"] == 1
+    assert figures["bacterial"]["auc"]["value"] == 1.0
+    assert figures["bacterial"]["specificity"] == 0.5
+    assert figures["healthy"]["sensitivity"] == 0.5
+
+
+def test_the_second_opinion_is_measured_where_it_is_asked_for(tmp_path, chest):
+    for name in ("one", "other"):
+        write_dicom(chest, tmp_path / name)
+    cases = [
+        {"id": name, "group": name, "domain": "hu", "image": name, "label": label}
+        | {"label_source": "NAT", "part": "test"}
+        for name, label in (("one", "covid"), ("other", "healthy"))
+    ]
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps({"name": "two", "source": "", "licence": "", "cases": cases}))
+    folder = write_opinion_models(write_models(tmp_path / "models"))
+    models = Models.open(folder, EngineChoice.TORCH, second_opinion=True)
+
+    figures = evaluate(
+        [open_manifest(path)],
+        models,
+        tmp_path / "out",
+        parts=list(Part),
+        positive_label="covid",
+        readers={"Ada": {"one": "covid", "other": "healthy"}},
+        say=lambda _: None,
+    )
+
+    assert set(figures["second_opinion"]) == {"COVID-19", "healthy"}
+    assert figures["second_opinion"]["healthy"]["auc"]["value"] == 0.5  # the same chest twice
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Second opinion" in page
+    assert 'src="class-0.png"' in page
 
 
 def test_only_the_parts_asked_for_are_read(tmp_path, data_set, models):

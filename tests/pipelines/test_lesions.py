@@ -1,3 +1,4 @@
+import cc3d
 import numpy as np
 import pytest
 
@@ -29,6 +30,36 @@ def test_regions_that_touch_at_a_corner_are_one():
     mask[0, 1, 1] = mask[1, 2, 2] = True
 
     assert label_regions(mask, smallest=1).max() == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_region_is_one_connected_part(seed: int):
+    mask = np.random.default_rng(seed).random((6, 20, 20)) > 0.93
+
+    labels = label_regions(mask, smallest=3)
+
+    parts = cc3d.connected_components(mask, connectivity=26)
+    sizes = np.bincount(parts.ravel())[1:]
+    assert np.bincount(labels.ravel())[1:].tolist() == sorted(sizes[sizes >= 3], reverse=True)
+    for number in range(1, labels.max() + 1):
+        (part,) = np.unique(parts[labels == number])
+        np.testing.assert_array_equal(labels == number, parts == part)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_region_has_its_own_box(seed: int):
+    mask = np.zeros((9, 30, 30), dtype=bool)
+    mask[2:8, 5:25, 7:28] = np.random.default_rng(seed).random((6, 20, 21)) > 0.95
+    labels = label_regions(mask, smallest=1)
+
+    found = measure_lesions(volume(np.zeros(mask.shape)), labels, np.ones(mask.shape, np.uint8))
+
+    assert len(found) == labels.max()
+    for lesion in found:
+        places = np.argwhere(labels == lesion.id)
+        assert lesion.bbox == (tuple(places.min(axis=0)), tuple(places.max(axis=0) + 1))
+        assert lesion.centroid == pytest.approx(places.mean(axis=0))
+        assert lesion.lung_share == len(places) / mask.size
 
 
 @pytest.mark.parametrize("angle", [0, 15, 30, 45, 75])

@@ -1,5 +1,7 @@
+import cc3d
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, Rule
@@ -66,6 +68,56 @@ def test_small_islands_go_and_holes_are_filled():
 
     assert kept[8:10, 10:12, 8:10].all()
     assert not kept[:, :, 36:].any()
+
+
+def shapeless(seed: int) -> np.ndarray:
+    """Return a mask of large and small parts with holes in them."""
+    noise = np.random.default_rng(seed).normal(size=(12, 40, 60))
+    return sitk.GetArrayFromImage(
+        sitk.DiscreteGaussian(sitk.GetImageFromArray(noise), 3.0)
+    ) > 0.03  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_large_parts_are_kept_and_filled_wherever_they_lie(seed: int):
+    mask = shapeless(seed)
+    labels = cc3d.connected_components(mask, connectivity=6)
+    sizes = [(labels == part).sum() for part in range(1, labels.max() + 1)]
+    large = [part for part, size in enumerate(sizes, start=1) if size >= 0.05 * max(sizes)]
+    filled = sitk.BinaryFillhole(sitk.GetImageFromArray(np.isin(labels, large).astype(np.uint8)))
+
+    np.testing.assert_array_equal(keep_lungs(mask), sitk.GetArrayFromImage(filled) > 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_sides_do_not_depend_on_how_much_air_is_around_the_lungs(seed: int):
+    mask = np.pad(shapeless(seed), 1)
+    around = np.pad(mask, ((0, 0), (9, 4), (7, 11)))
+
+    near, far = split_sides(mask, middle=31), split_sides(around, middle=38)
+
+    for tight, wide in zip(near, far, strict=True):
+        np.testing.assert_array_equal(wide[:, 9:-4, 7:-11], tight)
+        assert wide.sum() == tight.sum()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_voxel_of_the_lungs_lies_on_one_side(seed: int):
+    mask = shapeless(seed)
+
+    right, left = split_sides(mask, middle=30)
+
+    np.testing.assert_array_equal(right | left, mask)
+    assert not (right & left).any()
+
+
+def test_the_volume_of_each_lung_is_its_voxels():
+    lungs = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
+
+    measured = measure_lungs(lungs, 0.5)
+
+    assert measured.left_ml == (lungs == LEFT_LUNG).sum() / 2
+    assert measured.right_ml == (lungs == RIGHT_LUNG).sum() / 2
 
 
 def test_lungs_that_touch_are_told_apart():

@@ -8,9 +8,11 @@ from pipelines.preprocessing import (
     bounding_box,
     dilate,
     extract_lungs,
+    nearest,
     pad_to_multiple,
     resampled_shape,
     resize,
+    resize_above,
     slice_input,
     window,
 )
@@ -43,6 +45,53 @@ def test_resizing_to_the_same_shape_changes_nothing():
     np.testing.assert_array_equal(resize(volume, volume.shape), volume)
 
 
+shapes = st.tuples(st.integers(1, 20), st.integers(2, 9), st.integers(2, 9))
+
+
+def interpolated(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the definition: each line of each axis interpolated between voxel centres."""
+    out = volume.astype(np.float64)
+    for axis, new in enumerate(shape):
+        old = out.shape[axis]
+        centres = (np.arange(new) + 0.5) * old / new - 0.5
+        out = np.apply_along_axis(
+            lambda line, c=centres: np.interp(c, range(len(line)), line), axis, out
+        )
+    return out
+
+
+@settings(deadline=None, max_examples=30)
+@given(shapes, shapes, st.integers(0, 9))
+def test_a_volume_is_interpolated_along_each_axis(have, want, seed):
+    volume = np.random.default_rng(seed).integers(-1024, 3000, have).astype(np.int16)
+
+    np.testing.assert_allclose(resize(volume, want), interpolated(volume, want), atol=0.05)
+
+
+@settings(deadline=None, max_examples=30)
+@given(shapes, shapes, st.integers(0, 9))
+def test_a_resized_mask_is_where_the_resized_values_are_above_the_threshold(have, want, seed):
+    volume = np.random.default_rng(seed).random(have, dtype=np.float32)
+    volume[: have[0] // 2] = 0
+
+    np.testing.assert_array_equal(resize_above(volume, want, 0.5), resize(volume, want) > 0.5)
+
+
+def test_a_slice_is_resized_as_a_volume_of_one():
+    image = np.random.default_rng(2).random((7, 9), dtype=np.float32)
+
+    np.testing.assert_array_equal(resize(image, (13, 5)), resize(image[None], (1, 13, 5))[0])
+
+
+@settings(deadline=None, max_examples=30)
+@given(shapes, shapes, st.integers(0, 9))
+def test_the_nearest_voxel_is_the_one_a_centre_lies_in(have, want, seed):
+    mask = np.random.default_rng(seed).integers(0, 3, have).astype(np.uint8)
+
+    places = [((np.arange(n) + 0.5) * o / n).astype(int) for o, n in zip(have, want, strict=True)]
+    np.testing.assert_array_equal(nearest(mask, want), mask[np.ix_(*places)])
+
+
 def test_resizing_agrees_with_simpleitk():
     sitk = pytest.importorskip("SimpleITK")
     volume = np.random.default_rng(1).normal(size=(9, 12, 14)).astype(np.float32)
@@ -72,6 +121,18 @@ def test_a_box_is_cut_at_the_edge_of_the_volume():
     assert bounding_box(mask, (1, 1, 1)) == (slice(0, 2), slice(1, 4), slice(4, 6))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_box_holds_all_of_the_mask_and_no_more(seed: int):
+    mask = np.random.default_rng(seed).random((7, 8, 9)) > 0.99
+    mask[3, 4, 5] = True
+
+    box = bounding_box(mask.astype(np.uint8))
+
+    places = np.argwhere(mask)
+    assert [side.start for side in box] == places.min(axis=0).tolist()
+    assert [side.stop for side in box] == (places.max(axis=0) + 1).tolist()
+
+
 def test_an_empty_mask_has_no_box():
     with pytest.raises(PipelineError, match="nothing in the mask"):
         bounding_box(np.zeros((2, 2, 2), dtype=bool))
@@ -94,6 +155,16 @@ def test_dilation_grows_by_the_radius_of_each_axis():
 
     assert grown.sum() == 1 * 3 * 5
     assert grown[2, 1:4, 2:7].all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.tuples(*[st.integers(0, 5)] * 3), st.integers(0, 9))
+def test_dilation_takes_what_lies_within_the_box_of_a_voxel(radius, seed):
+    mask = np.random.default_rng(seed).random((4, 6, 8)) > 0.97
+
+    wide = np.pad(mask, [(r, r) for r in radius])
+    windows = np.lib.stride_tricks.sliding_window_view(wide, [2 * r + 1 for r in radius])
+    np.testing.assert_array_equal(dilate(mask, radius), windows.any(axis=(3, 4, 5)))
 
 
 def test_extracted_lungs_keep_their_extent_in_mm():
