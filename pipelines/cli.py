@@ -120,8 +120,13 @@ def prepare(data: Path, out: Path) -> None:
     "--sets", required=True, type=click.Path(exists=True, path_type=Path), help="The manifests."
 )
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of checkpoints and curves.")
+@click.option(
+    "--models",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of the models that mark lungs and lesions in its data; the shipped ones.",
+)
 @click.option("--threads", default=0, show_default="all", help="Processor threads.")
-def train(config: Path, sets: Path, work: Path | None, threads: int) -> None:
+def train(config: Path, sets: Path, work: Path | None, models: Path | None, threads: int) -> None:
     """Train the model described by CONFIG, for example weights/lungs/training.toml.
 
     A training that was interrupted goes on where its last checkpoint left it. At the end the
@@ -132,7 +137,8 @@ def train(config: Path, sets: Path, work: Path | None, threads: int) -> None:
 
     work = work or Path(".train") / config.parent.name
     try:
-        run(TrainingConfig.load(config), sets, work, config.parent, threads=threads)
+        settings = TrainingConfig.load(config)
+        run(settings, sets, work, config.parent, models=models, threads=threads)
     except (PipelineError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

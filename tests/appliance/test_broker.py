@@ -1,6 +1,7 @@
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,10 @@ def test_a_message_survives_a_killed_broker(settings: Settings, server: str):
 def test_it_listens_on_a_private_socket_alone(settings: Settings, server: str):
     with brokers.running(settings) as process:
         socket = broker.socket_path(settings)
-        opened = Path(f"/proc/{process.pid}/fd").iterdir()
-        inodes = {str(descriptor.readlink()) for descriptor in opened}
+        inodes = set()
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                inodes.add(str(descriptor.readlink()))
         listening_on_tcp = [
             line.split()
             for table in ("tcp", "tcp6")
