@@ -63,8 +63,7 @@ def test_training_reaches_every_parameter(name: str, dimensions: int) -> None:
     assert [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@every_segmenter
-@both_dimensions
+@pytest.mark.parametrize(("name", "dimensions"), [("fcn8s", 2), ("vnet", 3), ("unetplusplus", 3)])
 def test_openvino_computes_what_pytorch_does_at_any_size(name: str, dimensions: int) -> None:
     options = {"dimensions": dimensions, "in_channels": 2}
     net = tiny(name, **options)
