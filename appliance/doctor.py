@@ -20,8 +20,9 @@ NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.ss
 PROBE_TIMEOUT_S: Final = 120
 
 NETWORKS: Final = ("lungs", "lesions", "screening")
-SECOND_OPINION: Final = "pneumonia"
 """The networks that every analysis needs, by the folder each lies in."""
+
+SECOND_OPINION: Final = "pneumonia"
 
 BUNDLE_FILES: Final = ("config.json", "weights.safetensors")
 

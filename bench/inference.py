@@ -32,14 +32,10 @@ from pipelines.engines.engine import Engine
 from pipelines.engines.torch import TorchEngine
 from pipelines.evaluation.metrics import dice
 from pipelines.inference import Model
-from pipelines.lesions import label_regions, measure_lesions
-from pipelines.lungs import segment_lungs
 from pipelines.phantom import chest
-from pipelines.preprocessing import extract_lungs, resize_above, window
-from pipelines.screening import screen
 from pipelines.series import load_input
 from pipelines.volume import CTVolume
-from pipelines.weights import Precision, open_bundle, shipped_weights
+from pipelines.weights import Precision
 
 RESULT = Path(__file__).parent / "results" / "inference.json"
 PAPERS_PATCH = (128, 256, 256)
@@ -141,50 +137,34 @@ def measure_reference(source: Path, lesions: Path) -> Figures:
     """Return the seconds of the same run with PyTorch in fp32 and MONAI's sliding window."""
     volume = read(source)
     device = torch.device("cuda" if GPU else "cpu")
-    lungs_model, lesions_model, screening_model = (
-        Model(bundle, TorchEngine(bundle.network(), device, Precision.FP32))
-        for bundle in (open_bundle(shipped_weights() / purpose) for purpose in PURPOSES)
-    )
-    began = time.perf_counter()
-    lungs = segment_lungs(volume, lungs_model)
-    config = lesions_model.config
-    extraction = extract_lungs(
-        volume.hu,
-        lungs,
-        volume.spacing,
-        target=config.spacing,
-        margin_mm=float(config.preprocessing["lung_margin_mm"]),
-    )
-    image = window(extraction.hu, config.window_hu) * extraction.lung
-    probability = slide(lesions_model, image, device) * extraction.lung
-    shape = tuple(side.stop - side.start for side in extraction.box)
-    mask = resize_above(probability, shape, float(config.decision["threshold"]))
-    labels = np.zeros(volume.shape, dtype=np.uint16)
-    smallest = float(config.decision["minimum_ml"]) / volume.voxel_ml
-    labels[extraction.box] = label_regions(mask, smallest=smallest)
-    screen(volume, lungs, labels, measure_lesions(volume, labels, lungs), screening_model)
-    seconds = time.perf_counter() - began
-    np.save(lesions, labels > 0)
+    models = Models.open(None, EngineChoice.TORCH)
+    in_fp32 = {
+        purpose: Model(bundle, TorchEngine(bundle.network(), device, Precision.FP32))
+        for purpose, bundle in ((p, getattr(models, p).bundle) for p in PURPOSES)
+    }
+    in_fp32["lesions"] = SlidingWindow(in_fp32["lesions"].bundle, in_fp32["lesions"].engine)
+    found = analyse(volume, replace(models, **in_fp32))
+    np.save(lesions, found.lesion_labels > 0)
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {RUN_S: seconds, PEAK_GIB: peak_gib}
+    return {RUN_S: sum(found.timings_s.values()), PEAK_GIB: peak_gib}
 
 
-def slide(model: Model, image: np.ndarray, device: torch.device) -> np.ndarray:
-    """Return the probabilities of a volume, from patches that overlap."""
-    from monai.inferers import sliding_window_inference
+class SlidingWindow(Model):
+    """A segmentation model that is read as MONAI does: patches that overlap, blended."""
 
-    # A net that never saw a taller stack than it was trained on answers nonsense on one.
-    slices = int(model.config.preprocessing.get("slab_slices", PAPERS_PATCH[0]))
-    net = model.engine.net
-    with torch.inference_mode():
-        logits = sliding_window_inference(
-            torch.from_numpy(image)[None, None].to(device),
+    def probability(self, image: np.ndarray) -> np.ndarray:
+        from monai.inferers import sliding_window_inference
+
+        # A net that never saw a taller stack than it was trained on answers nonsense on one.
+        slices = int(self.config.preprocessing.get("slab_slices", PAPERS_PATCH[0]))
+        blended = sliding_window_inference(
+            torch.from_numpy(image)[None, None],
             (slices, *PAPERS_PATCH[1:]),
             sw_batch_size=1,
-            predictor=net,
+            predictor=lambda patch: torch.from_numpy(self.engine.predict(patch.numpy())),
             overlap=OVERLAP,
         )
-    return torch.sigmoid(logits)[0, 0].cpu().numpy()
+        return blended[0, 0].numpy()
 
 
 def measure_machine() -> Figures:

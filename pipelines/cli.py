@@ -17,14 +17,23 @@ if TYPE_CHECKING:
 
     from pipelines.series import Candidate
 
-ENGINES = ["auto", "torch", "openvino"]
+of_sets = click.option(
+    "--sets", required=True, type=click.Path(exists=True, path_type=Path), help="The manifests."
+)
+with_engine = click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+)
+with_threads = click.option("--threads", default=0, show_default="all", help="Processor threads.")
 
 
 @click.command()
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
-@click.option("--threads", default=0, show_default="all", help="Processor threads.")
+@with_engine
+@with_threads
 @click.option("--weights", type=click.Path(exists=True, path_type=Path), help="Folder of models.")
 @click.option("--second-opinion", is_flag=True, help="Also say which kind of pneumonia it looks.")
 @click.option("--heat-map", is_flag=True, help="Also write where the classifiers looked.")
@@ -116,16 +125,14 @@ def prepare(data: Path, out: Path) -> None:
 
 @click.command()
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--sets", required=True, type=click.Path(exists=True, path_type=Path), help="The manifests."
-)
+@of_sets
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of checkpoints and curves.")
 @click.option(
     "--models",
     type=click.Path(exists=True, path_type=Path),
     help="Folder of the models that mark lungs and lesions in its data; the shipped ones.",
 )
-@click.option("--threads", default=0, show_default="all", help="Processor threads.")
+@with_threads
 def train(config: Path, sets: Path, work: Path | None, models: Path | None, threads: int) -> None:
     """Train the model described by CONFIG, for example weights/lungs/training.toml.
 
@@ -145,12 +152,10 @@ def train(config: Path, sets: Path, work: Path | None, models: Path | None, thre
 
 @click.command()
 @click.argument("comparison", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--sets", required=True, type=click.Path(exists=True, path_type=Path), help="The manifests."
-)
+@of_sets
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the report.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of models and checkpoints.")
-@click.option("--threads", default=0, show_default="all", help="Processor threads.")
+@with_threads
 def select(comparison: Path, sets: Path, out: Path, work: Path | None, threads: int) -> None:
     """Train and compare the models that COMPARISON names, for example weights/comparison.toml.
 
@@ -188,8 +193,8 @@ def select(comparison: Path, sets: Path, out: Path, work: Path | None, threads: 
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV of what people called the cases: reader, case, label.",
 )
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
-@click.option("--threads", default=0, show_default="all", help="Processor threads.")
+@with_engine
+@with_threads
 def evaluate(
     manifests: tuple[Path, ...],
     models: Path | None,

@@ -11,21 +11,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.inference import Model, predict_slices, predict_volume
-from pipelines.preprocessing import (
-    MULTIPLE,
-    bounding_box,
-    pad_to_multiple,
-    resampled_shape,
-    resize,
-)
+from pipelines.inference import Model
+from pipelines.preprocessing import bounding_box, resampled_shape, resize
 
 AERATED_LEVEL: Final = 0.12  # of aerated lung, -860 HU in the window [-1024, 350]
-FLAT_SLICES: Final = 32  # a lone slice is read as the middle of so many equal ones
+FLAT_SLICES: Final = 16  # a lone slice is read as the middle of so many equal ones
 THICK_SLICES: Final = 60  # a stack of fewer slices is taken as it is, a finer one in two halves
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Probabilities (z, y, x) of an image whose sides are multiples of 16."""
+"""Probabilities of an image, both (z, y, x): `Model.probability`."""
 
 
 def like_hu(image: NDArray[np.float32], lung: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -54,16 +48,10 @@ def lung_mask(image: NDArray[np.float32], pixel_mm: float, model: Model) -> NDAr
     """Return the lungs of a slice."""
     want_mm = model.config.spacing[1]
     shape = tuple(max(1, round(n * pixel_mm / want_mm)) for n in image.shape)
-    small = resize(image, shape)
-    padded = np.pad(small, [(0, -n % MULTIPLE) for n in shape])
-    out = predict_slices(model.engine, padded[None, None])[0, 0, : shape[0], : shape[1]]
-    lungs: NDArray[np.bool_] = resize(out, image.shape) > float(model.config.decision["threshold"])
+    (found,) = model.probability(resize(image, shape)[None])
+    threshold = float(model.config.decision["threshold"])
+    lungs: NDArray[np.bool_] = resize(found, image.shape) > threshold
     return lungs
-
-
-def lesion_network(model: Model) -> Network:
-    """Return the lesion model as `lesion_probability` asks for it."""
-    return lambda image: predict_volume(model.engine, image)
 
 
 def lesion_probability(
@@ -101,9 +89,7 @@ def _probability(
     box = bounding_box(inside)
     seen = like_hu(resize(image, shape)[box], inside[box]) * inside[box]
     alone = len(seen) == 1
-    stack = pad_to_multiple(np.repeat(seen, FLAT_SLICES, axis=0) if alone else seen)
-    z, y, x = seen.shape
-    first = FLAT_SLICES // 2 if alone else 0
+    found = network(np.repeat(seen, FLAT_SLICES, axis=0) if alone else seen)
     full = np.zeros(shape, dtype=np.float32)
-    full[box] = network(stack)[first : first + z, :y, :x]
+    full[box] = found[FLAT_SLICES // 2] if alone else found
     return resize(full, image.shape)

@@ -21,8 +21,8 @@ from torch import nn
 from pipelines.engines.torch import best_precision, channels_last
 from pipelines.findings import HeatMap, SecondOpinion
 from pipelines.pneumonia import InputSettings, lung_span, network_input, shrink, subset_rows
-from pipelines.preprocessing import resize, slice_input, window
-from pipelines.screening import lung_slices
+from pipelines.preprocessing import resize, square_around
+from pipelines.screening import in_question, lung_slices, question
 from pipelines.volume import CTVolume
 from pipelines.weights import Bundle, ModelConfig, Precision
 
@@ -121,29 +121,20 @@ def screening_planes(
     explainer: Explainer,
 ) -> list[Plane]:
     """Return the heat of the slices that the screening asks about the whole lung."""
-    size = int(explainer.config.preprocessing["size"])
     slices = lung_slices(lungs, labels)
-    inside = [(lungs[z] > 0) | (labels[z] > 0) for z in slices]
-    images = [
-        slice_input(window(volume.hu[z], explainer.config.window_hu), lung, labels[z] > 0, size)
-        for z, lung in zip(slices, inside, strict=True)
-    ]
+    images = [question(volume, lungs, labels, z, 0, explainer.config) for z in slices]
     maps = explainer.grad_cam(np.stack(images), output=0)
-    return [(z, onto_slice(map_, lung)) for z, map_, lung in zip(slices, maps, inside, strict=True)]
+    return [
+        (z, onto_slice(map_, in_question(lungs[z], labels[z])))
+        for z, map_ in zip(slices, maps, strict=True)
+    ]
 
 
 def onto_slice(square: NDArray[np.float32], lung: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return a map of what `slice_input` showed of a slice on the slice itself (y, x)."""
-    rows, columns = np.flatnonzero(lung.any(axis=1)), np.flatnonzero(lung.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
-    side = max(height, width)
-    above, before = (side - height) // 2, (side - width) // 2
+    here, there, side = square_around(lung)
     out = np.zeros(lung.shape, dtype=np.float32)
-    wide = resize(square, (side, side))
-    out[top : top + height, left : left + width] = wide[
-        above : above + height, before : before + width
-    ]
+    out[here] = resize(square, (side, side))[there]
     return out
 
 
@@ -175,7 +166,7 @@ def _heat_map(
     labels: NDArray[np.uint16],
 ) -> HeatMap:
     """Keep what lies inside the lungs, scaled to its own maximum."""
-    inside = [(z, plane * ((lungs[z] > 0) | (labels[z] > 0))) for z, plane in planes]
+    inside = [(z, plane * in_question(lungs[z], labels[z])) for z, plane in planes]
     top = max(float(plane.max()) for _, plane in inside)
     heat = np.zeros(lungs.shape, dtype=np.uint8)
     for z, plane in inside:

@@ -1,7 +1,8 @@
 """A network over a whole volume: in one pass where memory allows, else in boxes with a halo.
 
 Batch norm makes a voxel's result depend on its surroundings alone, so boxes that overlap by a halo
-agree with one pass; nothing is computed twice but the halo.
+agree with one pass; nothing is computed twice but the halo. A network of two dimensions takes the
+slices as they come.
 """
 
 import math
@@ -42,6 +43,32 @@ class Model:
         """The bundle's configuration."""
         return self.bundle.config
 
+    def probability(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what a segmentation model says of `image` (z, y, x) in [0, 1], on its voxels."""
+        return predict_stack(
+            self.engine,
+            image,
+            dimensions=int(self.config.network["dimensions"]),
+            slab_slices=int(self.config.preprocessing.get("slab_slices", 0)),
+        )
+
+
+def predict_stack(
+    engine: Engine, image: NDArray[np.float32], *, dimensions: int, slab_slices: int = 0
+) -> NDArray[np.float32]:
+    """Return the probabilities (z, y, x) of a network, which is given `image` as it learnt to see.
+
+    One of two dimensions sees slices, one that learnt from thin stacks (`slab_slices` above 0) sees
+    slabs, any other sees the whole.
+    """
+    if dimensions == 2:
+        height, width = image.shape[1:]
+        padded = np.pad(image, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)))
+        return predict_slices(engine, padded[:, None])[:, 0, :height, :width]
+    if slab_slices:
+        return predict_slabs(engine, image, slab_slices)
+    return predict_volume(engine, image)
+
 
 def predict_volume(
     engine: Engine, image: NDArray[np.float32], *, one_pass_voxels: int = ONE_PASS_VOXELS
@@ -60,9 +87,7 @@ def predict_volume(
     return out
 
 
-def predict_slabs(
-    engine: Engine, image: NDArray[np.float32], slices: int, **limits: int
-) -> NDArray[np.float32]:
+def predict_slabs(engine: Engine, image: NDArray[np.float32], slices: int) -> NDArray[np.float32]:
     """Return the probabilities (z, y, x) of a network that was trained on stacks of `slices`.
 
     A net that never saw a taller stack answers nonsense on one, so it is given as many slices as it
@@ -72,7 +97,7 @@ def predict_slabs(
     for first in range(0, len(image), slices):
         slab = image[first : first + slices]
         full = np.pad(slab, ((0, slices - len(slab)), (0, 0), (0, 0)), mode="edge")
-        parts.append(predict_volume(engine, full, **limits)[: len(slab)])
+        parts.append(predict_volume(engine, full)[: len(slab)])
     out: NDArray[np.float32] = np.concatenate(parts)
     return out
 

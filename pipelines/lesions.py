@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Lesion, Side
-from pipelines.inference import Model, predict_slabs
+from pipelines.inference import Model
 from pipelines.preprocessing import Box, LungExtraction, bounding_box, resize_above, window
 from pipelines.volume import CTVolume
 
@@ -24,8 +24,7 @@ def segment_lesions(
     """Return uint16 (z, y, x) on the volume's own grid: regions by descending volume, 1 first."""
     image = window(extraction.hu, model.config.window_hu)
     image *= extraction.lung
-    slices = int(model.config.preprocessing["slab_slices"])
-    probability = predict_slabs(model.engine, image, slices)
+    probability = model.probability(image)
     probability *= extraction.lung
     crop_shape = tuple(s.stop - s.start for s in extraction.box)
     mask = resize_above(probability, crop_shape, float(model.config.decision["threshold"]))

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from pipelines.errors import NoUsableSeriesError, Refusal, Rule
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, LungMeasures
-from pipelines.inference import Model, predict_slices
+from pipelines.inference import Model
 from pipelines.preprocessing import (
-    MULTIPLE,
     bounding_box,
     nearest,
     resampled_shape,
@@ -39,9 +38,7 @@ def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
     """
     shape = resampled_shape(volume.shape, volume.spacing, model.config.spacing)
     image = window(resize(volume.hu, shape), model.config.window_hu)
-    height, width = (n + -n % MULTIPLE for n in shape[1:])
-    padded = np.pad(image, ((0, 0), (0, height - shape[1]), (0, width - shape[2])))
-    probability = predict_slices(model.engine, padded[:, None])[:, 0, : shape[1], : shape[2]]
+    probability = model.probability(image)
     threshold = float(model.config.decision["threshold"])
     coarse = probability > threshold
     kept = keep_lungs(coarse)

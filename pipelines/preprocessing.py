@@ -20,6 +20,7 @@ SLAB: Final = 8  # slices; more leave the cache, fewer leave threads waiting for
 MULTIPLE: Final = 16  # four halvings in every network of the library
 
 Box = tuple[slice, slice, slice]
+Region = tuple[slice, slice]
 Voxel = TypeVar("Voxel", bound=np.generic)
 
 
@@ -177,27 +178,28 @@ def slice_input(
     Channel 0 is the windowed CT inside the lungs, channel 1 the mask of the regions in question;
     both are the square around the lungs of this slice. All three arrays are (y, x).
     """
-    rows, columns = np.flatnonzero(lung.any(axis=1)), np.flatnonzero(lung.any(axis=0))
-    if len(rows) == 0:
+    if not lung.any():
         return np.zeros((2, size, size), dtype=np.float32)
-    top, left = int(rows[0]), int(columns[0])
-    height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
-    here = (slice(top, top + height), slice(left, left + width))
-    both = np.stack([image[here] * lung[here], regions[here].astype(np.float32)])
-    side = max(height, width)
-    before = ((side - height) // 2, (side - width) // 2)
-    square = np.pad(
-        both,
-        (
-            (0, 0),
-            (before[0], side - height - before[0]),
-            (before[1], side - width - before[1]),
-        ),
-    )
+    here, there, side = square_around(lung)
+    square = np.zeros((2, side, side), dtype=np.float32)
+    square[(0, *there)] = image[here] * lung[here]
+    square[(1, *there)] = regions[here]
     out: NDArray[np.float32] = functional.interpolate(
         torch.from_numpy(square)[None], (size, size), mode="bilinear", antialias=True
     )[0].numpy()
     return out
+
+
+def square_around(lung: NDArray[np.bool_]) -> tuple[Region, Region, int]:
+    """Return where the lungs of a slice (y, x) lie in it, where in a square, and the square's side.
+
+    The lungs fill the square along their longer side and lie in its middle along the other.
+    """
+    _, y, x = bounding_box(lung[None])
+    height, width = y.stop - y.start, x.stop - x.start
+    side = max(height, width)
+    above, before = (side - height) // 2, (side - width) // 2
+    return (y, x), (slice(above, above + height), slice(before, before + width)), side
 
 
 def _voxels(length_mm: float, spacing: tuple[float, float, float]) -> tuple[int, int, int]:

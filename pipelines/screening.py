@@ -18,6 +18,7 @@ from pipelines.findings import Lesion
 from pipelines.inference import Model, predict_slices
 from pipelines.preprocessing import slice_input, window
 from pipelines.volume import CTVolume
+from pipelines.weights import ModelConfig
 
 REGION_SLICES: Final = 3
 LUNG_SLICES: Final = 9
@@ -43,10 +44,9 @@ def screen(
     """Return the scores of the regions and of the case; arrays are (z, y, x) on one grid."""
     questions = [(z, lesion.id) for lesion in lesions for z in _region_slices(labels, lesion)]
     whole = [(z, 0) for z in lung_slices(lungs, labels)]
-    size = int(model.config.preprocessing["size"])
     images = np.stack(
         [
-            _question(volume, lungs, labels, z, number, model, size)
+            question(volume, lungs, labels, z, number, model.config)
             for z, number in questions + whole
         ]
     )
@@ -92,15 +92,24 @@ def lung_slices(lungs: NDArray[np.uint8], labels: NDArray[np.uint16]) -> list[in
     return [int(inner[int(i)]) for i in spread]
 
 
-def _question(
+def question(
     volume: CTVolume,
     lungs: NDArray[np.uint8],
     labels: NDArray[np.uint16],
     z: int,
     number: int,
-    model: Model,
-    size: int,
+    config: ModelConfig,
 ) -> NDArray[np.float32]:
+    """Return what the classifier sees of slice `z`: `(2, size, size)`.
+
+    It is asked about the region `number`, or about all of them if that is 0.
+    """
     regions = labels[z] == number if number else labels[z] > 0
-    image = window(volume.hu[z], model.config.window_hu)
-    return slice_input(image, (lungs[z] > 0) | (labels[z] > 0), regions, size)
+    image = window(volume.hu[z], config.window_hu)
+    size = int(config.preprocessing["size"])
+    return slice_input(image, in_question(lungs[z], labels[z]), regions, size)
+
+
+def in_question(lung: NDArray[np.uint8], labels: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Return what of a slice the classifier is shown: the lungs and what was found at their rim."""
+    return (lung > 0) | (labels > 0)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.analysis import Models, analyse
-from pipelines.display import lesion_network, lesion_probability, like_hu, lung_mask
+from pipelines.display import lesion_probability, like_hu, lung_mask
 from pipelines.errors import NoUsableSeriesError
 from pipelines.evaluation.metrics import Found, dice, false_regions_ml, lesions_found
 from pipelines.inference import predict_slices
@@ -161,10 +161,10 @@ def _lesions(
     grey: NDArray[np.float32], lung: NDArray[np.bool_], stack: Stack, models: Models
 ) -> NDArray[np.bool_]:
     target = models.lesions.config.spacing
-    network = lesion_network(models.lesions)
     threshold = float(models.lesions.config.decision["threshold"])
     found: NDArray[np.bool_] = (
-        lesion_probability(grey, lung, stack.spacing, target, network) > threshold
+        lesion_probability(grey, lung, stack.spacing, target, models.lesions.probability)
+        > threshold
     )
     return found
 

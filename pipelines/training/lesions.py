@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +13,11 @@ from torch import nn
 
 from pipelines.display import THICK_SLICES, lesion_probability, lung_mask, towards
 from pipelines.engines.choice import EngineChoice
+from pipelines.engines.torch import TorchEngine
 from pipelines.evaluation.metrics import dice
-from pipelines.inference import Model
+from pipelines.inference import Model, predict_stack
 from pipelines.manifest import Part, Stack
-from pipelines.preprocessing import (
-    dilate,
-    window,
-)
+from pipelines.preprocessing import dilate, window
 from pipelines.training.augmentation import (
     EQUALISED_CLIP,
     EQUALISED_SHARE,
@@ -32,7 +31,7 @@ from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
 from pipelines.training.sets import Mixture, load_part, open_sets, require
 from pipelines.training.synthetic import add_lesions
-from pipelines.weights import open_bundle
+from pipelines.weights import Precision, open_bundle
 
 HEALTHY_SHARE: Final = 0.3  # of the HU samples, left without a lesion
 LARGEST_RIM: Final = 2  # pixels of chest wall that a lung mask may bring along
@@ -102,19 +101,13 @@ class LesionRecipe:
 
     def mask(self, net: nn.Module, stack: Stack) -> NDArray[np.bool_]:
         """Return the lesions that `net` finds in a display stack, given its own lung mask."""
-        device = next(net.parameters()).device
-
-        def network(image: NDArray[np.float32]) -> NDArray[np.float32]:
-            # Models before the patches of 48 slices are read in slabs, as in the pipeline.
-            depth = 1 if self.flat else self.slab_slices or len(image)
-            parts = []
-            for slab in torch.from_numpy(image).split(depth):  # type: ignore[no-untyped-call]
-                batch = (slab if self.flat else slab[None])[None].to(device)
-                with torch.autocast(device.type, dtype=torch.bfloat16):
-                    parts.append(torch.sigmoid(net(batch).float())[0].reshape(slab.shape).cpu())
-            whole: NDArray[np.float32] = torch.cat(parts).numpy()
-            return whole
-
+        engine = TorchEngine(net, next(net.parameters()).device, Precision.BF16)
+        network = partial(
+            predict_stack,
+            engine,
+            dimensions=2 if self.flat else 3,
+            slab_slices=self.slab_slices,
+        )
         grey = np.divide(stack.image, 255, dtype=np.float32)
         lung = _masks(stack)[0]
         found = lesion_probability(grey, lung, stack.spacing, self.spacing, network)

@@ -15,13 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipelines.display import (
-    lesion_network,
-    lesion_probability,
-    like_hu,
-    lung_mask,
-    towards,
-)
+from pipelines.display import lesion_probability, like_hu, lung_mask, towards
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import PipelineError
 from pipelines.evaluation.metrics import roc_auc, youden_threshold
@@ -223,9 +217,9 @@ def _prepare(
     if not lung.any():
         return np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
     found = lesion_probability(
-        grey[None], lung[None], stack.spacing, lesions.config.spacing, lesion_network(lesions)
+        grey[None], lung[None], stack.spacing, lesions.config.spacing, lesions.probability
     )
-    mask = found[0] > 0.5
+    mask = found[0] > float(lesions.config.decision["threshold"])
     numbers = label_regions(mask[None], smallest=SMALLEST_PIXELS)[0]
     # Grey stays above zero inside the lungs, so that the lungs can be told from around them.
     shown = slice_input(np.maximum(grey, 1 / 255), lung, mask, size)

@@ -13,7 +13,7 @@ from pipelines.engines.choice import EngineChoice, open_engine
 from pipelines.engines.openvino import converted
 from pipelines.engines.torch import TorchEngine
 from pipelines.evaluation.metrics import dice
-from pipelines.inference import Model, predict_slabs
+from pipelines.inference import Model
 from pipelines.lungs import segment_lungs
 from pipelines.preprocessing import extract_lungs, window
 from pipelines.volume import CTVolume
@@ -53,12 +53,12 @@ def lung_image(lesions: Bundle) -> np.ndarray:
 @pytest.fixture(scope="module")
 def reference(lesions: Bundle, lung_image: np.ndarray) -> np.ndarray:
     engine = TorchEngine(lesions.network(), CPU, Precision.FP32)
-    return predict_slabs(engine, lung_image, 16) > 0.5
+    return Model(lesions, engine).probability(lung_image) > 0.5
 
 
 @both_engines
 def test_the_lesions_agree_with_pytorch_in_fp32(lesions, lung_image, reference, choice):
-    mask = predict_slabs(open_engine(lesions, choice), lung_image, 16) > 0.5
+    mask = Model.open(lesions, choice).probability(lung_image) > 0.5
 
     assert reference.sum() > 500, "the shipped net finds the phantom's lesion"
     assert dice(mask, reference) >= ACCEPTED

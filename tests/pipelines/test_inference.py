@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,12 +7,14 @@ import torch
 from pipelines.engines.torch import TorchEngine
 from pipelines.inference import (
     ONE_PASS_VOXELS,
+    Model,
     predict_slabs,
     predict_slices,
     predict_volume,
     tiles,
 )
-from pipelines.weights import Precision
+from pipelines.weights import Bundle, Precision
+from tests.support.tiny_models import CONFIGS
 
 
 class Doubling:
@@ -76,6 +80,28 @@ def test_a_net_is_given_as_many_slices_as_it_was_trained_on():
     out = predict_slabs(engine, image, 16)
 
     assert [shape[2] for shape in engine.shapes] == [16, 16, 16]
+    np.testing.assert_array_equal(out, image * 2)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "preprocessing", "shapes"),
+    [
+        (3, {"slab_slices": 16}, [(1, 1, 16, 48, 32)] * 3),
+        (3, {}, [(1, 1, 48, 48, 32)]),
+        (2, {}, [(16, 1, 48, 32), (16, 1, 48, 32), (8, 1, 48, 32)]),
+    ],
+    ids=["slabs", "one pass", "slices"],
+)
+def test_a_model_is_given_a_stack_as_it_learnt_to_see(dimensions, preprocessing, shapes):
+    engine = Doubling()
+    config = replace(
+        CONFIGS["lesions"], network={"dimensions": dimensions}, preprocessing=preprocessing
+    )
+    image = np.random.default_rng(0).random((40, 33, 31), dtype=np.float32)
+
+    out = Model(Bundle(config, "0" * 64, {}), engine).probability(image)
+
+    assert engine.shapes == shapes
     np.testing.assert_array_equal(out, image * 2)
 
 
