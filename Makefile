@@ -29,7 +29,7 @@ serve: $(INSTALLED)  ## Start everything and wait for studies.
 	$(BIN)/appliance serve
 
 test: $(INSTALLED)  ## Run the tests; they say which outside tools they missed.
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(INSTALLED)  ## Formatting, lint, types, architecture.
 	$(BIN)/ruff format --check $(SOURCES)

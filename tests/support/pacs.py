@@ -1,11 +1,13 @@
 """Peers on the loopback: a PACS that takes what it is sent, and one that sends; DCMTK's tools."""
 
+import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
 HOST = "127.0.0.1"
+# Below those that Linux takes for connections; each test process tries them in an order of its own.
+PORTS = iter(random.Random(os.getpid()).sample(range(20_000, 32_000), 12_000))
 SUCCESS = 0x0000
 
 # Debian's DCMTK otherwise waits for a delayed acknowledgement with every instance.
@@ -25,10 +29,12 @@ DCMTK_ENVIRONMENT = {"TCP_NODELAY": "1", "PATH": "/usr/bin:/bin"}
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that the system gives to no connection meanwhile."""
+    for port in PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise AssertionError("all ports are in use")
 
 
 def await_port(port: int, *, timeout_s: float = 30.0) -> None:
