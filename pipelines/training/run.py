@@ -120,7 +120,9 @@ def _train(
         decision = {**model.decision, "threshold": round(figures["threshold"], 4)}
         model = dataclasses.replace(model, decision=decision)
     write_bundle(out, model, net)
-    (out / METRICS_FILE).write_text(json.dumps(figures, indent=1) + "\n")
+    aside = out / f".{METRICS_FILE}.part"
+    aside.write_text(json.dumps(figures, indent=1) + "\n")
+    aside.replace(out / METRICS_FILE)
     say(f"Written: {out}. Bring the figures of {METRICS_FILE} into its model_card.md.")
 
 

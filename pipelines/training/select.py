@@ -16,8 +16,16 @@ A comparison is a TOML file of contests, held in their order::
 A candidate's tables are laid over the common ones and those over the base; `network` is replaced
 as a whole. With `folds = 5` a candidate is trained five times, each time with another fifth of the
 groups for validation, and judged by the mean. The winner is best on the validation groups, the
-figures shown are those of the test groups. What has been trained with the same settings is not
-trained again.
+figures shown are those of the test groups. What has been trained with the same settings, here or
+before, is not trained again.
+
+An `[evaluation]` runs the winners of some contests together, with the shipped models for the rest,
+over the test groups of some sets, as `appliance evaluate` does, and adds its report::
+
+    [evaluation]
+    contests = ["segmenters", "classifiers"]
+    manifests = ["covid-volumes", "ucsd"]
+    positive = "covid"
 """
 
 import hashlib
@@ -31,15 +39,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.analysis import PURPOSES, Models
+from pipelines.engines.choice import EngineChoice
 from pipelines.errors import PipelineError
+from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.figures import Roc, dice_figure, roc_figure
 from pipelines.evaluation.metrics import Interval, bootstrap, roc_auc
 from pipelines.evaluation.report import Section, write_report
+from pipelines.manifest import Part
 from pipelines.training.recipe import TrainingConfig, read_toml
 from pipelines.training.run import METRICS_FILE, run
+from pipelines.training.sets import open_sets
 from pipelines.weights import WEIGHTS_FILE, open_bundle, shipped_weights
 
-SETTINGS_FILE: Final = "settings.sha256"
+PREPARED_BY: Final[Mapping[str, tuple[str, ...]]] = {"lungs": (), "lesions": ("lungs",)}
+"""The models that prepare the data of a training, where they are not those of both."""
+
 MOST_COLUMNS: Final = 8  # of single cases in a table
 
 Tables = Mapping[str, Any]
@@ -53,6 +68,15 @@ class Contest:
     title: str
     candidates: Mapping[str, Sequence[TrainingConfig]]  # one each, or one for each fold
     after: str | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Which winners run together, and over what."""
+
+    contests: Sequence[str]
+    manifests: Sequence[str]
+    positive: str
 
 
 @dataclass(frozen=True)
@@ -75,24 +99,24 @@ def select(
 ) -> None:
     """Hold the contests of the comparison in `path`; write their report to `out`.
 
-    Models and checkpoints lie in `work`; the winner of a contest in `work/NAME/winner`.
+    Models and checkpoints lie in `work`, the report of the winners together in `out/winners`.
 
     Raises:
         PipelineError: the comparison, a training or the data are at fault.
     """
-    contests = read_contests(path)
+    contests, evaluation = read_comparison(path)
     winners: dict[str, Path] = {}
     report: dict[str, dict[str, list[Outcome]]] = {}
     for contest in contests:
-        models = _models(work / contest.name / "models", contest, winners)
+        after = [] if contest.after is None else [winners[contest.after]]
+        models = _models(work / "combined" / contest.name, after)
         outcomes: dict[str, list[Outcome]] = {}
         for name, configs in contest.candidates.items():
             for fold, config in enumerate(configs):
                 said = f", fold {fold + 1} of {len(configs)}" if len(configs) > 1 else ""
                 say(f"{contest.name}: {name}{said}")
-                folder = work / contest.name / _slug(f"{name}{said}")
-                _train_once(config, sets, folder, models, threads=threads, say=say)
-                outcomes.setdefault(name, []).append(_outcome(folder / "model"))
+                model = _train_once(config, sets, work, models, threads=threads, say=say)
+                outcomes.setdefault(name, []).append(_outcome(model))
         best = max(outcomes, key=lambda name: _validation(outcomes[name]))
         winners[contest.name] = max(outcomes[best], key=lambda o: _validation([o])).folder
         say(f"{contest.name}: best on the validation groups is {best}.")
@@ -104,17 +128,32 @@ def select(
     }
     lead = ["Trained and measured by `appliance select`; test groups took no part in any choice."]
     write_report(out, "Comparison of models", lead, sections, metrics)
+    if evaluation is not None:
+        say("Running the winners together over the test groups.")
+        chosen = [winners[name] for name in evaluation.contests]
+        evaluate(
+            open_sets({"manifests": evaluation.manifests}, sets),
+            Models.open(
+                _models(work / "combined" / "winners", chosen), EngineChoice.AUTO, threads=threads
+            ),
+            out / "winners",
+            parts=[Part.TEST],
+            positive_label=evaluation.positive,
+            say=say,
+        )
     say(f"Written: {out / 'report.html'}")
 
 
-def read_contests(path: Path) -> list[Contest]:
-    """Return the contests of a comparison.
+def read_comparison(path: Path) -> tuple[list[Contest], Evaluation | None]:
+    """Return the contests of a comparison, and what is to be done with their winners.
 
     Raises:
-        PipelineError: the file or a candidate's settings are wrong, or `after` names none before.
+        PipelineError: the file or a candidate's settings are wrong, or a contest is named that is
+            none, or none before.
     """
     contests: list[Contest] = []
-    for tables in read_toml(path).get("contests", ()):
+    comparison = read_toml(path)
+    for tables in comparison.get("contests", ()):
         missing = sorted({"name", "title", "base", "candidates"} - set(tables))
         if missing:
             raise PipelineError(f"{path}: a contest lacks {', '.join(missing)}.")
@@ -131,7 +170,18 @@ def read_contests(path: Path) -> list[Contest]:
         contests.append(Contest(tables["name"], tables["title"], candidates, after))
     if not contests:
         raise PipelineError(f"{path} holds no contest.")
-    return contests
+    if "evaluation" not in comparison:
+        return contests, None
+    try:
+        evaluation = Evaluation(**comparison["evaluation"])
+    except TypeError as error:
+        raise PipelineError(
+            f"{path}: [evaluation] has the keys contests, manifests and positive: {error}."
+        ) from error
+    unknown = set(evaluation.contests) - {contest.name for contest in contests}
+    if unknown:
+        raise PipelineError(f"{path}: [evaluation] names no contest with {', '.join(unknown)}.")
+    return contests, evaluation
 
 
 def _folded(config: TrainingConfig, folds: int) -> list[TrainingConfig]:
@@ -156,39 +206,38 @@ def _laid_over(base: Tables, own: Tables) -> dict[str, Any]:
     return merged
 
 
-def _models(folder: Path, contest: Contest, winners: Mapping[str, Path]) -> Path:
-    """Return the models that prepare the contest's data: the shipped, or an earlier winner."""
-    if contest.after is None:
-        return shipped_weights()
-    winner = winners[contest.after]
-    purpose = open_bundle(winner).config.purpose
-    if folder.exists():
-        shutil.rmtree(folder)
-    for shipped in ("lungs", "lesions"):
-        source = winner if shipped == purpose else shipped_weights() / shipped
-        shutil.copytree(source, folder / shipped)
+def _models(folder: Path, winners: Iterable[Path]) -> Path:
+    """Return a folder of models: the winners, and the shipped ones for all other purposes."""
+    sources = {purpose: shipped_weights() / purpose for purpose in PURPOSES}
+    sources |= {open_bundle(winner).config.purpose: winner for winner in winners}
+    for purpose, source in sources.items():
+        if (folder / purpose).exists():
+            shutil.rmtree(folder / purpose)
+        shutil.copytree(source, folder / purpose)
     return folder
 
 
 def _train_once(
     config: TrainingConfig,
     sets: Path,
-    folder: Path,
+    work: Path,
     models: Path,
     *,
     threads: int,
     say: Callable[[str], None],
-) -> None:
-    """Train unless the model is there, made with the same settings on data from the same models."""
+) -> Path:
+    """Return the model made with these settings on data from these models; train it if need be."""
     made_with = hashlib.sha256(json.dumps(vars(config), sort_keys=True).encode())
-    for purpose in ("lungs", "lesions"):
+    for purpose in PREPARED_BY.get(config.purpose, ("lungs", "lesions")):
         made_with.update(open_bundle(models / purpose).digest.encode())
-    seal = folder / SETTINGS_FILE
-    if seal.exists() and seal.read_text() == made_with.hexdigest():
+    name = made_with.hexdigest()[:16]
+    model = work / "models" / name
+    if (model / METRICS_FILE).exists():  # what a training writes last
         say("  trained before with these settings")
-        return
-    run(config, sets, folder / "work", folder / "model", models=models, threads=threads, say=say)
-    seal.write_text(made_with.hexdigest())
+    else:
+        checkpoints = work / "checkpoints" / name
+        run(config, sets, checkpoints, model, models=models, threads=threads, say=say)
+    return model
 
 
 def _outcome(folder: Path) -> Outcome:
@@ -309,7 +358,3 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "digest": hashlib.sha256(weights.read_bytes()).hexdigest(),
         **outcome.figures,
     }
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name.lower())

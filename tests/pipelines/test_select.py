@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import PipelineError
-from pipelines.training.select import read_contests, select
+from pipelines.training.select import read_comparison, select
 from pipelines.weights import open_bundle
 from tests.support.data_sets import write_sets
 
@@ -53,6 +53,11 @@ manifests = ["one", "other"]
 positive = "covid"
 """
 COMPARISON = """
+[evaluation]
+contests = ["segmenters", "classifiers"]
+manifests = ["volumes", "one"]
+positive = "covid"
+
 [[contests]]
 name = "lungs"
 title = "Lung nets"
@@ -78,6 +83,13 @@ after = "segmenters"
 [contests.candidates."all of both"]
 [contests.candidates."half of one"]
 data = { train = ["one"], share = 0.5 }
+
+[[contests]]
+name = "stages"
+title = "Stages"
+base = "screening.toml"
+after = "segmenters"
+[contests.candidates."everything"]
 """
 
 
@@ -97,7 +109,9 @@ def test_contests_are_held_in_turn_and_reported(tmp_path, comparison):
     select(comparison, sets, tmp_path / "work", tmp_path / "out", say=said.append)
 
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert list(figures) == ["lungs", "segmenters", "classifiers"]
+    assert list(figures) == ["lungs", "segmenters", "classifiers", "stages"]
+    assert figures["stages"]["everything"] == figures["classifiers"]["all of both"]
+    assert sum("trained before" in line for line in said) == 1
     assert set(figures["segmenters"]) == {"3-D U-Net", "2-D FCN-8s"}
     (net,) = figures["segmenters"]["3-D U-Net"]
     assert set(net["lesion_dice"]) == {"volumes-3", "volumes-4"}
@@ -112,13 +126,21 @@ def test_contests_are_held_in_turn_and_reported(tmp_path, comparison):
         assert picture in page
         assert (tmp_path / "out" / picture).stat().st_size > 5000
     (best,) = max(figures["segmenters"].values(), key=lambda folds: folds[0]["validation"])
-    used = open_bundle(tmp_path / "work" / "classifiers" / "models" / "lesions")
+    used = open_bundle(tmp_path / "work" / "combined" / "classifiers" / "lesions")
     assert used.digest == best["digest"]
+
+    together = json.loads((tmp_path / "out" / "winners" / "metrics.json").read_text())
+    run = {model["purpose"]: model["digest"] for model in together["models"]}
+    classifiers = figures["classifiers"].values()
+    (chosen,) = max(classifiers, key=lambda folds: folds[0]["validation"])
+    assert run["lesions"] == best["digest"]
+    assert run["screening"] == chosen["digest"]
+    assert set(together["sets"]) == {"volumes", "one"}
 
     said.clear()
     select(comparison, sets, tmp_path / "work", tmp_path / "again", say=said.append)
 
-    assert sum("trained before" in line for line in said) == 6
+    assert sum("trained before" in line for line in said) == 7
     again = (tmp_path / "again" / "metrics.json").read_bytes()
     assert again == (tmp_path / "out" / "metrics.json").read_bytes()
 
@@ -128,6 +150,8 @@ def test_contests_are_held_in_turn_and_reported(tmp_path, comparison):
     [
         ('after = "segmenters"', 'after = "segmentors"', "'classifiers' comes after 'segmentors'"),
         ('title = "Lung nets"', "", "a contest lacks title"),
+        ('["segmenters", "cl', '["segments", "cl', "names no contest with segments"),
+        ('positive = "covid"', "", "has the keys contests, manifests and positive"),
         ("steps = 3", "stepps = 3", r"unknown keys \['stepps'\]"),
         ('base = "lungs.toml"', 'base = "lung.toml"', "Cannot read the training file .*lung.toml"),
     ],
@@ -138,11 +162,11 @@ def test_a_comparison_that_makes_no_sense_is_refused_before_any_training(
     comparison.write_text(COMPARISON.replace(old, new))
 
     with pytest.raises(PipelineError, match=said):
-        read_contests(comparison)
+        read_comparison(comparison)
 
 
 def test_a_comparison_without_contests_is_refused(tmp_path):
     (tmp_path / "empty.toml").write_text("")
 
     with pytest.raises(PipelineError, match="holds no contest"):
-        read_contests(tmp_path / "empty.toml")
+        read_comparison(tmp_path / "empty.toml")
