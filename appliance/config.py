@@ -128,6 +128,11 @@ class AnalysisSettings:
         one_of=("auto", "torch", "openvino"),
     )
     threads: int = _key(0, "processor threads for one analysis; 0 for all", at_least=0)
+    at_once: int = _key(
+        1,
+        "studies analysed at once; with 2, one is read while a GPU is busy with another",
+        at_least=1,
+    )
     weights_dir: Path | None = _key(  # noqa: RUF009 - a field, as every other
         None,
         "the folder with one folder per network; absent: the one shipped",

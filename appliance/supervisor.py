@@ -368,7 +368,8 @@ def programs(settings: Settings) -> list[Program]:
     listed = []
     if settings.broker_url is None:
         listed.append(Program(BROKER, broker.prepare(settings), before=_mend_broker(settings)))
-    listed.extend(_worker(name) for name in queue.QUEUES)
+    at_once = {queue.GPU: settings.analysis.at_once}
+    listed.extend(_worker(name, at_once.get(name, 1)) for name in queue.QUEUES)
     listed += [
         Program("beat", (*CELERY, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "")),
         Program("listener", (*PYTHON, "appliance.cli", "listen")),
@@ -388,11 +389,12 @@ def programs(settings: Settings) -> list[Program]:
     return listed
 
 
-def _worker(name: str) -> Program:
-    """A Celery worker of one queue, one task at a time: an analysis uses the whole machine."""
-    options = ("--queues", name, "--concurrency", "1", "--pool", "prefork", "--loglevel", "INFO")
+def _worker(name: str, at_once: int) -> Program:
+    """A Celery worker of one queue, with a process for each task at once."""
+    options = ("--queues", name, "--concurrency", str(at_once), "--pool", "prefork")
     alone = ("--hostname", f"{name}@%h", "--without-gossip", "--without-mingle")
-    return Program(f"worker-{name}", (*CELERY, "worker", *options, *alone), hears=name)
+    command = (*CELERY, "worker", *options, *alone, "--loglevel", "INFO")
+    return Program(f"worker-{name}", command, hears=name)
 
 
 @contextmanager

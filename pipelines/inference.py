@@ -73,10 +73,16 @@ def predict_stack(
 def predict_volume(
     engine: Engine, image: NDArray[np.float32], *, one_pass_voxels: int = ONE_PASS_VOXELS
 ) -> NDArray[np.float32]:
-    """Return the probabilities `(z, y, x)` of a 3-D network over `image` (z, y, x) in [0, 1]."""
+    """Return the probabilities `(z, y, x)` of a 3-D network over `image` (z, y, x) in [0, 1].
+
+    They are 0 in a box that holds nothing but zeros, which the network is not given.
+    """
     padded = pad_to_multiple(image)
     whole = np.empty(padded.shape, dtype=np.float32)
     for core, around in tiles(padded.shape, one_pass_voxels):
+        if not padded[core].any():  # no lung: nobody asks what the network would say
+            whole[core] = 0
+            continue
         part = engine.predict(np.ascontiguousarray(padded[around])[None, None])[0, 0]
         inner = tuple(
             slice(c.start - a.start, c.stop - a.start) for c, a in zip(core, around, strict=True)

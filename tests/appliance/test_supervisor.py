@@ -250,6 +250,18 @@ def test_every_queue_has_a_worker_that_is_watched(settings: Settings):
     assert hearing == ["gpu", "dicom"]
 
 
+def test_as_many_studies_are_analysed_at_once_as_the_settings_say(tmp_path: Path):
+    settings = settings_in(tmp_path, analysis={"at_once": 3})
+    settings.prepare()
+
+    commands = {program.name: program.command for program in supervisor.programs(settings)}
+
+    def processes(name: str) -> str:
+        return commands[name][commands[name].index("--concurrency") + 1]
+
+    assert (processes("worker-gpu"), processes("worker-dicom")) == ("3", "1")
+
+
 def test_no_broker_is_embedded_when_one_is_named(tmp_path: Path):
     settings = settings_in(tmp_path, broker={"url": "redis://broker.example/0"})
     settings.prepare()

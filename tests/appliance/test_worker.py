@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
@@ -36,10 +36,11 @@ def queue(settings: Settings) -> Queue:
 
 
 @contextmanager
-def working(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+def working(settings: Settings, *, at_once: int = 1) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process, ended with its pool by the end of the block."""
     command = [sys.executable, "-m", "celery", "--app", "tests.appliance.pretend:app", "worker"]
-    options = ["--queues", "gpu", "--concurrency", "1", "--without-gossip", "--without-mingle"]
+    options = ["--queues", "gpu", "--concurrency", str(at_once)]
+    options += ["--without-gossip", "--without-mingle"]
     worker = subprocess.Popen(
         [*command, *options],
         env={**os.environ, SETTINGS_VARIABLE: str(settings.data_dir.parent / "settings.toml")},
@@ -106,6 +107,28 @@ def test_an_analysis_outlives_the_broker_and_the_worker_comes_back_by_itself(
 
     assert results(database, first) == [("analyses/1/1", True)]
     assert results(database, second) == [("analyses/2/1", True)]
+
+
+def test_two_studies_are_analysed_at_once_and_a_third_waits(
+    settings: Settings, database: Database, queue: Queue
+):
+    waiting = [world.queued(database, study_uid=f"2.25.{number}") for number in range(3)]
+    pretend.hangs(settings).touch()
+
+    with brokers.running(settings), working(settings, at_once=2):
+        for study_id in waiting:
+            lifecycle.ring(database, queue, study_id, State.QUEUED)
+        until(lambda: states(database, waiting).count(State.ANALYSING) == 2)
+        time.sleep(1)
+        assert states(database, waiting).count(State.QUEUED) == 1
+        pretend.hangs(settings).unlink()
+        until(lambda: set(states(database, waiting)) == {State.READY})
+
+    assert all(len(results(database, study_id)) == 1 for study_id in waiting)
+
+
+def states(database: Database, study_ids: Sequence[int]) -> list[State]:
+    return [world.state_of(database, study_id) for study_id in study_ids]
 
 
 def test_a_message_that_comes_twice_is_analysed_once(

@@ -51,6 +51,17 @@ def test_boxes_join_without_a_gap_or_an_overlap():
     np.testing.assert_array_equal(out, image * 2)
 
 
+def test_a_box_without_lung_costs_nothing():
+    engine = Doubling()
+    image = np.zeros((96, 48, 48), dtype=np.float32)
+    image[10, 20, 20] = 1
+
+    out = predict_volume(engine, image, one_pass_voxels=48 * 48 * 48)
+
+    assert len(engine.shapes) == 1
+    np.testing.assert_array_equal(out, image * 2)
+
+
 @pytest.mark.parametrize(
     "shape", [(112, 224, 304), (128, 272, 336), (112, 352, 400), (144, 352, 352), (112, 448, 448)]
 )
