@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import SimpleITK as sitk
+import torch
+
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, Refusal, Rule, WeightsError
 from pipelines.findings import Analysis, HeatMap, SecondOpinion
@@ -58,9 +61,14 @@ class Models:
     ) -> "Models":
         """Return the models below `folder`, by default the ones shipped.
 
+        `threads` binds the whole process, 0 leaves it all processors.
+
         Raises:
             WeightsError: a model is missing, damaged or made for something else.
         """
+        if threads:  # preparing and measuring compute as well, whatever runs the networks
+            torch.set_num_threads(threads)
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)  # type: ignore[no-untyped-call]
         root = folder or shipped_weights()
         bundles = {purpose: _bundle(root, purpose) for purpose in PURPOSES}
         opinion = _opinion(root, choice, threads) if second_opinion else None

@@ -9,7 +9,7 @@ screening's ResNet-50 at 128 pixels, 4 of 128 pixels and 4 of 16 slices for the 
 roughly where to look, and outlines nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,8 +39,8 @@ HOTTEST: Final = 255
 HALF: Final = 128  # the lowest value above half the maximum
 MIDDLE: Final = 0.5  # the start of the one subset that the DenseNet is asked about
 
-Plane = tuple[int, NDArray[np.float32]]
-"""A slice's z and its heat (y, x), 0 or more."""
+Planes = Callable[[], Iterator[tuple[int, NDArray[np.float32]]]]
+"""Yields slices one at a time, each time it is called: z and the heat (y, x), 0 or more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Explainer:
     def open(cls, bundle: Bundle) -> "Explainer":
         """Return the bundle's network, on the GPU if there is one."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        layout = channels_last(int(bundle.config.network["dimensions"]) + 2)
+        layout = channels_last(bundle.config.dimensions + 2)
         net = bundle.network().requires_grad_(requires_grad=False)
         return cls(bundle.config, net.to(device).to(memory_format=layout))  # type: ignore[call-overload]
 
@@ -119,15 +119,15 @@ def screening_planes(
     lungs: NDArray[np.uint8],
     labels: NDArray[np.uint16],
     explainer: Explainer,
-) -> list[Plane]:
+) -> Planes:
     """Return the heat of the slices that the screening asks about the whole lung."""
     slices = lung_slices(lungs, labels)
     images = [question(volume, lungs, labels, z, 0, explainer.config) for z in slices]
     maps = explainer.grad_cam(np.stack(images), output=0)
-    return [
+    return lambda: (
         (z, onto_slice(map_, in_question(lungs[z], labels[z])))
         for z, map_ in zip(slices, maps, strict=True)
-    ]
+    )
 
 
 def onto_slice(square: NDArray[np.float32], lung: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -140,7 +140,7 @@ def onto_slice(square: NDArray[np.float32], lung: NDArray[np.bool_]) -> NDArray[
 
 def pneumonia_planes(
     volume: CTVolume, lungs: NDArray[np.uint8], output: int, explainer: Explainer
-) -> list[Plane]:
+) -> Planes:
     """Return the heat of every slice of the lungs, from one subset of slices in their middle."""
     settings = InputSettings.of(explainer.config.preprocessing)
     first, stop = lung_span(lungs)
@@ -148,7 +148,9 @@ def pneumonia_planes(
     image = network_input(shrink(volume.hu[rows], settings), settings)
     coarse = explainer.grad_cam(image[None], output)[0]
     levels = resize(coarse, (stop - first, *coarse.shape[1:]))
-    return [(z, resize(level, volume.shape[1:])) for z, level in enumerate(levels, start=first)]
+    return lambda: (
+        (z, resize(level, volume.shape[1:])) for z, level in enumerate(levels, start=first)
+    )
 
 
 def lesion_share(heat: NDArray[np.uint8], lesions: NDArray[np.bool_]) -> float | None:
@@ -161,15 +163,19 @@ def lesion_share(heat: NDArray[np.uint8], lesions: NDArray[np.bool_]) -> float |
 def _heat_map(
     purpose: str,
     answer: str,
-    planes: Iterable[Plane],
+    planes: Planes,
     lungs: NDArray[np.uint8],
     labels: NDArray[np.uint16],
 ) -> HeatMap:
     """Keep what lies inside the lungs, scaled to its own maximum."""
-    inside = [(z, plane * in_question(lungs[z], labels[z])) for z, plane in planes]
-    top = max(float(plane.max()) for _, plane in inside)
+
+    def inside() -> Iterator[tuple[int, NDArray[np.float32]]]:
+        return ((z, plane * in_question(lungs[z], labels[z])) for z, plane in planes())
+
+    # Planes are made twice, for all of them at once would be a second volume, of floats.
+    top = max(float(plane.max()) for _, plane in inside())
     heat = np.zeros(lungs.shape, dtype=np.uint8)
-    for z, plane in inside:
-        if top > 0:
+    if top > 0:
+        for z, plane in inside():
             heat[z] = np.rint(plane * (HOTTEST / top))
     return HeatMap(purpose, answer, lesion_share(heat, labels > 0), heat)

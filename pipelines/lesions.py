@@ -75,7 +75,9 @@ def axial_diameter_mm(plane: NDArray[np.bool_], spacing: tuple[float, float]) ->
 
     `spacing` is (y, x) in mm.
     """
-    y, x = np.nonzero(plane)
+    rows = np.flatnonzero(plane.any(axis=1))
+    first, last = plane[rows].argmax(axis=1), plane.shape[1] - 1 - plane[rows, ::-1].argmax(axis=1)
+    y, x = np.tile(rows, 2), np.append(first, last)  # a pixel between two is never the farthest
     dy, dx = spacing
     across = np.outer(np.cos(ANGLES), x * dx) + np.outer(np.sin(ANGLES), y * dy)
     pixel = np.abs(np.cos(ANGLES)) * dx + np.abs(np.sin(ANGLES)) * dy
@@ -91,10 +93,14 @@ def _measure(
     lung_voxels: int,
 ) -> Lesion:
     mask = labels[box] == number
-    areas = mask.sum(axis=(1, 2))
     corner = tuple(int(s.start) for s in box)
-    voxels = int(mask.sum())
-    centre = [float(i.mean()) + c for i, c in zip(np.nonzero(mask), corner, strict=True)]
+    areas = [np.count_nonzero(plane) for plane in mask]
+    voxels = sum(areas)
+    above = mask.sum(axis=0)  # (y, x)
+    centre = [
+        float(np.dot(counts, np.arange(len(counts)))) / voxels + start
+        for counts, start in zip((areas, above.sum(axis=1), above.sum(axis=0)), corner, strict=True)
+    ]
     spacing = (volume.spacing[1], volume.spacing[2])
     return Lesion(
         id=number,

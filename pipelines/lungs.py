@@ -26,8 +26,9 @@ MINIMUM_LUNGS_ML: Final = 400.0
 SMALL_PART: Final = 0.05  # a region below this share of the largest is bowel gas or noise
 LARGE_PART: Final = 0.1  # of the largest part: what is left of a lung holds at least this
 ACROSS: Final = 0.1  # a part with more than this on either side of the middle is both lungs
-MOST_ERODED: Final = 5  # pixels; lungs that touch are far thicker
-TISSUE: Final = 0.6  # of the window: soft tissue and bone
+EROSION_MM: Final = (2.0, 4.0, 6.0, 8.0, 10.0)  # lungs that touch are far thicker
+ALONG_Z: Final = 1.6  # a millimetre across the slices counts as so many: lungs touch along them
+TISSUE_HU: Final = -200.0  # above it lie soft tissue and bone
 
 
 def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
@@ -37,8 +38,9 @@ def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
         NoUsableSeriesError: there are no lungs in the series.
     """
     shape = resampled_shape(volume.shape, volume.spacing, model.config.spacing)
-    image = window(resize(volume.hu, shape), model.config.window_hu)
-    probability = model.probability(image)
+    hu = resize(volume.hu, shape)
+    middle = _middle(hu)
+    probability = model.probability(window(hu, model.config.window_hu))
     threshold = float(model.config.decision["threshold"])
     coarse = probability > threshold
     kept = keep_lungs(coarse)
@@ -47,7 +49,7 @@ def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
     if lungs_ml < MINIMUM_LUNGS_ML:
         raise NoUsableSeriesError((_no_lungs(volume, lungs_ml),))
     box = bounding_box(kept, (1, 1, 1))  # tight sides would not be eroded
-    _, left = split_sides(kept[box], middle=_middle(image) - box[2].start)
+    _, left = split_sides(kept[box], model.config.spacing, middle=middle - box[2].start)
     sides = np.full(kept.shape, RIGHT_LUNG, dtype=np.uint8)
     sides[box][left] = LEFT_LUNG
     # The edge comes from the probability; what was filled counts as sure, or it would open again.
@@ -71,15 +73,16 @@ def keep_lungs(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def split_sides(
-    lungs: NDArray[np.bool_], *, middle: float
+    lungs: NDArray[np.bool_], spacing: tuple[float, float, float], *, middle: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the masks of the patient's right and left lung; x runs to the patient's left.
 
-    `middle` is the x index of the body's middle. Lungs that touch, mostly in front of the heart,
-    are eroded until no large part reaches across the middle; what was eroded then belongs to the
-    side of the nearest part. Lungs that never come apart are cut at the middle.
+    `lungs` is (z, y, x) at `spacing` mm, `middle` the x index of the body's middle. Lungs that
+    touch, mostly in front of the heart, are eroded until no large part reaches across the middle;
+    what was eroded then belongs to the side of the nearest part. Lungs that never come apart are
+    cut at the middle.
     """
-    for core in _eroded(lungs):
+    for core in _eroded(lungs, spacing):
         labels, sizes = _parts(core)
         large = sizes >= max(1, LARGE_PART * sizes.max())
         shares = np.zeros(len(sizes))
@@ -114,11 +117,11 @@ def _parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.unsignedinteger], NDArra
     return labels, sizes
 
 
-def _middle(image: NDArray[np.float32]) -> float:
-    """Return the x index of the middle of the body; `image` is windowed, (z, y, x)."""
-    columns = (image > TISSUE).sum(axis=(0, 1))
+def _middle(hu: NDArray[np.float32]) -> float:
+    """Return the x index of the middle of the body; `hu` is (z, y, x)."""
+    columns = (hu > TISSUE_HU).sum(axis=(0, 1))
     if not columns.any():
-        return float(image.shape[2]) / 2
+        return float(hu.shape[2]) / 2
     weighted = int((columns * np.arange(len(columns))).sum())
     return weighted / int(columns.sum())
 
@@ -129,18 +132,21 @@ def _left_share(part: NDArray[np.bool_], middle: float) -> float:
     return int(columns[beyond].sum()) / int(columns.sum())
 
 
-def _eroded(lungs: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
-    """Yield `lungs`, then without their outer 1, 2, … pixels; along z without half as many."""
+def _eroded(
+    lungs: NDArray[np.bool_], spacing: tuple[float, float, float]
+) -> Iterator[NDArray[np.bool_]]:
+    """Yield `lungs`, then without an outer layer that grows; it is thinner along z."""
     yield lungs
-    depth = -_distance(lungs, slice_distance=2.0)
-    for radius in range(1, MOST_ERODED + 1):
+    z, y, x = spacing
+    depth = -_distance(lungs, (z * ALONG_Z, y, x))
+    for radius in EROSION_MM:
         yield depth >= radius * radius
 
 
 def _grown(
     lungs: NDArray[np.bool_], on_right: NDArray[np.bool_], on_left: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return both sides with the rest of `lungs`, each voxel on the side of the nearest part."""
+    """Return both sides with the rest of `lungs`, each voxel with the part fewer voxels away."""
     if not on_left.any() or not on_right.any():
         return (lungs, on_left) if on_right.any() else (on_right, lungs)
     rest = lungs & ~on_left & ~on_right
@@ -150,10 +156,15 @@ def _grown(
     return on_right | (rest & ~nearer_left), on_left | (rest & nearer_left)
 
 
-def _distance(parts: NDArray[np.bool_], *, slice_distance: float = 1.0) -> NDArray[np.float32]:
-    """Return the squared distance to the nearest voxel of `parts`, in pixels; negative inside."""
+def _distance(
+    parts: NDArray[np.bool_], spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> NDArray[np.float32]:
+    """Return the squared distance to the nearest voxel of `parts`; negative inside.
+
+    It is in the unit of `spacing` (z, y, x), by default in voxels.
+    """
     image = sitk.GetImageFromArray(parts.view(np.uint8))
-    image.SetSpacing((1.0, 1.0, slice_distance))
+    image.SetSpacing(spacing[::-1])
     return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, useImageSpacing=True))
 
 

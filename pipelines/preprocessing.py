@@ -17,7 +17,7 @@ from torch.nn import functional
 from pipelines.errors import PipelineError
 
 SLAB: Final = 8  # slices; more leave the cache, fewer leave threads waiting for each other
-MULTIPLE: Final = 16  # four halvings in every network of the library
+MULTIPLE: Final = 16  # the U-Nets and the V-Net halve four times; the others take any size
 
 Box = tuple[slice, slice, slice]
 Region = tuple[slice, slice]

@@ -77,16 +77,16 @@ def combine(whole_lung: float, regions: list[float], volumes_ml: list[float]) ->
 
 def _region_slices(labels: NDArray[np.uint16], lesion: Lesion) -> list[int]:
     (z0, y0, x0), (z1, y1, x1) = lesion.bbox
-    areas = (labels[z0:z1, y0:y1, x0:x1] == lesion.id).sum(axis=(1, 2))
+    areas = [np.count_nonzero(plane == lesion.id) for plane in labels[z0:z1, y0:y1, x0:x1]]
     return [z0 + int(i) for i in np.argsort(areas)[::-1][:REGION_SLICES] if areas[i]]
 
 
 def lung_slices(lungs: NDArray[np.uint8], labels: NDArray[np.uint16]) -> list[int]:
     """Return the slices with most lesion; where there is none, slices spread over the lungs."""
-    areas = (labels > 0).sum(axis=(1, 2))
-    if areas.any():
+    areas = [np.count_nonzero(plane) for plane in labels]
+    if any(areas):
         return [int(i) for i in np.argsort(areas)[::-1][:LUNG_SLICES] if areas[i]]
-    inside = np.flatnonzero((lungs > 0).any(axis=(1, 2)))
+    inside = np.flatnonzero([plane.any() for plane in lungs])
     inner = inside[len(inside) // 5 : -(len(inside) // 5) or None]
     spread = np.linspace(0, len(inner) - 1, min(LUNG_SLICES, len(inner))).round()
     return [int(inner[int(i)]) for i in spread]

@@ -20,7 +20,7 @@ from torch import nn
 
 from pipelines.errors import WeightsError
 from pipelines.findings import ModelRef
-from pipelines.networks.library import build, configuration
+from pipelines.networks.library import NetworkConfig, build, configuration
 
 WEIGHTS_FILE: Final = "weights.safetensors"
 CONFIG_FILE: Final = "config.json"
@@ -63,20 +63,36 @@ class ModelConfig:
         return low, high
 
     def network_with_random_weights(self) -> nn.Module:
-        """Return the architecture named in the configuration."""
+        """Return the architecture named in the configuration.
+
+        Raises:
+            WeightsError: there is none of this name, or it cannot be configured so.
+        """
         return build(*self._architecture())
+
+    @property
+    def network_config(self) -> NetworkConfig:
+        """The configuration of the network, its defaults filled in.
+
+        Raises:
+            WeightsError: there is no such network, or it cannot be configured so.
+        """
+        return configuration(*self._architecture())
+
+    @property
+    def dimensions(self) -> int:
+        """Axes of the network's input: 2 (y, x) or 3 (z, y, x)."""
+        return self.network_config.dimensions
 
     @property
     def in_channels(self) -> int:
         """Channels of the network's input."""
-        channels: int = configuration(*self._architecture()).in_channels
-        return channels
+        return self.network_config.in_channels
 
     @property
     def out_channels(self) -> int:
         """Channels of the network's output: the classes of a classifier."""
-        channels: int = configuration(*self._architecture()).out_channels
-        return channels
+        return self.network_config.out_channels
 
     def activation(self) -> nn.Module:
         """Return what makes probabilities of logits; several classes exclude each other."""
@@ -84,7 +100,7 @@ class ModelConfig:
 
     def _architecture(self) -> tuple[str, dict[str, Any]]:
         options = {k: v for k, v in self.network.items() if k != "architecture"}
-        return str(self.network["architecture"]), options
+        return str(self.network.get("architecture", "")), options
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,17 @@ class EngineChoice(StrEnum):
 
 
 def open_engine(bundle: Bundle, choice: EngineChoice, *, threads: int = 0) -> Engine:
-    """Return the bundle's network, ready to run; `threads` 0 takes all processors.
+    """Return the bundle's network, ready to run.
 
-    `auto` is PyTorch on a GPU and OpenVINO on a CPU.
+    `auto` is PyTorch on a GPU and OpenVINO on a CPU. `threads` are OpenVINO's, 0 for all
+    processors; PyTorch's are a matter of the whole process.
+
+    Raises:
+        WeightsError: the network cannot be made of the bundle.
     """
     gpu = torch.cuda.is_available()
     if choice is EngineChoice.OPENVINO or (choice is EngineChoice.AUTO and not gpu):
         return OpenVinoEngine(converted(bundle), bundle.config.precision, threads=threads)
-    if threads:
-        torch.set_num_threads(threads)
     device = torch.device("cuda" if gpu else "cpu")
     precision = best_precision(device, bundle.config.precision)
     return TorchEngine(bundle.network(), device, precision, bundle.config.activation())

@@ -5,6 +5,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.weights import Precision
+
 
 class Engine(Protocol):
     """A network ready to run."""
@@ -12,6 +14,10 @@ class Engine(Protocol):
     @property
     def description(self) -> str:
         """Library, precision and device, as a result names them."""
+
+    @property
+    def precision(self) -> Precision:
+        """What convolutions are computed in; memory is a matter of it."""
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return probabilities for a batch `(n, channels, ...)`, in the network's output shape."""

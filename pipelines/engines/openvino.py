@@ -1,17 +1,20 @@
 """OpenVINO: the CPU's engine, in bf16 where the weights allow it and the processor computes it.
 
 Converting a network takes seconds, compiling a converted one a fraction of that, so the converted
-network is kept in the user's cache, named by a digest of the weights and of the network's
-configuration, and by OpenVINO's version.
+network is kept in the user's cache, named by a digest of all that it is made of: weights, the
+network's configuration, our code and the libraries'.
 """
 
 import hashlib
-import json
 import os
 import sys
 import tempfile
+import time
 import warnings
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 # The converter reports its use to its maker over the network. Nothing leaves this box: where the
 # package cannot be imported, it takes its own empty stand-in.
@@ -19,12 +22,19 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import numpy as np  # noqa: E402
 import openvino  # noqa: E402
+import structlog  # noqa: E402
 import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.jit._trace import TracerWarning  # noqa: E402
 
 from pipelines.weights import Bundle, Precision  # noqa: E402
+
+UNUSED_DAYS: Final = 30  # after which a kept network leaves the cache
+LIBRARIES: Final = ("openvino", "torch", "monai")
+KEPT: Final = (".bin", ".xml", ".sha256")
+
+log = structlog.get_logger()
 
 
 class OpenVinoEngine:
@@ -46,7 +56,8 @@ class OpenVinoEngine:
         precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests = [compiled.create_infer_request() for _ in range(at_once)]
-        self._description = f"OpenVINO {_version()} {precision} (cpu)"
+        self.precision = Precision.BF16 if precision == "bf16" else Precision.FP32
+        self._description = f"OpenVINO {version('openvino')} {precision} (cpu)"
 
     @property
     def description(self) -> str:
@@ -68,20 +79,44 @@ def converted(bundle: Bundle) -> openvino.Model:
     """Return the bundle's network, ending in probabilities, from the cache when it is there.
 
     What lies in the cache is checked against its own checksums: a file that a power cut left short
-    is made again, for it, not the bundle, is what computes the result.
+    is made again, for it, not the bundle, is what computes the result. A cache that cannot be used
+    costs the time of a conversion, nothing else.
+
+    Raises:
+        WeightsError: the network cannot be made of the bundle.
     """
-    # The same weights can be run by networks of several depths.
-    network = json.dumps(bundle.config.network, sort_keys=True)
-    name = hashlib.sha256(f"{bundle.digest} {network}".encode()).hexdigest()[:32]
-    path = _cache() / f"{name}-{_version()}.xml"
-    if not _is_whole(path):
-        _keep(_convert(bundle), path)
-    return openvino.Core().read_model(path)
+    path = _cache() / f"{_key(bundle)}.xml"
+    with suppress(OSError, RuntimeError):  # OpenVINO's errors are RuntimeErrors
+        if _is_whole(path):
+            model = openvino.Core().read_model(path)
+            _note_use(path)
+            return model
+    model = _convert(bundle)
+    try:
+        _keep(model, path)
+        _remove_unused(path.parent)
+    except (OSError, RuntimeError) as error:
+        log.warning("openvino.not_kept", folder=str(path.parent), error=type(error).__name__)
+    return model
+
+
+def _key(bundle: Bundle) -> str:
+    """Return a digest of all that makes the graph, with which it changes."""
+    parts = [bundle.digest, repr(bundle.config.network_config)]
+    parts += [f"{library} {version(library)}" for library in LIBRARIES]
+    parts += [source.read_text(encoding="utf-8") for source in _sources()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _sources() -> list[Path]:
+    """Return the code that turns a bundle into a graph."""
+    pipelines = Path(__file__).parent.parent
+    networks = sorted((pipelines / "networks").glob("*.py"))
+    return [Path(__file__), pipelines / "weights.py", *networks]
 
 
 def _convert(bundle: Bundle) -> openvino.Model:
-    dimensions = int(bundle.config.network["dimensions"])
-    channels = bundle.config.in_channels
+    dimensions, channels = bundle.config.dimensions, bundle.config.in_channels
     net = nn.Sequential(bundle.network(), bundle.config.activation()).eval()
     example = torch.zeros(1, channels, *[32] * dimensions)
     with warnings.catch_warnings(), torch.inference_mode():
@@ -100,15 +135,25 @@ def _keep(model: openvino.Model, path: Path) -> None:
         openvino.save_model(model, Path(aside) / path.name, compress_to_fp16=False)
         sums = Path(aside) / path.with_suffix(".sha256").name
         sums.write_text(_sums(Path(aside) / path.name))
-        for suffix in (".bin", ".xml", ".sha256"):
+        for suffix in KEPT:
             (Path(aside) / path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
 def _is_whole(path: Path) -> bool:
-    try:
-        return path.with_suffix(".sha256").read_text() == _sums(path)
-    except FileNotFoundError:
-        return False
+    return path.with_suffix(".sha256").read_bytes() == _sums(path).encode()
+
+
+def _note_use(path: Path) -> None:
+    with suppress(OSError):  # a cache that can only be read is a cache as well
+        for suffix in KEPT:
+            os.utime(path.with_suffix(suffix))
+
+
+def _remove_unused(folder: Path) -> None:
+    oldest = time.time() - UNUSED_DAYS * 86_400
+    for path in folder.iterdir():
+        if path.is_file() and path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
 
 
 def _sums(path: Path) -> str:
@@ -119,7 +164,3 @@ def _sums(path: Path) -> str:
 def _cache() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "chest-ct-appliance" / "openvino"
-
-
-def _version() -> str:
-    return str(openvino.__version__).split("-")[0]

@@ -1,10 +1,10 @@
 """Inception-v3 without its auxiliary head (J43).
 
 Szegedy et al. 2016, doi:10.1109/CVPR.2016.308; where the paper leaves widths open, those of the
-authors' release. Two things differ. Every convolution and pooling is padded, as in the paper only
-some are: 16 slices would else vanish before the last module. And in three dimensions a pair of 1xn
-and nx1 kernels becomes three, one along each axis; where the pair stands side by side, the
-module is wider by the third.
+authors' release. Three things differ. The release's dropout before the classifier is left out.
+Every convolution and pooling is padded, as in the paper only some are: 16 slices would else vanish
+before the last module. And in three dimensions a pair of 1xn and nx1 kernels becomes three, one
+along each axis; where the pair stands side by side, the module is wider by the third.
 """
 
 from dataclasses import dataclass

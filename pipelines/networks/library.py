@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from torch import nn
 
@@ -30,32 +30,67 @@ ARCHITECTURES: Final[Mapping[str, tuple[Callable[[Any], nn.Module], type[Any]]]]
 }
 
 
+class NetworkConfig(Protocol):
+    """What every architecture's config dataclass has."""
+
+    @property
+    def dimensions(self) -> int:
+        """Axes of an image: 2 (y, x) or 3 (z, y, x)."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output: the classes of a classifier."""
+
+
 def build(architecture: str, options: Mapping[str, Any]) -> nn.Module:
     """Return a network with random weights.
 
     Raises:
-        WeightsError: the architecture or one of its options is unknown.
+        WeightsError: the architecture or one of its options is unknown, or not of its kind.
     """
     config = configuration(architecture, options)
     make, _ = ARCHITECTURES[architecture]
     return make(config)
 
 
-def configuration(architecture: str, options: Mapping[str, Any]) -> Any:
+def configuration(architecture: str, options: Mapping[str, Any]) -> NetworkConfig:
     """Return the architecture's config dataclass, its defaults filled in.
 
     Raises:
-        WeightsError: the architecture or one of its options is unknown.
+        WeightsError: the architecture or one of its options is unknown, or not of its kind.
     """
     if architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise WeightsError(f"Unknown network '{architecture}'; this release has {known}.")
     _, config_class = ARCHITECTURES[architecture]
-    fields = {field.name for field in dataclasses.fields(config_class)}
-    unknown = sorted(set(options) - fields)
+    defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
+    unknown = sorted(set(options) - set(defaults))
     if unknown:
         raise WeightsError(
-            f"Network '{architecture}' has no option {unknown}; it takes {sorted(fields)}."
+            f"Network '{architecture}' has no option {unknown}; it takes {sorted(defaults)}."
         )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return config_class(**values)
+    for name, value in values.items():
+        if not _is_like(value, defaults[name]):
+            raise WeightsError(
+                f"Network '{architecture}' takes {name} like {defaults[name]}, not {value!r}."
+            )
+    config: NetworkConfig = config_class(**values)
+    if config.dimensions not in {2, 3}:
+        raise WeightsError(
+            f"Network '{architecture}' has 2 or 3 dimensions, not {config.dimensions}."
+        )
+    return config
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Return whether `value` is what `default` is: a flag, a positive integer or several."""
+    if isinstance(value, tuple) and isinstance(default, tuple):
+        return len(value) == len(default) and all(map(_is_like, value, default))
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, int) and isinstance(default, int) and value > 0

@@ -1,6 +1,8 @@
 """ResNet-50 in two or three dimensions, any number of input channels (J44, J46).
 
-He et al. 2016, doi:10.1109/CVPR.2016.90; the implementation is MONAI's.
+He et al. 2016, doi:10.1109/CVPR.2016.90; the implementation is MONAI's. Where a stage halves the
+grid, its first block's 3x3 convolution has the stride, not the 1x1 before it as in the paper:
+"ResNet v1.5", of the same parameters.
 """
 
 from dataclasses import dataclass

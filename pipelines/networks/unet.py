@@ -1,6 +1,9 @@
-"""U-Net for the lungs: encoder and decoder with a skip at every level (J37).
+"""U-Net, for lungs or lesions: encoder and decoder with a skip at every level (J37).
 
-Ronneberger et al. 2015, doi:10.1007/978-3-319-24574-4_28; the implementation is MONAI's.
+Ronneberger et al. 2015, doi:10.1007/978-3-319-24574-4_28; the implementation is MONAI's. Unlike in
+the paper, convolutions keep the size ("same" padding), so logits cover the whole image; a batch
+norm follows each of them, and a LeakyReLU of slope 0.1 instead of a ReLU; the last up-convolution
+keeps all channels; there is no dropout; and the default has a quarter of the channels at most.
 """
 
 from dataclasses import dataclass

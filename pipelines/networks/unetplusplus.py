@@ -1,7 +1,9 @@
 """U-Net++: nested, dense skip pathways with deep supervision (J39).
 
 Zhou et al. 2020, doi:10.1109/TMI.2019.2959609; the layers are MONAI's. Batch norm, not MONAI's
-instance norm: with instance norm the mask of a voxel depends on how the volume is cut.
+instance norm: with instance norm the mask of a voxel depends on how the volume is cut. Unlike in
+the paper, the activation is a LeakyReLU of slope 0.1, not a ReLU, and the default has a half to a
+quarter of the channels.
 
 Node X(i, j) is the j-th of level i: X(i, 0) are the encoder's, and X(i, j) joins all nodes before
 it on its level with X(i + 1, j - 1), upsampled. Deep supervision makes an answer of every X(0, j),
@@ -9,6 +11,7 @@ so a trained network can be pruned to any depth.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
@@ -21,7 +24,7 @@ from pipelines.errors import WeightsError
 class UNetPlusPlusConfig:
     """`features`: channels of the five levels, then of the last up-convolution.
 
-    `depth` (1 to 4): only nodes with i + j <= depth are computed. The weights are the same for all.
+    `depth` (1 to 4): there are only nodes with i + j <= depth. The weights of a deeper network fit.
     """
 
     dimensions: int = 3
@@ -59,6 +62,13 @@ class UNetPlusPlus(nn.Module):
             act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
             norm="batch",
         )
+        # MONAI names a layer `kind_i_j`. What computes nothing must not wait for a gradient either.
+        pruned = {n for n, _ in self.net.named_children() if int(n[-3]) + int(n[-1]) > self.depth}
+        for name in pruned:
+            delattr(self.net, name)
+        self.net.register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
+            partial(_leave_out, pruned)
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         levels = [[self._layer("conv", 0, 0)(image)]]  # of each level i: X(i, 0), X(i, 1), ...
@@ -76,3 +86,12 @@ class UNetPlusPlus(nn.Module):
 
     def _layer(self, kind: str, i: int, j: int) -> nn.Module:
         return self.net.get_submodule(f"{kind}_{i}_{j}")
+
+
+def _leave_out(
+    layers: set[str], _net: nn.Module, weights: dict[str, torch.Tensor], prefix: str, *_: object
+) -> None:
+    """Take `layers` out of the weights of a deeper network."""
+    for key in list(weights):
+        if key.removeprefix(prefix).split(".")[0] in layers:
+            del weights[key]

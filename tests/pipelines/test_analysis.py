@@ -1,14 +1,17 @@
 """The automatic run over whole inputs: which series it ends up with, and what it says of it."""
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydicom import Dataset
 from pydicom.uid import JPEGLosslessSV1
+from SimpleITK import ProcessObject
 
 from pipelines import series
 from pipelines.analysis import Models, analyse, analyse_study
@@ -30,6 +33,27 @@ def models(tmp_path: Path) -> Models:
     tiny = Models.open(write_models(tmp_path / "weights"), EngineChoice.TORCH)
     lungs = Model.open(open_bundle(shipped_weights() / "lungs"), EngineChoice.TORCH)
     return Models(lungs, tiny.lesions, tiny.screening)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Give PyTorch and SimpleITK their threads back."""
+    torch_had, sitk_had = torch.get_num_threads(), ProcessObject.GetGlobalDefaultNumberOfThreads()
+    yield
+    torch.set_num_threads(torch_had)
+    ProcessObject.SetGlobalDefaultNumberOfThreads(sitk_had)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("choice", [EngineChoice.TORCH, EngineChoice.OPENVINO])
+def test_the_threads_bind_all_that_computes(tmp_path: Path, choice: EngineChoice):
+    torch.set_num_threads(2)
+    weights = write_models(tmp_path)
+
+    Models.open(weights, choice, threads=1)
+
+    assert torch.get_num_threads() == 1
+    assert ProcessObject.GetGlobalDefaultNumberOfThreads() == 1
 
 
 def water(number: int) -> list[Dataset]:

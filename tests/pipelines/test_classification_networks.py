@@ -1,11 +1,15 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pipelines.engines.openvino import OpenVinoEngine, _convert
 from pipelines.networks.densenet3d import DenseNet3D, DenseNet3DConfig, drop_blocks
 from pipelines.networks.library import build, configuration
+from pipelines.weights import Precision
+from tests.pipelines.test_segmentation_networks import adapt, bundle_of
 
-NETWORKS = ("dpn92", "inception_v3", "attention_resnet56", "densenet3d")
+NETWORKS = ("resnet50", "dpn92", "inception_v3", "attention_resnet56", "densenet3d")
 INPUTS = {2: (64, 64), 3: (16, 64, 64)}
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -85,6 +89,24 @@ def test_an_image_is_judged_by_itself(name: str) -> None:
         alone, among_others = net(batch[:1]), net(batch)[:1]
 
     torch.testing.assert_close(alone, among_others, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dpn92", "inception_v3", "attention_resnet56"])
+def test_openvino_computes_what_pytorch_does(name: str) -> None:
+    torch.manual_seed(0)
+    options = {"dimensions": 2, "in_channels": 2, "out_channels": 3}
+    net = build(name, options)
+    images = torch.rand(4, 2, 48, 80)
+    adapt(net, images)
+
+    computed = OpenVinoEngine(_convert(bundle_of(net, name, options)), Precision.FP32).predict(
+        images.numpy()
+    )
+
+    with torch.inference_mode():
+        expected = net(images).softmax(1).numpy()
+    assert np.ptp(expected, axis=0).min() > 0.01, "the images differ"
+    np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-3)
 
 
 def test_densenet_drops_more_and_more_of_its_last_features() -> None:

@@ -1,16 +1,22 @@
 """The agreement that makes an engine acceptable: masks within Dice 0.999 of PyTorch in fp32."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 import torch
+from structlog.testing import capture_logs
 
+from pipelines.engines import openvino as engine_module
 from pipelines.engines.choice import EngineChoice, open_engine
-from pipelines.engines.openvino import converted
+from pipelines.engines.openvino import UNUSED_DAYS, converted
 from pipelines.engines.torch import TorchEngine
 from pipelines.evaluation.metrics import dice
 from pipelines.inference import Model
@@ -50,15 +56,14 @@ def lung_image(lesions: Bundle) -> np.ndarray:
     return window(extraction.hu, lesions.config.window_hu) * extraction.lung
 
 
-@pytest.fixture(scope="module")
-def reference(lesions: Bundle, lung_image: np.ndarray) -> np.ndarray:
-    engine = TorchEngine(lesions.network(), CPU, Precision.FP32)
-    return Model(lesions, engine).probability(lung_image) > 0.5
-
-
-@both_engines
-def test_the_lesions_agree_with_pytorch_in_fp32(lesions, lung_image, reference, choice):
-    mask = Model.open(lesions, choice).probability(lung_image) > 0.5
+def test_the_lesions_agree_with_pytorch_in_fp32(lesions, lung_image):
+    mask, reference = (
+        Model(lesions, engine).probability(lung_image) > 0.5
+        for engine in (
+            open_engine(lesions, EngineChoice.OPENVINO),
+            TorchEngine(lesions.network(), CPU, Precision.FP32),
+        )
+    )
 
     assert reference.sum() > 500, "the shipped net finds the phantom's lesion"
     assert dice(mask, reference) >= ACCEPTED
@@ -118,6 +123,7 @@ def test_no_engine_goes_below_the_precision_that_the_weights_allow(choice):
     engine = open_engine(dataclasses.replace(lungs, config=config), choice)
 
     assert re.search(r"\bf(p)?32\b", engine.description)
+    assert engine.precision is Precision.FP32
 
 
 def test_auto_takes_openvino_where_there_is_no_gpu(lesions, monkeypatch):
@@ -126,17 +132,120 @@ def test_auto_takes_openvino_where_there_is_no_gpu(lesions, monkeypatch):
     assert open_engine(lesions, EngineChoice.AUTO).description.startswith("OpenVINO")
 
 
-def test_a_converted_network_is_kept_for_the_next_start(lesions, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-    converted(lesions)
-    kept = sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file())
-
-    assert kept == [".bin", ".sha256", ".xml"]
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
-def test_a_network_is_converted_with_the_channels_it_has_by_default(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@pytest.fixture
+def tiny(tmp_path: Path) -> Bundle:
+    """A network that is converted in a moment."""
+    return open_bundle(write_models(tmp_path / "weights") / "lungs")
+
+
+def kept(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.rglob("*") if path.is_file())
+
+
+def test_a_converted_network_is_kept_for_the_next_start(tiny, cache, monkeypatch):
+    converted(tiny)
+    assert [path.suffix for path in kept(cache)] == [".bin", ".sha256", ".xml"]
+
+    monkeypatch.setattr(engine_module, "_convert", lambda _: pytest.fail("converted again"))
+    converted(tiny)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_no_analysis(tiny, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
+
+    with capture_logs() as logs:
+        model = converted(tiny)
+
+    assert [line["event"] for line in logs] == ["openvino.not_kept"]
+    assert model.outputs
+
+
+def test_a_full_disk_costs_time_and_no_analysis(tiny, cache, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(openvino, "save_model", full)
+
+    with capture_logs() as logs:
+        model = converted(tiny)
+
+    assert [line["event"] for line in logs] == ["openvino.not_kept"]
+    assert model.outputs
+    assert kept(cache) == []
+
+
+@pytest.mark.parametrize("suffix", [".sha256", ".xml", ".bin"])
+def test_what_cannot_be_read_from_the_cache_is_converted_again(tiny, cache, suffix):
+    converted(tiny)
+    (path,) = cache.rglob(f"*{suffix}")
+    path.unlink()
+    path.mkdir()
+
+    assert converted(tiny).outputs
+
+
+def test_a_kept_network_that_openvino_cannot_read_is_converted_again(tiny, cache):
+    converted(tiny)
+    (path,) = cache.rglob("*.xml")
+    path.write_text("<net")
+    path.with_suffix(".sha256").write_text(engine_module._sums(path))
+
+    assert converted(tiny).outputs
+
+
+def test_another_configuration_is_another_network_and_a_default_written_out_is_none(tiny, cache):
+    def configured(**network: object) -> Bundle:
+        config = dataclasses.replace(tiny.config, network={**tiny.config.network, **network})
+        return dataclasses.replace(tiny, config=config)
+
+    same, other = configured(in_channels=1), configured(features=[2, 2, 2, 2, 2, 4])
+
+    assert engine_module._key(same) == engine_module._key(tiny)
+    assert engine_module._key(other) != engine_module._key(tiny)
+
+
+def test_other_code_of_a_network_is_another_network(tiny, tmp_path, monkeypatch):
+    before = engine_module._key(tiny)
+    changed = tmp_path / "unet.py"
+    changed.write_text("# an update")
+
+    monkeypatch.setattr(engine_module, "_sources", lambda: [changed])
+
+    assert engine_module._key(tiny) != before
+    assert engine_module._key(tiny) == engine_module._key(tiny)
+
+
+def test_the_code_that_makes_a_graph_is_that_of_every_network():
+    pipelines = Path(engine_module.__file__).parent.parent
+
+    assert {*pipelines.glob("networks/*.py")} < {*engine_module._sources()}
+
+
+def test_networks_that_nobody_used_for_long_leave_the_cache(tiny, cache):
+    converted(tiny)
+    folder = kept(cache)[0].parent
+    old = folder / "0123-2026.1.xml"
+    old.touch()
+    long_ago = time.time() - (UNUSED_DAYS + 1) * 86_400
+    for path in kept(cache):
+        os.utime(path, (long_ago, long_ago))
+
+    converted(tiny)
+    converted(dataclasses.replace(tiny, digest="another"))
+
+    assert old not in kept(cache)
+    assert len(kept(cache)) == 6
+
+
+def test_a_network_is_converted_with_the_channels_it_has_by_default(tmp_path, cache):
     bundle = open_bundle(write_models(tmp_path) / "screening")
     assert "in_channels" not in bundle.config.network
 
@@ -145,14 +254,13 @@ def test_a_network_is_converted_with_the_channels_it_has_by_default(tmp_path, mo
     assert open_engine(bundle, EngineChoice.OPENVINO).predict(image).shape == (1, 1)
 
 
-def test_a_converted_network_that_was_cut_short_is_made_again(lesions, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    converted(lesions)
-    (binary,) = tmp_path.rglob("*.bin")
+def test_a_converted_network_that_was_cut_short_is_made_again(tiny, cache):
+    converted(tiny)
+    (binary,) = cache.rglob("*.bin")
     whole = binary.read_bytes()
     binary.write_bytes(whole[:100])
 
-    converted(lesions)
+    converted(tiny)
 
     assert binary.read_bytes() == whole
 

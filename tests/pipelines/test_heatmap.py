@@ -1,6 +1,7 @@
 """Heat maps of networks with random weights, against what the paper defines."""
 
 import dataclasses
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines import heatmap
 from pipelines.analysis import Models, analyse
 from pipelines.engines.choice import EngineChoice
 from pipelines.findings import SecondOpinion
@@ -23,7 +25,7 @@ from pipelines.heatmap import (
     pneumonia_planes,
 )
 from pipelines.pneumonia import lung_span
-from pipelines.preprocessing import slice_input
+from pipelines.preprocessing import resize, slice_input
 from pipelines.screening import lung_slices
 from pipelines.weights import Bundle, ModelConfig, Precision, open_bundle
 from tests.support.phantom import small_chest
@@ -128,9 +130,33 @@ def test_the_second_opinion_is_explained_in_all_of_the_lungs():
         Explainers(Explainer.open(bundle_of("resnet50", preprocessing=screening)), explainer),
     )  # fmt: skip
 
-    assert [z for z, _ in planes] == list(range(first, stop))
-    assert all(plane.shape == chest.lungs.shape[1:] for _, plane in planes)
+    assert [z for z, _ in planes()] == list(range(first, stop))
+    assert all(plane.shape == chest.lungs.shape[1:] for _, plane in planes())
     assert [(m.purpose, m.answer) for m in maps][1:] == [("pneumonia", "b")]
+
+
+def test_a_map_is_made_one_slice_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    chest = small_chest()
+    explainer = Explainer.open(
+        bundle_of("densenet3d", dimensions=3, channels=1, preprocessing=SUBSETS)
+    )
+    made: list[weakref.ref] = []
+    most = 0
+
+    def watched(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        nonlocal most
+        out = resize(array, shape)
+        made.append(weakref.ref(out))
+        most = max(most, sum(plane() is not None for plane in made))
+        return out
+
+    planes = pneumonia_planes(chest.volume, chest.lungs, 1, explainer)
+    monkeypatch.setattr(heatmap, "resize", watched)
+    found = heatmap._heat_map("pneumonia", "b", planes, chest.lungs, chest.lesions)
+
+    assert found.heat.max() == 255
+    assert len(made) > 100
+    assert most <= 2
 
 
 def test_the_share_in_lesions_counts_the_heat_above_half_the_maximum():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines import inference
 from pipelines.engines.torch import TorchEngine
 from pipelines.inference import (
     ONE_PASS_VOXELS,
@@ -21,6 +22,7 @@ class Doubling:
     """An engine that shows what it was given."""
 
     description = "doubling"
+    precision = Precision.FP32
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -65,12 +67,35 @@ def test_a_box_without_lung_costs_nothing():
 @pytest.mark.parametrize(
     "shape", [(112, 224, 304), (128, 272, 336), (112, 352, 400), (144, 352, 352), (112, 448, 448)]
 )
-def test_boxes_of_real_lungs_fit_in_memory_and_compute_little_twice(shape: tuple[int, ...]):
-    boxes = [around for _, around in tiles(shape, ONE_PASS_VOXELS)]
+@pytest.mark.parametrize(("precision", "twice"), [(Precision.BF16, 0.35), (Precision.FP32, 0.75)])
+def test_boxes_of_real_lungs_fit_in_memory_and_compute_little_twice(
+    shape: tuple[int, ...], precision: Precision, twice: float
+):
+    largest = ONE_PASS_VOXELS[precision]
+    boxes = [around for _, around in tiles(shape, largest)]
     voxels = [np.prod([side.stop - side.start for side in box]) for box in boxes]
 
-    assert max(voxels) <= ONE_PASS_VOXELS
-    assert sum(voxels) <= 1.5 * np.prod(shape)
+    assert max(voxels) <= largest
+    assert sum(voxels) <= (1 + twice) * np.prod(shape)
+
+
+def test_a_slab_of_large_lungs_goes_through_in_one_pass_even_in_fp32():
+    assert len(list(tiles((16, 304, 416), ONE_PASS_VOXELS[Precision.FP32]))) == 1
+
+
+def test_how_much_goes_through_at_once_is_a_matter_of_the_precision(monkeypatch):
+    monkeypatch.setattr(
+        inference, "ONE_PASS_VOXELS", {Precision.BF16: 2 * 32**3, Precision.FP32: 32**3}
+    )
+    image = np.ones((32, 32, 64), dtype=np.float32)
+    fp32, bf16 = Doubling(), Doubling()
+    bf16.precision = Precision.BF16
+
+    predict_volume(fp32, image)
+    predict_volume(bf16, image)
+
+    assert len(fp32.shapes) > 1
+    assert len(bf16.shapes) == 1
 
 
 def test_a_convolution_reaches_across_boxes_as_in_one_pass():
@@ -105,9 +130,8 @@ def test_a_net_is_given_as_many_slices_as_it_was_trained_on():
 )
 def test_a_model_is_given_a_stack_as_it_learnt_to_see(dimensions, preprocessing, shapes):
     engine = Doubling()
-    config = replace(
-        CONFIGS["lesions"], network={"dimensions": dimensions}, preprocessing=preprocessing
-    )
+    network = {"architecture": "unetplusplus", "dimensions": dimensions}
+    config = replace(CONFIGS["lesions"], network=network, preprocessing=preprocessing)
     image = np.random.default_rng(0).random((40, 33, 31), dtype=np.float32)
 
     out = Model(Bundle(config, "0" * 64, {}), engine).probability(image)

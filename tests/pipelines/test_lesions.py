@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Side
-from pipelines.lesions import axial_diameter_mm, label_regions, measure_lesions
+from pipelines.lesions import ANGLES, axial_diameter_mm, label_regions, measure_lesions
 from pipelines.volume import CTVolume
 
 # Index (z, y, x) of the array to LPS mm, at 2 x 1 x 1 mm.
@@ -58,8 +58,24 @@ def test_each_region_has_its_own_box(seed: int):
     for lesion in found:
         places = np.argwhere(labels == lesion.id)
         assert lesion.bbox == (tuple(places.min(axis=0)), tuple(places.max(axis=0) + 1))
-        assert lesion.centroid == pytest.approx(places.mean(axis=0))
+        start = places.min(axis=0)
+        assert lesion.centroid == tuple((places - start).mean(axis=0) + start)
         assert lesion.lung_share == len(places) / mask.size
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_diameter_is_that_of_all_pixels(seed: int):
+    rng = np.random.default_rng(seed)
+    plane = rng.random(rng.integers(1, 30, 2)) > rng.random()
+    plane[tuple(rng.integers(0, plane.shape))] = True
+    dy, dx = rng.uniform(0.4, 2.0, 2)
+    y, x = np.nonzero(plane)
+    along = np.outer(np.cos(ANGLES), x * dx) + np.outer(np.sin(ANGLES), y * dy)
+    pixel = np.abs(np.cos(ANGLES)) * dx + np.abs(np.sin(ANGLES)) * dy
+
+    diameter = axial_diameter_mm(plane, (dy, dx))
+
+    assert diameter == (along.max(axis=1) - along.min(axis=1) + pixel).max()
 
 
 @pytest.mark.parametrize("angle", [0, 15, 30, 45, 75])

@@ -1,3 +1,5 @@
+import dataclasses
+
 import cc3d
 import numpy as np
 import pytest
@@ -12,6 +14,10 @@ from pipelines.lungs import cut_off, keep_lungs, measure_lungs, segment_lungs, s
 from pipelines.volume import CTVolume
 from pipelines.weights import open_bundle, shipped_weights
 from tests.support.phantom import small_chest
+
+GRID_MM = (2.5, 2.0, 2.0)
+AFFINE = np.array([[0, 0, 2.0, 0], [0, 2.0, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1.0]])
+"""Index (z, y, x) of an array on that grid to LPS mm."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,7 @@ def test_the_sides_do_not_depend_on_how_much_air_is_around_the_lungs(seed: int):
     mask = np.pad(shapeless(seed), 1)
     around = np.pad(mask, ((0, 0), (9, 4), (7, 11)))
 
-    near, far = split_sides(mask, middle=31), split_sides(around, middle=38)
+    near, far = split_sides(mask, GRID_MM, middle=31), split_sides(around, GRID_MM, middle=38)
 
     for tight, wide in zip(near, far, strict=True):
         np.testing.assert_array_equal(wide[:, 9:-4, 7:-11], tight)
@@ -105,7 +111,7 @@ def test_the_sides_do_not_depend_on_how_much_air_is_around_the_lungs(seed: int):
 def test_every_voxel_of_the_lungs_lies_on_one_side(seed: int):
     mask = shapeless(seed)
 
-    right, left = split_sides(mask, middle=30)
+    right, left = split_sides(mask, GRID_MM, middle=30)
 
     np.testing.assert_array_equal(right | left, mask)
     assert not (right & left).any()
@@ -126,7 +132,7 @@ def test_lungs_that_touch_are_told_apart():
     mask[2:22, 5:35, 32:56] = True
     mask[10:13, 6:8, 28:32] = True  # the anterior junction
 
-    right, left = split_sides(mask, middle=mask.shape[2] / 2)
+    right, left = split_sides(mask, GRID_MM, middle=mask.shape[2] / 2)
 
     assert not (right & left).any()
     assert (right | left).sum() == mask.sum()
@@ -134,11 +140,41 @@ def test_lungs_that_touch_are_told_apart():
     assert left[:, :, 32:].sum() == mask[:, :, 32:].sum()
 
 
+def test_how_deep_lungs_are_eroded_does_not_depend_on_the_grid():
+    fine = np.zeros((48, 80, 120), dtype=bool)
+    fine[4:44, 10:70, 8:56] = fine[4:44, 10:70, 64:112] = True
+    fine[16:32, 12:22, 56:64] = True  # they touch in 10 mm
+
+    right, left = split_sides(fine, (1.25, 1.0, 1.0), middle=52)
+
+    assert right[:, :, :56].sum() == fine[:, :, :56].sum()
+    assert left[:, :, 64:].sum() == fine[:, :, 64:].sum()
+
+
+@pytest.mark.parametrize("window_hu", [(-1024, 350), (-150, 350), (-1200, 600)])
+def test_the_sides_do_not_depend_on_the_window_of_the_network(model, window_hu):
+    shape = (40, 96, 112)
+    lungs = np.zeros(shape, dtype=bool)
+    lungs[5:35, 20:80, 8:36] = lungs[5:35, 20:80, 42:72] = True
+    hu = np.full(shape, -1000, dtype=np.int16)
+    hu[:, 10:90, 2:78] = 40  # a body that is not in the middle of the image
+    hu[lungs] = -850
+    volume = CTVolume.from_input(hu, AFFINE, series_uid="1.2.3")
+    preprocessing = {**model.config.preprocessing, "window_hu": window_hu}
+    config = dataclasses.replace(model.config, preprocessing=preprocessing)
+    bundle = dataclasses.replace(model.bundle, config=config)
+
+    found = segment_lungs(volume, Model(bundle, Blind(lungs, np.zeros(shape, dtype=bool))))
+
+    assert set(np.unique(found[:, :, :39])) == {0, RIGHT_LUNG}
+    assert set(np.unique(found[:, :, 39:])) == {0, LEFT_LUNG}
+
+
 def test_a_single_lung_lies_on_the_side_of_the_image_it_is_on():
     mask = np.zeros((8, 20, 40), dtype=bool)
     mask[1:7, 5:15, 24:36] = True
 
-    right, left = split_sides(mask, middle=mask.shape[2] / 2)
+    right, left = split_sides(mask, GRID_MM, middle=mask.shape[2] / 2)
 
     assert not right.any()
     assert left.sum() == mask.sum()
@@ -149,7 +185,7 @@ def test_one_lung_with_a_waist_stays_on_its_side():
     mask[2:22, 5:35, 4:16] = mask[2:22, 5:35, 20:32] = True
     mask[10:13, 18:22, 16:20] = True
 
-    right, left = split_sides(mask, middle=40)
+    right, left = split_sides(mask, GRID_MM, middle=40)
 
     assert right.sum() == mask.sum()
     assert not left.any()
@@ -161,7 +197,7 @@ def test_gas_beside_lungs_that_touch_does_not_make_both_the_right_one():
     mask[28:31, 6:8, 38:42] = True  # the anterior junction
     mask[2:14, 5:25, 48:68] = True  # the stomach
 
-    right, left = split_sides(mask, middle=40)
+    right, left = split_sides(mask, GRID_MM, middle=40)
 
     assert right[20:, :, 10:38].all(axis=2).sum() == 18 * 30
     assert left[20:, :, 42:70].all(axis=2).sum() == 18 * 30
@@ -191,8 +227,7 @@ def test_a_consolidation_inside_the_lung_stays_in_the_lung(model):
     opacity = np.zeros(shape, dtype=bool)
     opacity[15:25, 40:60, 20:36] = True
     hu = np.where(lungs & ~opacity, -850, 40).astype(np.int16)
-    affine = np.array([[0, 0, 2.0, 0], [0, 2.0, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1.0]])
-    volume = CTVolume.from_input(hu, affine, series_uid="1.2.3")
+    volume = CTVolume.from_input(hu, AFFINE, series_uid="1.2.3")
 
     found = segment_lungs(volume, Model(model.bundle, Blind(lungs, opacity)))
 

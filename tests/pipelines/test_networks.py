@@ -1,48 +1,37 @@
+"""What holds for the library as a whole; each network is tried in one of the two files beside."""
+
 import pytest
 import torch
+from torch import nn
 
 from pipelines.networks.library import ARCHITECTURES, build
-
-INPUTS = {
-    ("fcn8s", 2): (1, 1, 32, 48),
-    ("fcn8s", 3): (1, 1, 16, 32, 32),
-    ("unet", 2): (1, 1, 32, 48),
-    ("unet", 3): (1, 1, 16, 32, 32),
-    ("vnet", 2): (1, 1, 32, 48),
-    ("vnet", 3): (1, 1, 16, 32, 32),
-    ("unetplusplus", 2): (1, 1, 32, 48),
-    ("unetplusplus", 3): (1, 1, 16, 32, 32),
-    ("resnet50", 2): (1, 2, 64, 64),
-    ("resnet50", 3): (1, 2, 32, 32, 32),
-}
-CLASSIFIERS = {"resnet50", "attention_resnet56", "densenet3d", "dpn92", "inception_v3"}
-"""All but ResNet-50 are tried in test_classification_networks.py."""
-SMALL = {"fcn8s": {"width": 4, "fc": 8}, "vnet": {"width": 2}}
+from tests.pipelines.test_classification_networks import NETWORKS
+from tests.pipelines.test_segmentation_networks import TINY
 
 
-def test_every_architecture_is_tried_in_two_and_three_dimensions():
-    assert {name for name, _ in INPUTS} | CLASSIFIERS == set(ARCHITECTURES)
+def test_every_architecture_is_tried_as_a_segmenter_or_as_a_classifier():
+    assert sorted([*TINY, *NETWORKS]) == sorted(ARCHITECTURES)
 
 
-@pytest.mark.parametrize(("name", "dimensions"), INPUTS)
-def test_a_network_answers_in_the_shape_of_its_task(name: str, dimensions: int):
-    shape = INPUTS[name, dimensions]
-    net = build(name, {"dimensions": dimensions, **SMALL.get(name, {})}).eval()
+@pytest.mark.parametrize(
+    ("name", "beside", "layers"),
+    [
+        ("resnet50", ["downsample"], 50),  # He et al. 2016, table 1
+        ("dpn92", ["projection"], 92),  # Chen et al. 2017, table 1
+        ("attention_resnet56", ["projection", "mask"], 56),  # Wang et al. 2017, 36 m + 20 of trunk
+        ("fcn8s", ["score_pool", "up_from"], 16),  # VGG-16, its last layer by the scores
+        ("unet", [], 23),  # Ronneberger et al. 2015, section 2
+    ],
+)
+def test_a_network_has_the_layers_that_its_paper_counts(name: str, beside: list[str], layers: int):
+    with torch.device("meta"):
+        net = build(name, {"dimensions": 2})
 
-    with torch.inference_mode():
-        out = net(torch.rand(shape))
+    counted = [
+        key
+        for key, module in net.named_modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+        and not any(part in key for part in beside)
+    ]
 
-    assert out.shape == ((1, 1) if name == "resnet50" else (1, 1, *shape[2:]))
-
-
-def test_resnet_50_has_its_published_number_of_parameters():
-    net = build("resnet50", {"dimensions": 2, "in_channels": 3, "out_channels": 1000})
-
-    # He et al. 2016, as every implementation of the original counts it.
-    assert sum(p.numel() for p in net.parameters()) == 25_557_032
-
-
-def test_unet_plus_plus_supervises_all_four_depths_in_training():
-    net = build("unetplusplus", {"features": [2, 2, 2, 2, 2, 2]}).train()
-
-    assert net(torch.rand(1, 1, 32, 32, 32)).shape == (4, 1, 1, 32, 32, 32)
+    assert len(counted) == layers

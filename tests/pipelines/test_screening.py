@@ -4,11 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.engines.choice import EngineChoice
 from pipelines.findings import Lesion
 from pipelines.inference import Model
 from pipelines.lesions import measure_lesions
-from pipelines.screening import LUNG_SLICES, REGION_SLICES, combine, screen
+from pipelines.screening import LUNG_SLICES, REGION_SLICES, combine, question, screen
 from pipelines.weights import open_bundle
 from tests.support.phantom import small_chest
 from tests.support.tiny_models import write_models
@@ -82,11 +81,34 @@ def test_the_case_weighs_its_regions_by_volume():
     assert combine(0.2, [1.0, 0.0], [3.0, 1.0]) == pytest.approx(0.5 * 0.2 + 0.5 * 0.75)
 
 
-def test_an_untrained_network_still_gives_probabilities(tmp_path):
-    chest = small_chest()
-    bundle = open_bundle(write_models(tmp_path) / "screening")
-    model = Model.open(bundle, EngineChoice.TORCH)
+class Growing:
+    """An engine that calls each slice more likely the more of it is asked about."""
 
-    result = screen(chest.volume, chest.lungs, chest.lesions, lesions(), model)
+    description = "growing"
 
-    assert 0 <= result.probability <= 1
+    def predict(self, batch: np.ndarray) -> np.ndarray:
+        return batch[:, 1].mean(axis=(1, 2))[:, None]
+
+
+def test_every_region_has_the_mean_of_its_slices_and_the_case_that_of_all(model):
+    chest, found = small_chest(), lesions()
+
+    result = screen(chest.volume, chest.lungs, chest.lesions, found, Model(model.bundle, Growing()))
+
+    def share(z: int, number: int) -> float:
+        asked = question(chest.volume, chest.lungs, chest.lesions, z, number, model.config)
+        return float(asked[1].mean())
+
+    def largest(areas: np.ndarray, count: int) -> np.ndarray:
+        slices = np.argsort(areas)[::-1][:count]
+        return slices[areas[slices] > 0]
+
+    expected = [
+        np.mean([share(z, lesion.id) for z in largest(areas, REGION_SLICES)])
+        for lesion in found
+        for areas in [(chest.lesions == lesion.id).sum(axis=(1, 2))]
+    ]
+    whole = [share(z, 0) for z in largest((chest.lesions > 0).sum(axis=(1, 2)), LUNG_SLICES)]
+    assert [lesion.probability for lesion in result.lesions] == pytest.approx(expected, abs=1e-6)
+    volumes = [lesion.volume_ml for lesion in found]
+    assert result.probability == pytest.approx(combine(np.mean(whole), expected, volumes), abs=1e-6)

@@ -55,12 +55,18 @@ def test_logits_have_the_grid_of_the_image(name: str, dimensions: int, channels:
 @every_segmenter
 @both_dimensions
 def test_training_reaches_every_parameter(name: str, dimensions: int) -> None:
-    net = tiny(name, dimensions).train()
-    image = torch.rand(2, 1, *SIZES[dimensions])
+    assert idle(tiny(name, dimensions), torch.rand(2, 1, *SIZES[dimensions])) == []
 
-    (net(image) - image).square().mean().backward()
 
-    assert [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+@every_depth
+def test_training_reaches_every_parameter_of_a_pruned_u_net_plus_plus(depth: int) -> None:
+    assert idle(tiny("unetplusplus", 2, depth=depth), torch.rand(2, 1, *SIZES[2])) == []
+
+
+def idle(net: nn.Module, image: torch.Tensor) -> list[str]:
+    """Return the parameters that do not learn."""
+    (net.train()(image) - image).square().mean().backward()
+    return [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 @pytest.mark.parametrize(("name", "dimensions"), [("fcn8s", 2), ("vnet", 3), ("unetplusplus", 3)])
@@ -239,7 +245,16 @@ def test_the_shipped_lesion_weights_serve_every_depth(depth: int) -> None:
     assert torch.equal(pruned, full[depth - 1])
 
 
-@pytest.mark.parametrize("depth", [0, 5])
-def test_a_depth_that_the_network_does_not_have_is_refused(depth: int):
-    with pytest.raises(WeightsError, match=f"depths 1 to 4, not {depth}"):
-        build("unetplusplus", {"depth": depth})
+def test_pruning_leaves_out_nothing_but_what_is_deeper() -> None:
+    pruned = tiny("unetplusplus", 2, depth=2)
+    weights = tiny("unetplusplus", 2).state_dict()
+
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*net\.conv_5_0\.weight"):
+        pruned.load_state_dict({**weights, "net.conv_5_0.weight": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match=r"Missing key.*net\.conv_1_0"):
+        pruned.load_state_dict({k: w for k, w in weights.items() if "conv_1_0" not in k})
+
+
+def test_a_depth_that_the_network_does_not_have_is_refused() -> None:
+    with pytest.raises(WeightsError, match="depths 1 to 4, not 5"):
+        build("unetplusplus", {"depth": 5})
