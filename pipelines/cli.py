@@ -184,14 +184,16 @@ def select(comparison: Path, sets: Path, out: Path, work: Path | None, threads: 
     "parts",
     multiple=True,
     type=click.Choice(["train", "validation", "test"]),
-    help="Only these cases; all unless given.",
+    default=["test"],
+    show_default=True,
+    help="Only these cases; several may be named.",
 )
 @click.option("--positive", default="covid", show_default=True, help="The label looked for.")
 @click.option("--second-opinion", is_flag=True, help="Also measure the kinds of pneumonia.")
 @click.option(
     "--readers",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV of what people called the cases: reader, case, label.",
+    help="CSV of what people called the cases: reader, case, label, and set if need be.",
 )
 @with_engine
 @with_threads
@@ -212,7 +214,6 @@ def evaluate(
     """
     try:
         from pipelines.evaluation.evaluate import evaluate as run
-        from pipelines.evaluation.readers import load_readers
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"Reports need {error.name}: pip install 'chest-ct-appliance[training]'."
@@ -229,9 +230,9 @@ def evaluate(
             [open_manifest(path) for path in manifests],
             opened,
             out,
-            parts=[Part(part) for part in parts] or list(Part),
+            parts=[Part(part) for part in parts],
             positive_label=positive,
-            readers=load_readers(readers) if readers else None,
+            readers=readers,
             say=click.echo,
         )
     except (PipelineError, OSError) as error:

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.inference import Model
-from pipelines.preprocessing import bounding_box, resampled_shape, resize
+from pipelines.lesions import label_regions
+from pipelines.preprocessing import bounding_box, resampled_shape, resize, slice_input
 
 AERATED_LEVEL: Final = 0.12  # of aerated lung, -860 HU in the window [-1024, 350]
 FLAT_SLICES: Final = 16  # a lone slice is read as the middle of so many equal ones
 THICK_SLICES: Final = 60  # a stack of fewer slices is taken as it is, a finer one in two halves
+SMALLEST_PIXELS: Final = 12  # of a region in a slice that the classifier is asked about
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Probabilities of an image, both (z, y, x): `Model.probability`."""
@@ -88,8 +90,32 @@ def _probability(
         return np.zeros_like(image)
     box = bounding_box(inside)
     seen = like_hu(resize(image, shape)[box], inside[box]) * inside[box]
-    alone = len(seen) == 1
-    found = network(np.repeat(seen, FLAT_SLICES, axis=0) if alone else seen)
     full = np.zeros(shape, dtype=np.float32)
-    full[box] = found[FLAT_SLICES // 2] if alone else found
+    full[box] = ask(network, seen)
     return resize(full, image.shape)
+
+
+def ask(network: Network, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what a network says of a stack; of a lone slice, as the middle of so many equal."""
+    if len(image) > 1:
+        return network(image)
+    middle = slice(FLAT_SLICES // 2, FLAT_SLICES // 2 + 1)
+    return network(np.repeat(image, FLAT_SLICES, axis=0))[middle]
+
+
+def regions_in_question(lesion: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Return the regions of a slice (y, x) from 1, the largest first; specks are left out."""
+    regions: NDArray[np.uint16] = label_regions(lesion[None], smallest=SMALLEST_PIXELS)[0]
+    return regions
+
+
+def question(
+    image: NDArray[np.float32], lung: NDArray[np.bool_], regions: NDArray[np.bool_], size: int
+) -> NDArray[np.float32]:
+    """Return what the classifier sees of a slice: `(2, size, size)`, asked about `regions`.
+
+    It is what `pipelines.screening.question` makes of HU. All three arrays are (y, x); channel 0 is
+    above 0 in the lungs, so that they can be told from around them.
+    """
+    grey, asked = slice_input(np.maximum(image, 1 / 255), lung, regions, size)
+    return np.stack([like_hu(grey, grey > 0), asked])

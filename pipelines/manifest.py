@@ -16,32 +16,59 @@ A manifest is one JSON object::
   PNG or JPEG, an axial slice in the radiological view; or a list of those, one for each slice, the
   most caudal first. These need `spacing_mm`, in the order (z, y, x).
 
-`domain` says what a value means: `hu`, or `display`, 8 bits after a window somebody else chose.
+A mask, `lung` or `lesion`, is any of these but DICOM: whatever is above 0 belongs to it.
+
+`domain` says what a value means: `hu`, or `display`, 8 bits after a window somebody else chose:
+whole numbers from 0 to 255. A PNG or JPEG holds no HU.
 `group` is what must not be torn apart by a split: a patient, or the paper a slice was cut from.
 A `label` says where it comes from (`label_source`: NAT, radiology, follow-up, publication; J11).
 `lesion_slices` are the slices in which somebody saw a lesion, counted from 0 at the most caudal.
-`part` (train, validation, test) of a case overrules `split`, which otherwise sends groups of every
-label to the three parts, by the seed alone: the same manifest always gives the same split (J17).
+`part` (train, validation, test) of a case overrules `split`, which otherwise shares out the groups,
+those of each label for themselves and as near to the shares as whole groups allow; a label's only
+group is for training. The seed alone decides: the same manifest always gives the same split (J17).
+A case more may move groups from part to part. To keep the test groups of a set that grows, give its
+cases a `part`.
 """
 
 import difflib
 import hashlib
 import json
+import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pipelines.errors import ManifestError, PipelineError
 from pipelines.findings import load_mask
 from pipelines.series import load_input
 
-VOLUME_SUFFIXES: Final = (".nii", ".nii.gz", ".zip")
+NIFTI_SUFFIXES: Final = (".nii", ".nii.gz")
+VOLUME_SUFFIXES: Final = (*NIFTI_SUFFIXES, ".zip")
+
+_DAMAGED: Final = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    OSError,
+    SyntaxError,  # of a PNG whose chunks are broken
+    ValueError,
+    PipelineError,
+)
 
 
 class Domain(StrEnum):
@@ -89,6 +116,15 @@ class Split:
     validation: float
     test: float
 
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing for training.
+
+        Raises:
+            ManifestError: they do, or one is below 0.
+        """
+        if not (min(self.validation, self.test) >= 0 and self.validation + self.test < 1):
+            raise ManifestError("split: validation and test are from 0 and together below 1.")
+
 
 @dataclass(frozen=True, eq=False)
 class Stack:
@@ -118,16 +154,17 @@ class Manifest:
     def fold(self, number: int, count: int, seed: int) -> "Manifest":
         """Return the data set with another validation part: fold `number`, from 0, of `count`.
 
-        The test part stays; all else is training or, in its fold, validation (U9).
+        The test part stays; all else is training or, in its fold, validation (U9). Groups are dealt
+        to the folds in turn, label after label.
         """
-        learnt = [replace(c, part=None) for c in self.cases if c.part is not Part.TEST]
-        place = _places(learnt, Split(seed, validation=1 / count, test=0.0))
+        learnt = [case for case in self.cases if case.part is not Part.TEST]
+        dealt = chain.from_iterable(_shuffled(learnt, seed))
+        fold_of = {group: place % count for place, group in enumerate(dealt)}
         cases = tuple(
             case
             if case.part is Part.TEST
             else replace(
-                case,
-                part=Part.VALIDATION if int(place[case.group] * count) == number else Part.TRAIN,
+                case, part=Part.VALIDATION if fold_of[case.group] == number else Part.TRAIN
             )
             for case in self.cases
         )
@@ -141,28 +178,34 @@ class Manifest:
         """Read the files of a case.
 
         Raises:
-            ManifestError: one cannot be read, or a mask has another shape than the image.
+            ManifestError: one cannot be read, a value does not fit the domain, a mask has another
+                shape than the image, or a slice is marked that is none.
         """
         try:
             image, spacing = self._image(case)
             lung, lesion = (self._mask(image.shape, files) for files in _masks(case))
-        except (OSError, KeyError, ValueError, UnidentifiedImageError, PipelineError) as error:
+            _check_marks(case, len(image))
+        except _DAMAGED as error:
             raise ManifestError(f"Case '{case.id}' of '{self.name}': {_said(error)}") from error
         return Stack(case, image, spacing, lung, lesion)
 
     def _image(self, case: Case) -> tuple[NDArray[np.int16], tuple[float, float, float]]:
         if isinstance(case.image, str) and self._knows_its_geometry(case.image):
             volume, _ = load_input(self.root / case.image)
-            return volume.hu, volume.spacing
+            return _in_domain(volume.hu, case.domain), volume.spacing
         if case.spacing_mm is None:
             raise ManifestError("spacing_mm is missing, and its files do not carry it.")
-        return self._slices(case.image).astype(np.int16), case.spacing_mm
+        if case.domain is Domain.HU and not all("#" in name for name in _each(case.image)):
+            raise ManifestError("a picture holds no HU: its domain is 'display'.")
+        return _in_domain(self._slices(case.image), case.domain), case.spacing_mm
 
     def _mask(self, shape: tuple[int, ...], files: Files | None) -> NDArray[np.bool_] | None:
         if files is None:
             return None
-        if isinstance(files, str) and self._knows_its_geometry(files):
+        if isinstance(files, str) and files.lower().endswith(NIFTI_SUFFIXES):
             mask = load_mask(self.root / files) > 0
+        elif isinstance(files, str) and self._knows_its_geometry(files):
+            raise ManifestError(f"the mask {files} is no NIfTI file, array or picture.")
         else:
             mask = self._slices(files) > 0
         if mask.shape != shape:
@@ -173,16 +216,18 @@ class Manifest:
         return name.lower().endswith(VOLUME_SUFFIXES) or (self.root / name).is_dir()
 
     def _slices(self, files: Files) -> NDArray[Any]:
-        names = (files,) if isinstance(files, str) else files
-        parts = [np.atleast_3d(self._array(name).T).T for name in names]
-        return np.concatenate(parts)
+        return np.concatenate([np.atleast_3d(self._array(name).T).T for name in _each(files)])
 
     def _array(self, name: str) -> NDArray[Any]:
         path, _, key = name.partition("#")
         if key:
+            if not zipfile.is_zipfile(self.root / path):
+                raise ManifestError(f"{path} is no npz file.")
             with np.load(self.root / path) as arrays:
                 array: NDArray[Any] = arrays[key]
-                return array
+            if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "buif":
+                raise ManifestError(f"{name} is {array.dtype} {array.shape}, no slice or stack.")
+            return array
         with Image.open(self.root / path) as picture:
             return np.asarray(picture.convert("L"))
 
@@ -218,45 +263,67 @@ def open_manifest(path: Path) -> Manifest:
 
 
 def with_parts(cases: Iterable[Case], split: Split | None) -> Iterator[Case]:
-    """Yield the cases with their part; groups stay whole and every label goes everywhere.
+    """Yield the cases with their part; groups stay whole, those of each label are shared out.
 
     Raises:
         ManifestError: a case has no part and there is no split.
     """
     cases = list(cases)
-    place = _places([case for case in cases if case.part is None], split)
+    part_of = _shared_out([case for case in cases if case.part is None], split)
     for case in cases:
-        if case.part is not None:
-            yield case
-            continue
-        if split is None:
-            raise ManifestError(f"case '{case.id}' has no part, and there is no split.")
-        share = place[case.group]
-        if share < split.test:
-            part = Part.TEST
-        elif share < split.test + split.validation:
-            part = Part.VALIDATION
-        else:
-            part = Part.TRAIN
-        yield replace(case, part=part)
+        yield case if case.part is not None else replace(case, part=part_of[case.group])
 
 
-def _places(cases: list[Case], split: Split | None) -> dict[str, float]:
-    """Return a place in [0, 1) for each group, evenly spread among the groups of its labels."""
-    if split is None:
+def _shared_out(cases: list[Case], split: Split | None) -> dict[str, Part]:
+    """Return the part of each group."""
+    if not cases:
         return {}
+    if split is None:
+        raise ManifestError(f"case '{cases[0].id}' has no part, and there is no split.")
+    return {
+        group: part
+        for groups in _shuffled(cases, split.seed)
+        for group, part in zip(groups, _parts(len(groups), split), strict=True)
+    }
+
+
+def _parts(groups: int, split: Split) -> Iterator[Part]:
+    """Yield the part of each of so many groups: whole shares, the rest to the largest remainders.
+
+    A tie goes to the test part. A lone group is for training.
+    """
+    if groups == 1:
+        split = replace(split, validation=0.0, test=0.0)
+    test, validation = (  # exact, so that a share of 0.1 is one of ten groups
+        Fraction(share).limit_denominator(10**6) * groups
+        for share in (split.test, split.validation)
+    )
+    wanted = {
+        Part.TEST: test,
+        Part.VALIDATION: validation,
+        Part.TRAIN: groups - test - validation,
+    }
+    counts = {part: math.floor(share) for part, share in wanted.items()}
+    by_remainder = sorted(wanted, key=lambda part: counts[part] - wanted[part])
+    for part in by_remainder[: groups - sum(counts.values())]:
+        counts[part] += 1
+    for part, count in counts.items():
+        yield from [part] * count
+
+
+def _shuffled(cases: list[Case], seed: int) -> list[list[str]]:
+    """Return the groups in random order, those of the same labels together."""
     labels: dict[str, set[str]] = {}
     for case in cases:
         labels.setdefault(case.group, set()).add(case.label or "")
     strata: dict[tuple[str, ...], list[str]] = {}
     for group, found in sorted(labels.items()):
         strata.setdefault(tuple(sorted(found)), []).append(group)
-    rng = np.random.default_rng(split.seed)
-    return {
-        groups[index]: rank / len(groups)
+    rng = np.random.default_rng(seed)
+    return [
+        [groups[index] for index in rng.permutation(len(groups))]
         for _, groups in sorted(strata.items())
-        for rank, index in enumerate(rng.permutation(len(groups)))
-    }
+    ]
 
 
 def _case(row: object, place: int) -> Case:
@@ -311,13 +378,44 @@ def _check_cases(manifest: Manifest) -> None:
         if part_of.setdefault(case.group, case.part) is not case.part:
             raise ManifestError(f"group '{case.group}' stands in two parts.")
         for files in (case.image, *_masks(case)):
-            for name in (files,) if isinstance(files, str) else files or ():
+            for name in _each(files or ()):
                 if not (manifest.root / name.partition("#")[0]).exists():
                     raise ManifestError(f"case '{case.id}': {manifest.root / name} is missing.")
 
 
+def _each(files: Files) -> tuple[str, ...]:
+    return (files,) if isinstance(files, str) else files
+
+
 def _masks(case: Case) -> tuple[Files | None, Files | None]:
     return case.lung, case.lesion
+
+
+def _in_domain(values: NDArray[Any], domain: Domain) -> NDArray[np.int16]:
+    """Return the values of an image as int16.
+
+    Raises:
+        ManifestError: they are not what the domain says.
+    """
+    limits = np.iinfo(np.uint8 if domain is Domain.DISPLAY else np.int16)
+    low, high = values.min(), values.max()
+    if not (limits.min <= low and high <= limits.max):
+        raise ManifestError(
+            f"its values go from {low:g} to {high:g}, those of '{domain}' from {limits.min} to "
+            f"{limits.max}."
+        )
+    if values.dtype.kind == "f":
+        whole = np.rint(values)
+        if domain is Domain.DISPLAY and (values != whole).any():
+            raise ManifestError("its values are no whole numbers from 0 to 255, as 'display' is.")
+        values = whole
+    return values.astype(np.int16, copy=False)
+
+
+def _check_marks(case: Case, slices: int) -> None:
+    beyond = [z for z in case.lesion_slices or () if not 0 <= z < slices]
+    if beyond:
+        raise ManifestError(f"lesion_slices names {beyond[0]}; the slices are 0 to {slices - 1}.")
 
 
 def _said(error: Exception) -> str:

@@ -3,11 +3,9 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
-from matplotlib.figure import Figure
 
 from pipelines.analysis import Models
 from pipelines.errors import PipelineError
@@ -18,11 +16,22 @@ from pipelines.evaluation.figures import (
     gallery,
     roc_figure,
 )
-from pipelines.evaluation.metrics import Interval, calibration
-from pipelines.evaluation.readers import Calls, ReaderPoints, reader_points
+from pipelines.evaluation.metrics import RESAMPLES, Interval, calibration
+from pipelines.evaluation.readers import Calls, ReaderPoints, load_readers, reader_points
 from pipelines.evaluation.reading import CaseResult, Picture, read
 from pipelines.evaluation.report import Section, write_report
-from pipelines.evaluation.summary import ALL, labelled, opinion_figures, summarise
+from pipelines.evaluation.summary import (
+    ALL,
+    NOT_GRADED,
+    against_rest,
+    asked,
+    classified,
+    of_both_classes,
+    opinion_figures,
+    scored,
+    severity_figures,
+    summarise,
+)
 from pipelines.manifest import Manifest, Part
 
 GALLERY: Final = 12
@@ -40,16 +49,21 @@ def evaluate(
     *,
     parts: Sequence[Part],
     positive_label: str,
-    readers: Calls | None = None,
+    readers: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Run the models over the cases of `parts`, write the report, return its figures.
 
-    `readers` are what people called the cases, to stand beside the models.
+    `readers` is a CSV file of what people called the cases, to stand beside the models
+    (`pipelines.evaluation.readers`).
 
     Raises:
-        PipelineError: no case is in those parts, or one cannot be read.
+        PipelineError: two sets have one name, no case is in those parts, one cannot be read, or the
+            readers' calls do not fit the cases.
     """
+    _check_names(sets)
+    classes, grades = _classes(models), _grades(models)
+    calls = load_readers(readers, sets, {*classes, *classes.values()}) if readers else {}
     results = list(_results(sets, models, parts, say))
     metrics = {
         "models": [vars(model.bundle.reference) for model in models.each],
@@ -57,25 +71,34 @@ def evaluate(
         "sets": {manifest.name: manifest.digest for manifest in sets},
         **summarise(results, positive_label=positive_label),
     }
-    truth = {r.case.id: r.case.label for r in results if r.case.label is not None}
-    points = reader_points(readers or {}, truth, positive_label)
+    truth = {r.key: r.case.label for r in results if r.case.label is not None}
+    points = reader_points(calls, truth, positive_label)
     if points is not None:
         metrics["readers"] = asdict(points)
-    classes = _classes(models)
     if classes:
         metrics["second_opinion"] = opinion_figures(results, classes)
+    if grades:
+        metrics["severity"] = severity_figures(results, grades)
     lead = [
         ", ".join(f"{m.purpose}: {m.name} {m.version}" for m in _references(models)),
         f"{len(results)} cases of {', '.join(m.name for m in sets)}; parts: {', '.join(parts)}.",
-        "Intervals hold 95 % of 1,000 resamples of the groups (patients, papers).",
+        f"Intervals hold 95 % of {RESAMPLES:,} resamples of the groups (patients, papers).",
+        *_unanswered_line(results),
     ]
     sections = list(_sections(results, metrics, models, positive_label, points))
     if classes:
-        sections.append(
-            _opinion_section(results, metrics["second_opinion"], classes, readers or {})
-        )
+        sections.append(_opinion_section(results, metrics["second_opinion"], classes, calls))
+    if grades and metrics["severity"]["cases"]:
+        sections.append(_severity_section(metrics["severity"]["confusion"]))
     write_report(out, "Evaluation", lead, sections, metrics)
     return metrics
+
+
+def _check_names(sets: Sequence[Manifest]) -> None:
+    names = [manifest.name for manifest in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise PipelineError(f"Two of the manifests are called '{name}': give one another name.")
 
 
 def _results(
@@ -83,7 +106,11 @@ def _results(
 ) -> Iterable[CaseResult]:
     cases = [(manifest, case) for manifest in sets for case in manifest.of(*parts)]
     if not cases:
-        raise PipelineError(f"No case is in the parts {', '.join(parts)}.")
+        have = [part for part in Part if any(manifest.of(part) for manifest in sets)]
+        raise PipelineError(
+            f"No case is in the parts {', '.join(parts)}; the manifests have cases in "
+            f"{', '.join(have) or 'none'}."
+        )
     began = told = time.monotonic()
     for done, (manifest, case) in enumerate(cases):
         now = time.monotonic()
@@ -92,6 +119,15 @@ def _results(
             left = (now - began) / done * (len(cases) - done)
             say(f"{done} of {len(cases)} cases, {left / 60:.1f} min left")
         yield read(manifest.load(case), manifest.name, models)
+
+
+def _unanswered_line(results: Sequence[CaseResult]) -> Iterable[str]:
+    unanswered = sum(not result.answered for result in results)
+    if unanswered:
+        yield (
+            f"Not answered: {unanswered} of {len(results)} cases. They count as empty masks and as "
+            "not called positive."
+        )
 
 
 def _references(models: Models) -> Iterable[Any]:
@@ -128,19 +164,7 @@ def _sections(
             figures={"dice": dice_figure(values, "Each case")},
         )
     if "auc" in whole:
-        scores, truth, _ = labelled(results, positive_label)
-        threshold = float(models.screening.config.decision["threshold"])
-        figures: dict[str, Figure] = {
-            "roc": roc_figure(
-                {ALL: Roc(scores, truth, threshold=threshold, auc=_interval(whole["auc"]))},
-                f"{positive_label} or not",
-                readers,
-            ),
-            "calibration": calibration_figure(calibration(scores, truth)),
-        }
-        yield Section(
-            "Classification", lines=list(_reader_lines(readers)) if readers else (), figures=figures
-        )
+        yield _curves(results, metrics, models, positive_label, readers)
     for key, title in (
         ("by_data_set", "By data set"),
         ("by_part", "By part"),
@@ -148,9 +172,46 @@ def _sections(
         ("by_scanner", "By scanner"),
         ("by_label", "By label"),
     ):
-        if len(metrics[key]) > 1:
+        if len(metrics[key]) > 1 or key == "by_data_set":
             yield Section(title, header=COLUMNS, rows=[_row(n, f) for n, f in metrics[key].items()])
     yield from _galleries(results, positive_label)
+
+
+def _curves(
+    results: Sequence[CaseResult],
+    metrics: Mapping[str, Any],
+    models: Models,
+    positive_label: str,
+    readers: ReaderPoints | None,
+) -> Section:
+    """Return the ROC of each set that has both classes, and of these together."""
+    by_set = of_both_classes(results, positive_label)
+    pooled = list(chain.from_iterable(by_set.values()))
+    curves = {name: (found, metrics["by_data_set"][name]) for name, found in by_set.items()}
+    if len(curves) > 1:
+        curves[ALL] = pooled, metrics[ALL]
+    threshold = float(models.screening.config.decision["threshold"])
+    rocs = {
+        name: Roc(
+            *scored(found, positive_label), threshold=threshold, auc=_interval(figures["auc"])
+        )
+        for name, (found, figures) in curves.items()
+    }
+    figures = {"roc": roc_figure(rocs, f"{positive_label} or not", readers)}
+    answered = [result for result in pooled if result.answered]
+    if answered:
+        figures["calibration"] = calibration_figure(calibration(*scored(answered, positive_label)))
+    lines = [
+        f"The curves and the calibration are of the sets with both classes: {', '.join(by_set)}."
+    ]
+    left_out = sorted({result.data_set for result in classified(results)} - set(by_set))
+    if left_out:
+        lines.append(f"Left out, for they have one class only: {', '.join(left_out)}.")
+    return Section(
+        "Classification",
+        lines=[*lines, *(_reader_lines(readers) if readers else ())],
+        figures=figures,
+    )
 
 
 def _classes(models: Models) -> dict[str, str]:
@@ -161,6 +222,24 @@ def _classes(models: Models) -> dict[str, str]:
     return dict(labels)
 
 
+def _grades(models: Models) -> dict[str, str]:
+    """Return the grade by the label of a manifest; empty where the models give none."""
+    if models.opinion is None or models.opinion.severity is None:
+        return {}
+    labels: Mapping[str, str] = models.opinion.severity.config.decision.get("labels", {})
+    return dict(labels)
+
+
+def _severity_section(confusion: Mapping[str, Mapping[str, int]]) -> Section:
+    columns = list(next(iter(confusion.values())))
+    return Section(
+        "Severity",
+        lines=[f"Cases by their grade and the one given; '{NOT_GRADED}': taken for another class."],
+        header=("", *columns),
+        rows=[(true, *(str(said[name]) for name in columns)) for true, said in confusion.items()],
+    )
+
+
 def _opinion_section(
     results: Sequence[CaseResult],
     figures: Mapping[str, Mapping[str, Any]],
@@ -168,17 +247,15 @@ def _opinion_section(
     readers: Calls,
 ) -> Section:
     """Return each class against the rest, the readers beside the network (U30)."""
-    known = [r for r in results if r.classes is not None and r.case.label in classes]
-    truth = {r.case.id: classes[str(r.case.label)] for r in known}
+    known = asked(results, classes)
+    truth = {r.key: classes[str(r.case.label)] for r in known}
     called = {
         name: {case: classes.get(label, label) for case, label in of.items()}
         for name, of in readers.items()
     }
     curves = {}
     for place, (name, found) in enumerate(figures.items()):
-        scores = np.array([(r.classes or {})[name] for r in known])
-        positive = np.array([truth[r.case.id] == name for r in known])
-        roc = Roc(scores, positive, auc=_interval(found["auc"]))
+        roc = Roc(*against_rest(known, classes, name), auc=_interval(found["auc"]))
         points = reader_points(called, truth, name)
         curves[f"class-{place}"] = roc_figure({name: roc}, f"{name} or another class", points)
     return Section(
@@ -201,40 +278,56 @@ def _opinion_section(
 
 def _galleries(results: Sequence[CaseResult], positive_label: str) -> Iterable[Section]:
     """Yield the pictures of what went wrong, and of what went right (J61, J65)."""
-    masks = [r for r in results if r.lesion_dice is not None]
+    masks = [r for r in results if r.overlap is not None]
     if masks:
+        shown = [(caption(r, _dice(r)), r.picture) for r in sorted(masks, key=_dice)]
         yield Section(
             "Lesions",
-            lines=["The cases with the lowest Dice: orange is what was found, blue what is true."],
-            figures={"lesions": gallery(_captioned(sorted(masks, key=_dice), _dice))},
+            lines=[
+                "The cases with the lowest Dice: orange is what was found, blue what is true.",
+                "Above: Dice and the largest region, missed (FN), false (FP), or else found (TP).",
+            ],
+            figures={"lesions": gallery(_first(shown))},
         )
-    judged = [r for r in results if r.case.label is not None and r.probability is not None]
+    judged = classified(results)
     hit = [r for r in judged if r.case.label == positive_label]
     rest = [r for r in judged if r.case.label != positive_label]
-    for name, title, cases, called, sign in (
-        ("missed", f"Called negative: {positive_label}", hit, False, 1),
-        ("false-alarms", f"Called positive: not {positive_label}", rest, True, -1),
-        ("hits", f"Called positive: {positive_label}", hit, True, -1),
+    for name, title, kind, cases, called, sign in (
+        ("missed", f"Called negative: {positive_label}", "FN", hit, False, 1),
+        ("false-alarms", f"Called positive: not {positive_label}", "FP", rest, True, -1),
+        ("hits", f"Called positive: {positive_label}", "TP", hit, True, -1),
     ):
-        shown = sorted((r for r in cases if r.positive is called), key=_probability)[::sign]
-        if shown:
-            lines = [f"{len(shown)} of {len(cases)}; the surest first. Orange: lesions found."]
-            figure = gallery(_captioned(shown, _probability))
-            yield Section(title, lines=lines, figures={name: figure})
+        found = sorted((r for r in cases if r.positive is called), key=_probability)[::sign]
+        if found:
+            shown = [(caption(r, _probability(r), kind=kind), r.picture) for r in found]
+            lines = [f"{len(found)} of {len(cases)}; the surest first. Orange: lesions found."]
+            yield Section(title, lines=lines, figures={name: gallery(_first(shown))})
 
 
-def _captioned(
-    results: Iterable[CaseResult], figure: Callable[[CaseResult], float]
-) -> list[tuple[str, Picture]]:
-    """Return the first pictures, each with its case, a figure and what was warned of."""
-    shown: list[tuple[str, Picture]] = []
-    for result in results:
-        if result.picture is None or len(shown) == GALLERY:
-            continue
-        flags = [note.split(":")[0].split("(")[0].strip(" .") for note in result.notes]
-        caption = "\n".join([f"{result.case.id}: {figure(result):.2f}", *flags])
-        shown.append((caption, result.picture))
-    return shown
+def _first(shown: Iterable[tuple[str, Picture | None]]) -> list[tuple[str, Picture]]:
+    pictures = [(said, picture) for said, picture in shown if picture is not None]
+    return pictures[:GALLERY]
+
+
+def caption(result: CaseResult, figure: float, *, kind: str = "") -> str:
+    """Return what stands above a picture: kind, case and figure, a region, what was warned of.
+
+    The region is the largest missed or false one, else the largest that was found; its volume is in
+    ml, its longest axial diameter in mm. Without a true mask it is the largest found.
+    """
+    flags = [note.split(":")[0].split("(")[0].strip(" .") for note in result.notes]
+    return "\n".join([f"{kind} {result.case.id}: {figure:.2f}".strip(), *_region(result), *flags])
+
+
+def _region(result: CaseResult) -> Iterable[str]:
+    wrong = [("FP", region) for region in result.false_regions]
+    wrong += [("FN", lesion) for lesion in result.lesions if not lesion.met]
+    right = [("TP", lesion) for lesion in result.lesions if lesion.met]
+    if result.overlap is None:
+        right = [("largest region", region) for region in result.regions or ()]
+    if wrong or right:
+        kind, region = max(wrong or right, key=lambda named: named[1].volume_ml)
+        yield f"{kind} {region.volume_ml:.1f} ml, {region.diameter_mm:.0f} mm"
 
 
 def _probability(result: CaseResult) -> float:
@@ -244,6 +337,7 @@ def _probability(result: CaseResult) -> float:
 COLUMNS: Final = (
     "",
     "cases",
+    "not answered",
     "lung Dice",
     "lesion Dice",
     "pooled",
@@ -269,6 +363,7 @@ def _row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         name,
         str(figures["cases"]),
+        str(figures["unanswered"]),
         *intervals,
         f"{pooled:.3f}" if pooled is not None else "",
         *called,
@@ -292,6 +387,13 @@ def _lesion_lines(figures: Mapping[str, Any]) -> Iterable[str]:
             f"False regions a case: {false['per_case']:.1f}, {false['ml_per_case']:.1f} ml; "
             f"the largest {false['largest_ml']:.1f} ml."
         )
+    if "without_lesions" in figures:
+        spared = figures["without_lesions"]
+        yield (
+            f"In the {spared['cases']} cases without a lesion, which have no Dice, "
+            f"{spared['ml_per_case']:.1f} ml were marked on average, {spared['most_ml']:.1f} ml at "
+            "most."
+        )
 
 
 def _reader_lines(readers: ReaderPoints) -> Iterable[str]:
@@ -312,4 +414,7 @@ def _shown(interval: Interval) -> str:
 
 
 def _dice(result: CaseResult) -> float:
-    return result.lesion_dice if result.lesion_dice is not None else 1.0
+    """Return the Dice of the lesions; 0 for a false region in a case without any, else 1."""
+    if result.lesion_dice is not None:
+        return result.lesion_dice
+    return 0.0 if result.false_regions else 1.0

@@ -1,6 +1,6 @@
 """The pictures of a report, as PNG. Drawn by matplotlib, which only reports need."""
 
-import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from pipelines.evaluation.metrics import Calibration, Interval, roc_auc, roc_curve
 from pipelines.evaluation.readers import ReaderPoints
 from pipelines.evaluation.reading import Picture
+from pipelines.files import whole_file
 
 DOTS_PER_INCH: Final = 110
+CAPTION_CHARACTERS: Final = 46  # in a line above a picture of the gallery
 FOUND: Final = "#ff8c1a"
 TRUTH: Final = "#3fa7ff"
 
@@ -100,18 +102,16 @@ def gallery(pictures: Sequence[tuple[str, Picture]], columns: int = 4) -> Figure
         axes.imshow(picture.grey, cmap="gray", vmin=0, vmax=255)
         _outline(axes, picture.truth, TRUTH)
         _outline(axes, picture.found, FOUND)
-        axes.set_title(caption, fontsize=7)
+        lines = (textwrap.fill(line, CAPTION_CHARACTERS) for line in caption.splitlines())
+        axes.set_title("\n".join(lines), fontsize=7)
         axes.axis("off")
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure aside, then under its name; without a date, so equal data give equal files."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-    aside = path.with_name(f".{path.name}")
-    aside.write_bytes(content.getvalue())
-    aside.replace(path)
+    """Write a figure, whole or not at all; without a date, so equal data give equal files."""
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
 def _outline(axes: Axes, mask: NDArray[np.bool_], colour: str) -> None:

@@ -1,6 +1,7 @@
 """Figures of merit: Dice, ROC, calibration, lesions found by size (J57, J58, J66)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,28 +67,28 @@ class Interval:
 
 
 def bootstrap(
-    figure: Callable[[NDArray[np.int64]], float], groups: Sequence[str], *, seed: int = 0
+    figure: Callable[[NDArray[np.int64]], float],
+    groups: Sequence[Hashable],
+    *,
+    seed: int = 0,
 ) -> Interval:
     """Return `figure` of all rows, and its bounds when groups are drawn with replacement.
 
     Rows of one group, the slices of a patient say, come or go together. Draws for which `figure`
-    is not defined (ValueError: a class is absent) are drawn again.
+    is not defined (ValueError: a class is absent) are drawn again, until there are `RESAMPLES`: at
+    least every second draw of two classes has both.
     """
-    names, of = np.unique(np.asarray(groups), return_inverse=True)
-    rows_of = [np.flatnonzero(of == place) for place in range(len(names))]
+    rows: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    rows_of = [np.array(found) for found in rows.values()]
     whole = figure(np.arange(len(groups)))
     rng = np.random.default_rng(seed)
     drawn: list[float] = []
-    for _ in range(2 * RESAMPLES):
-        picked = rng.integers(len(names), size=len(names))
-        try:
+    while len(drawn) < RESAMPLES:
+        picked = rng.integers(len(rows_of), size=len(rows_of))
+        with suppress(ValueError):
             drawn.append(figure(np.concatenate([rows_of[place] for place in picked])))
-        except ValueError:
-            continue
-        if len(drawn) == RESAMPLES:
-            break
-    if not drawn:
-        return Interval(whole, whole, whole)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(whole, float(low), float(high))
@@ -121,34 +122,36 @@ def calibration(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> Ca
 
 
 @dataclass(frozen=True)
-class Found:
-    """A lesion of the truth: its longest axial diameter, and whether any of it was marked."""
+class Region:
+    """A connected region of a mask; `met` where the other mask has any voxel in it.
 
+    Of the truth, the regions that are not met were missed; of what was found, they are false.
+    `diameter_mm` is the longest axial one.
+    """
+
+    volume_ml: float
     diameter_mm: float
-    found: bool
+    met: bool
 
 
-def lesions_found(
-    mask: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: tuple[float, float, float]
-) -> list[Found]:
-    """Return every connected lesion of `truth` (z, y, x); `spacing` is (z, y, x) mm."""
-    labels = cc3d.connected_components(truth, connectivity=26)
-    lesions = []
-    for number, box in enumerate(cc3d.statistics(labels)["bounding_boxes"][1:], start=1):
-        lesion = labels[box] == number
-        planes = (plane for plane in lesion if plane.any())
-        diameter = max(axial_diameter_mm(p, (spacing[1], spacing[2])) for p in planes)
-        lesions.append(Found(diameter, bool((mask[box] & lesion).any())))
-    return lesions
+def regions(
+    mask: NDArray[np.bool_], other: NDArray[np.bool_], spacing: tuple[float, float, float]
+) -> list[Region]:
+    """Return every connected region of `mask`, held against `other`; both are (z, y, x).
 
-
-def false_regions_ml(
-    mask: NDArray[np.bool_], truth: NDArray[np.bool_], voxel_ml: float
-) -> list[float]:
-    """Return the volumes of the connected regions of `mask` that touch nothing of `truth`."""
+    `spacing` is (z, y, x) mm.
+    """
+    voxel_ml = float(np.prod(spacing)) / 1000
     labels = cc3d.connected_components(mask, connectivity=26)
-    sizes = np.bincount(labels.ravel())
-    touching = np.unique(labels[truth])
-    return [
-        float(sizes[number]) * voxel_ml for number in range(1, len(sizes)) if number not in touching
-    ]
+    found = []
+    for number, box in enumerate(cc3d.statistics(labels)["bounding_boxes"][1:], start=1):
+        region = labels[box] == number
+        planes = (plane for plane in region if plane.any())
+        found.append(
+            Region(
+                volume_ml=int(region.sum()) * voxel_ml,
+                diameter_mm=max(axial_diameter_mm(p, (spacing[1], spacing[2])) for p in planes),
+                met=bool((other[box] & region).any()),
+            )
+        )
+    return found

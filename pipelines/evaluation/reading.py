@@ -8,18 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.analysis import Models, analyse
-from pipelines.display import lesion_probability, like_hu, lung_mask
+from pipelines.display import lesion_probability, lung_mask, question, regions_in_question
 from pipelines.errors import NoUsableSeriesError
-from pipelines.evaluation.metrics import Found, dice, false_regions_ml, lesions_found
+from pipelines.evaluation.metrics import Region, dice, regions
 from pipelines.inference import predict_slices
 from pipelines.manifest import Case, Domain, Stack
-from pipelines.preprocessing import slice_input, window
+from pipelines.preprocessing import window
 from pipelines.screening import lung_slices
 from pipelines.volume import CTVolume
 
 FEWEST_SLICES: Final = 16  # of a stack in HU that the automatic run is given
 WIDEST_PICTURE: Final = 256  # pixels
 LUNG_WINDOW_HU: Final = (-1350.0, 150.0)  # level -600, width 1500
+
+CaseKey = tuple[str, str]
+"""The name of a data set and the id of a case in it."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +49,56 @@ class CaseResult:
     """What the models said of one case; None where there is no truth to hold it against.
 
     Attributes:
-        probability: That the case is COVID-like; None where no classifier applies.
-        classes: What the second opinion says, where it was asked for.
+        answered: Whether the models could say anything; if not, the masks count as empty and the
+            case as not called positive.
+        probability: That the case is COVID-like; None where no classifier applies or answered.
+        classes: What the second opinion says, where it was asked; empty where it had no answer.
+        grade: What it says of the severity, if anything.
+        positive: Whether the case was called so; None where no classifier applies.
         lung_dice: Of the lungs found.
-        lesion_dice: Of the lesions found in the lungs found.
-        lesion_dice_given_lungs: Of the lesions found in the true lungs, for display stacks.
-        overlap: Voxels behind `lesion_dice`, to pool cases.
-        lesions: The true lesions, by diameter, found or not.
-        false_regions_ml: Volumes of the regions that touch no true lesion.
+        lesion_dice: Of the lesions found in the lungs found; None where the truth has no lesion.
+        lesion_dice_given_lungs: Of the lesions found in the true lungs, for display stacks;
+            likewise.
+        overlap: Voxels of the lesions found and true, to pool cases.
+        lesions: The true lesions, met or not.
+        regions: The regions found, met by a true lesion or not; None where none were asked for.
         slices: Marked and unmarked slices hit.
         notes: What the automatic run warned of, or why it could not run.
     """
 
     case: Case
     data_set: str
+    answered: bool = True
     probability: float | None = None
     classes: Mapping[str, float] | None = None
+    grade: str | None = None
     positive: bool | None = None
     lung_dice: float | None = None
     lesion_dice: float | None = None
     lesion_dice_given_lungs: float | None = None
     overlap: Overlap | None = None
-    lesions: tuple[Found, ...] = ()
-    false_regions_ml: tuple[float, ...] = ()
+    lesions: tuple[Region, ...] = ()
+    regions: tuple[Region, ...] | None = None
     slices: SliceMarks | None = None
     notes: tuple[str, ...] = ()
     picture: "Picture | None" = None
+
+    @property
+    def key(self) -> CaseKey:
+        """What the case is called among the cases of several sets."""
+        return self.data_set, self.case.id
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Its group among those of several sets."""
+        return self.data_set, self.case.group
+
+    @property
+    def false_regions(self) -> tuple[Region, ...]:
+        """The regions found that touch no true lesion; none where the truth is not known."""
+        if self.overlap is None:
+            return ()
+        return tuple(region for region in self.regions or () if not region.met)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +114,13 @@ class Picture:
 class Answer:
     """What the models say of a stack, masks (z, y, x) on its own grid; None where not asked."""
 
+    answered: bool = True
     lung: NDArray[np.bool_] | None = None
     lesion: NDArray[np.bool_] | None = None
     lesion_given_lungs: NDArray[np.bool_] | None = None
     probability: float | None = None
     classes: Mapping[str, float] | None = None
+    grade: str | None = None
     positive: bool | None = None
     notes: tuple[str, ...] = ()
 
@@ -121,15 +150,26 @@ def as_volume(stack: Stack) -> CTVolume:
 
 
 def _automatic_run(stack: Stack, models: Models) -> Answer:
+    no_opinion: dict[str, float] | None = None if models.opinion is None else {}
     try:
         found = analyse(as_volume(stack), models)
     except NoUsableSeriesError as error:
-        return Answer(notes=tuple(refusal.reason for refusal in error.refusals))
+        nothing = np.zeros(stack.image.shape, dtype=bool)
+        return Answer(
+            answered=False,
+            lung=nothing,
+            lesion=nothing,
+            classes=no_opinion,
+            positive=False,
+            notes=tuple(refusal.reason for refusal in error.refusals),
+        )
+    opinion = found.second_opinion
     return Answer(
         lung=found.lung_mask > 0,
         lesion=found.lesion_labels > 0,
         probability=found.probability,
-        classes=found.second_opinion.probabilities if found.second_opinion else None,
+        classes=opinion.probabilities if opinion else no_opinion,
+        grade=opinion.severity if opinion else None,
         positive=found.positive,
         notes=found.warnings,
     )
@@ -138,16 +178,26 @@ def _automatic_run(stack: Stack, models: Models) -> Answer:
 def _display(stack: Stack, models: Models) -> Answer:
     grey = np.divide(stack.image, 255, dtype=np.float32)
     lung = _lungs(grey, stack, models)
+    given_lungs = (
+        None
+        if stack.lung is None or stack.lesion is None
+        else _lesions(grey, stack.lung, stack, models)
+    )
     if not lung.any():
-        return Answer(lung=lung, notes=("No lungs were found.",))
+        return Answer(
+            answered=False,
+            lung=lung,
+            lesion=np.zeros_like(lung),
+            lesion_given_lungs=given_lungs,
+            positive=False,
+            notes=("No lungs were found.",),
+        )
     lesion = _lesions(grey, lung, stack, models)
     probability = _covid_like(grey, lung, lesion, models)
     return Answer(
         lung=lung,
         lesion=lesion,
-        lesion_given_lungs=None
-        if stack.lung is None or stack.lesion is None
-        else _lesions(grey, stack.lung, stack, models),
+        lesion_given_lungs=given_lungs,
         probability=probability,
         positive=probability >= float(models.screening.config.decision["threshold"]),
     )
@@ -177,45 +227,45 @@ def _covid_like(
 ) -> float:
     """Return the mean score of the slices with most lesion, each asked about all its lesions."""
     size = int(models.screening.config.preprocessing["size"])
-    questions = []
-    for z in lung_slices(lung.astype(np.uint8), lesion.astype(np.uint16)):
-        # Grey stays above zero inside the lungs, so that the lungs can be told from around them.
-        shown = slice_input(np.maximum(grey[z], 1 / 255), lung[z], lesion[z], size)
-        questions.append(np.stack([like_hu(shown[0], shown[0] > 0), shown[1]]))
+    questions = [
+        question(grey[z], lung[z], regions_in_question(lesion[z]) > 0, size)
+        for z in lung_slices(lung.astype(np.uint8), lesion.astype(np.uint16))
+    ]
     return float(predict_slices(models.screening.engine, np.stack(questions)).mean())
 
 
 def _against_truth(stack: Stack, data_set: str, answer: Answer) -> CaseResult:
-    lung_dice = lesion_dice = given_lungs = overlap = slices = picture = None
-    lesions: tuple[Found, ...] = ()
-    false_ml: tuple[float, ...] = ()
+    lung_dice = lesion_dice = given_lungs = overlap = slices = picture = found = None
+    lesions: tuple[Region, ...] = ()
     if answer.lung is not None and stack.lung is not None:
         lung_dice = dice(answer.lung, stack.lung)
+    if answer.lesion is not None:
+        truth = np.zeros_like(answer.lesion) if stack.lesion is None else stack.lesion
+        found = tuple(regions(answer.lesion, truth, stack.spacing))
+        picture = _picture(stack, answer.lesion, truth)
     if answer.lesion is not None and stack.lesion is not None:
-        lesion_dice = dice(answer.lesion, stack.lesion)
         both = int((answer.lesion & stack.lesion).sum())
         overlap = Overlap(int(answer.lesion.sum()), int(stack.lesion.sum()), both)
-        lesions = tuple(lesions_found(answer.lesion, stack.lesion, stack.spacing))
-        voxel_ml = float(np.prod(stack.spacing)) / 1000
-        false_ml = tuple(false_regions_ml(answer.lesion, stack.lesion, voxel_ml))
-    if answer.lesion is not None:
-        picture = _picture(stack, answer.lesion)
-    if answer.lesion_given_lungs is not None and stack.lesion is not None:
-        given_lungs = dice(answer.lesion_given_lungs, stack.lesion)
+        lesions = tuple(regions(stack.lesion, answer.lesion, stack.spacing))
+        lesion_dice = dice(answer.lesion, stack.lesion) if lesions else None
+        if lesions and answer.lesion_given_lungs is not None:
+            given_lungs = dice(answer.lesion_given_lungs, stack.lesion)
     if answer.lesion is not None and stack.case.lesion_slices is not None:
         slices = _slice_marks(answer.lesion, stack.case.lesion_slices)
     return CaseResult(
         case=stack.case,
         data_set=data_set,
+        answered=answer.answered,
         probability=answer.probability,
         classes=answer.classes,
+        grade=answer.grade,
         positive=answer.positive,
         lung_dice=lung_dice,
         lesion_dice=lesion_dice,
         lesion_dice_given_lungs=given_lungs,
         overlap=overlap,
         lesions=lesions,
-        false_regions_ml=false_ml,
+        regions=found,
         slices=slices,
         notes=answer.notes,
         picture=picture,
@@ -234,9 +284,8 @@ def _slice_marks(lesion: NDArray[np.bool_], marks: tuple[int, ...]) -> SliceMark
     )
 
 
-def _picture(stack: Stack, found: NDArray[np.bool_]) -> Picture:
-    """Return the slice with most disagreement, or with most lesion where the truth is unknown."""
-    truth = stack.lesion if stack.lesion is not None else np.zeros_like(found)
+def _picture(stack: Stack, found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Picture:
+    """Return the slice with most disagreement."""
     z = int(np.argmax((found ^ truth).sum(axis=(1, 2))))
     image = stack.image[z]
     if stack.case.domain is Domain.HU:

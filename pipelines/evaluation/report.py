@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
 from pipelines.evaluation.figures import save
+from pipelines.files import whole_file
 
 REPORT_FILE: Final = "report.html"
 METRICS_FILE: Final = "metrics.json"
@@ -29,7 +30,7 @@ class Section:
 def write_report(
     out: Path, title: str, lead: Sequence[str], sections: Sequence[Section], metrics: Any
 ) -> None:
-    """Write `report.html`, its pictures and `metrics.json` to the folder `out`."""
+    """Write `report.html`, its pictures and `metrics.json` to `out`, each file whole."""
     out.mkdir(parents=True, exist_ok=True)
     shown = []
     for section in sections:
@@ -41,5 +42,9 @@ def write_report(
         loader=PackageLoader("pipelines.evaluation"), autoescape=select_autoescape()
     )
     page = environment.get_template("report.html").render(title=title, lead=lead, sections=shown)
-    (out / METRICS_FILE).write_text(json.dumps(metrics, indent=1) + "\n")
-    (out / REPORT_FILE).write_text(page + "\n")
+    for name, text in (
+        (METRICS_FILE, json.dumps(metrics, indent=1)),
+        (REPORT_FILE, page),
+    ):
+        with whole_file(out / name) as file:
+            file.write(f"{text}\n".encode())

@@ -1,23 +1,29 @@
 """From case results to the figures of a report: `metrics.json`."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.metrics import Interval, bootstrap, calibration, roc_auc
+from pipelines.evaluation.metrics import Interval, Region, bootstrap, calibration, roc_auc
 from pipelines.evaluation.reading import CaseResult
 
 SMALL_MM: Final = 10.0  # patchy opacities below this are what the paper's model missed (J66)
 ALL: Final = "all"
+NOT_GRADED: Final = "not graded"
 
 
 def summarise(results: Sequence[CaseResult], *, positive_label: str) -> dict[str, Any]:
     """Return the figures of all cases, and by data set, part, site and scanner.
 
-    `positive_label` is what the classifier looks for; every other label is negative.
+    `positive_label` is what the classifier looks for; every other label is negative. Sensitivity
+    and specificity are of all labelled cases, the area and the calibration of the sets that have
+    both classes, `auc_sets`. A case not answered counts as empty masks, as not called positive and,
+    for the area, as the lowest score.
     """
     return {
         "cases": len(results),
@@ -37,24 +43,54 @@ def case_row(result: CaseResult) -> dict[str, Any]:
     row = {
         key: value
         for key, value in asdict(result).items()
-        if key not in ("case", "picture", "lesions") and value not in (None, ())
+        if key not in ("case", "picture", "lesions", "regions") and value not in (None, ())
     }
     case = result.case
     row |= {"id": case.id, "group": case.group, "part": str(case.part)}
     row |= {k: v for k, v in (("label", case.label), ("site", case.site)) if v}
     if result.lesions:
-        row["lesions"] = [[round(f.diameter_mm, 1), f.found] for f in result.lesions]
+        row["lesions"] = [[round(lesion.diameter_mm, 1), lesion.met] for lesion in result.lesions]
+    if result.regions is not None:
+        row["regions"] = _volumes(result.regions)
+    if result.overlap is not None:
+        row["false_regions"] = _volumes(result.false_regions)
     return row
 
 
-def labelled(
+def _volumes(regions: Iterable[Region]) -> dict[str, float]:
+    volumes = [region.volume_ml for region in regions]
+    return {"count": len(volumes), "ml": sum(volumes), "largest_ml": max(volumes, default=0.0)}
+
+
+def classified(results: Iterable[CaseResult]) -> list[CaseResult]:
+    """Return the cases with a label that a classifier was asked about, answered or not."""
+    return [r for r in results if r.case.label is not None and r.positive is not None]
+
+
+def of_both_classes(
     results: Iterable[CaseResult], positive_label: str
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
-    """Return scores, truth and groups of the cases that have a label and a probability."""
-    known = [r for r in results if r.case.label is not None and r.probability is not None]
-    scores = np.array([r.probability for r in known], dtype=np.float64)
-    truth = np.array([r.case.label == positive_label for r in known], dtype=bool)
-    return scores, truth, [r.case.group for r in known]
+) -> dict[str, list[CaseResult]]:
+    """Return the classified cases by data set, of the sets that have both classes.
+
+    Where one set has the positives and another the rest, a curve over both tells sets apart.
+    """
+    by_set: dict[str, list[CaseResult]] = {}
+    for result in classified(results):
+        by_set.setdefault(result.data_set, []).append(result)
+    return {
+        name: found
+        for name, found in by_set.items()
+        if len({r.case.label == positive_label for r in found}) > 1
+    }
+
+
+def scored(
+    results: Sequence[CaseResult], positive_label: str
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return scores and truth of classified cases; one not answered has the lowest score."""
+    scores = np.array([r.probability or 0.0 for r in results], dtype=np.float64)
+    truth = np.array([r.case.label == positive_label for r in results], dtype=bool)
+    return scores, truth
 
 
 def opinion_figures(
@@ -65,24 +101,55 @@ def opinion_figures(
     `classes` is the class by the label of a manifest; cases of other labels are left out. A class
     that a data set does not have is left out too (U32).
     """
-    known = [r for r in results if r.classes is not None and r.case.label in classes]
-    truth = np.array([classes[str(r.case.label)] for r in known])
-    said = [dict(r.classes or {}) for r in known]
-    groups = _groups(known)
+    known = asked(results, classes)
     figures: dict[str, dict[str, Any]] = {}
-    for name in sorted(set(truth.tolist())):
-        of = truth == name
+    for name in sorted({classes[str(r.case.label)] for r in known}):
+        scores, of = against_rest(known, classes, name)
         if of.all():
             continue
-        scores = np.array([probabilities[name] for probabilities in said])
-        called = np.array([max(p, key=lambda c, p=p: p[c]) == name for p in said])  # type: ignore[misc]
+        called = np.array([_called(r.classes) == name for r in known])
         figures[name] = {
             "cases": int(of.sum()),
-            "auc": _interval(_auc_of(scores, of), groups),
+            "auc": _interval(_auc_of(scores, of), _groups(known)),
             "sensitivity": float(called[of].mean()),
             "specificity": float((~called)[~of].mean()),
         }
     return figures
+
+
+def asked(results: Iterable[CaseResult], labels: Mapping[str, str]) -> list[CaseResult]:
+    """Return the cases of these labels that the second opinion was asked about."""
+    return [r for r in results if r.classes is not None and r.case.label in labels]
+
+
+def against_rest(
+    known: Sequence[CaseResult], classes: Mapping[str, str], name: str
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the scores of a class, 0 where there was no answer, and which cases are of it."""
+    scores = np.array([(r.classes or {}).get(name, 0.0) for r in known])
+    return scores, np.array([classes[str(r.case.label)] == name for r in known])
+
+
+def _called(probabilities: Mapping[str, float] | None) -> str | None:
+    return max(probabilities, key=lambda name: probabilities[name]) if probabilities else None
+
+
+def severity_figures(results: Iterable[CaseResult], grades: Mapping[str, str]) -> dict[str, Any]:
+    """Return how often a case of each grade was given each grade.
+
+    `grades` is the grade by the label of a manifest; cases of other labels are left out. A case
+    that the second opinion takes for another class, or has no answer for, is not graded.
+    """
+    known = asked(results, grades)
+    said = Counter((grades[str(r.case.label)], r.grade or NOT_GRADED) for r in known)
+    columns = [*sorted(set(grades.values())), NOT_GRADED]
+    return {
+        "cases": len(known),
+        "confusion": {
+            true: {name: said[true, name] for name in columns}
+            for true in sorted({true for true, _ in said})
+        },
+    }
 
 
 def _auc_of(
@@ -99,7 +166,8 @@ def _by(
 
 
 def _figures(results: Sequence[CaseResult], positive_label: str) -> dict[str, Any]:
-    figures: dict[str, Any] = {"cases": len(results)}
+    unanswered = sum(not r.answered for r in results)
+    figures: dict[str, Any] = {"cases": len(results), "unanswered": unanswered}
     for key in ("lung_dice", "lesion_dice", "lesion_dice_given_lungs"):
         known = [r for r in results if getattr(r, key) is not None]
         if known:
@@ -114,6 +182,7 @@ def _figures(results: Sequence[CaseResult], positive_label: str) -> dict[str, An
         total = sum(o.mask + o.truth for o in overlaps)
         figures["lesion_dice_pooled"] = 2 * sum(o.both for o in overlaps) / total if total else 1.0
         figures["false_regions"] = _false_regions(results)
+        figures |= _without_lesions(results)
     figures |= _lesions(results) | _slices(results) | _classification(results, positive_label)
     return figures
 
@@ -122,31 +191,41 @@ def _mean_of(values: NDArray[np.float64]) -> Callable[[NDArray[np.int64]], float
     return lambda rows: float(values[rows].mean())
 
 
-def _groups(results: Iterable[CaseResult]) -> list[str]:
-    return [r.case.group for r in results]
+def _groups(results: Iterable[CaseResult]) -> list[tuple[str, str]]:
+    return [r.group for r in results]
 
 
 def _interval(
-    figure: Callable[[NDArray[np.int64]], float], groups: Sequence[str]
+    figure: Callable[[NDArray[np.int64]], float], groups: Sequence[tuple[str, str]]
 ) -> dict[str, float]:
     found: Interval = bootstrap(figure, groups)
     return asdict(found)
 
 
 def _false_regions(results: Iterable[CaseResult]) -> dict[str, float]:
-    volumes = [r.false_regions_ml for r in results if r.overlap is not None]
+    volumes = [_volumes(r.false_regions) for r in results if r.overlap is not None]
     return {
-        "per_case": float(np.mean([len(v) for v in volumes])),
-        "ml_per_case": float(np.mean([sum(v) for v in volumes])),
-        "largest_ml": max((max(v) for v in volumes if v), default=0.0),
+        "per_case": float(np.mean([v["count"] for v in volumes])),
+        "ml_per_case": float(np.mean([v["ml"] for v in volumes])),
+        "largest_ml": max(v["largest_ml"] for v in volumes),
     }
+
+
+def _without_lesions(results: Iterable[CaseResult]) -> dict[str, Any]:
+    """Return what was marked in the cases whose truth has no lesion: they have no Dice."""
+    cases = [r for r in results if r.overlap is not None and r.overlap.truth == 0]
+    if not cases:
+        return {}
+    marked = [_volumes(r.false_regions)["ml"] for r in cases]
+    figures = {"cases": len(cases), "ml_per_case": float(np.mean(marked)), "most_ml": max(marked)}
+    return {"without_lesions": figures}
 
 
 def _lesions(results: Iterable[CaseResult]) -> dict[str, Any]:
     lesions = [lesion for r in results for lesion in r.lesions]
     sizes = {
-        "below_10_mm": [f.found for f in lesions if f.diameter_mm < SMALL_MM],
-        "from_10_mm": [f.found for f in lesions if f.diameter_mm >= SMALL_MM],
+        "below_10_mm": [lesion.met for lesion in lesions if lesion.diameter_mm < SMALL_MM],
+        "from_10_mm": [lesion.met for lesion in lesions if lesion.diameter_mm >= SMALL_MM],
     }
     found = {
         size: {"lesions": len(hits), "sensitivity": float(np.mean(hits))}
@@ -159,29 +238,37 @@ def _lesions(results: Iterable[CaseResult]) -> dict[str, Any]:
 def _slices(results: Iterable[CaseResult]) -> dict[str, Any]:
     marks = [r.slices for r in results if r.slices is not None]
     marked, unmarked = sum(m.marked for m in marks), sum(m.unmarked for m in marks)
-    if not marked or not unmarked:
-        return {}
-    return {
-        "slice_sensitivity": sum(m.marked_hit for m in marks) / marked,
-        "slice_specificity": 1 - sum(m.unmarked_hit for m in marks) / unmarked,
-        "slices": marked + unmarked,
-    }
+    figures: dict[str, Any] = {"slices": marked + unmarked} if marks else {}
+    if marked:
+        figures["slice_sensitivity"] = sum(m.marked_hit for m in marks) / marked
+    if unmarked:
+        figures["slice_specificity"] = 1 - sum(m.unmarked_hit for m in marks) / unmarked
+    return figures
 
 
 def _classification(results: Iterable[CaseResult], positive_label: str) -> dict[str, Any]:
-    results = list(results)
-    scores, truth, groups = labelled(results, positive_label)
-    if len(scores) == 0:
+    known = classified(results)
+    if not known:
         return {}
-    called = np.array([r.positive for r in results if r.case.label and r.positive is not None])
+    _, truth = scored(known, positive_label)
+    called, groups = np.array([r.positive for r in known], dtype=bool), _groups(known)
     figures: dict[str, Any] = {"positives": int(truth.sum()), "negatives": int((~truth).sum())}
     if truth.any():
         figures["sensitivity"] = _interval(lambda rows: _share(called[rows][truth[rows]]), groups)
     if (~truth).any():
         figures["specificity"] = _interval(lambda rows: _share(~called[rows][~truth[rows]]), groups)
-    if truth.any() and (~truth).any():
-        figures["auc"] = _interval(_auc_of(scores, truth), groups)
-        found = calibration(scores, truth)
+    return figures | _curve(of_both_classes(known, positive_label), positive_label)
+
+
+def _curve(by_set: Mapping[str, list[CaseResult]], positive_label: str) -> dict[str, Any]:
+    pooled = list(chain.from_iterable(by_set.values()))
+    if not pooled:
+        return {}
+    auc = _interval(_auc_of(*scored(pooled, positive_label)), _groups(pooled))
+    figures: dict[str, Any] = {"auc": auc, "auc_sets": list(by_set)}
+    answered = [r for r in pooled if r.answered]
+    if answered:
+        found = calibration(*scored(answered, positive_label))
         figures["calibration"] = {"brier": found.brier, "error": found.error}
     return figures
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.errors import PipelineError
+from pipelines.files import whole_file
 from pipelines.series import load_input
 from pipelines.training.healthy_lungs import threshold_lungs
 
@@ -47,7 +48,9 @@ def write_manifests(data: Path, out: Path, *, say: Callable[[str], None] = print
         manifest: Row = {"name": name, "source": source, "licence": licence}
         if any("part" not in case for case in cases):
             manifest["split"] = SPLIT
-        (out / f"{name}.json").write_text(json.dumps({**manifest, "cases": cases}, indent=1) + "\n")
+        content = json.dumps({**manifest, "cases": cases}, indent=1)
+        with whole_file(out / f"{name}.json") as file:
+            file.write(f"{content}\n".encode())
     if not written:
         raise PipelineError(f"{data} holds none of the sets. Name the folder of the research data.")
 
@@ -56,10 +59,10 @@ def _covid_volumes(data: Path, folder: Path) -> Iterator[Row]:
     packed = data / "lesion_slices" / "masks.npz"
     if not packed.exists():
         return
-    masks = np.load(packed)
-    lung = np.unpackbits(masks["lung"], axis=-1).astype(bool)
-    lesion = np.unpackbits(masks["lesion"], axis=-1).astype(bool)
-    names = [Path(str(name)).stem for name in masks["name"]]
+    with np.load(packed) as masks:
+        lung = np.unpackbits(masks["lung"], axis=-1).astype(bool)
+        lesion = np.unpackbits(masks["lesion"], axis=-1).astype(bool)
+        names = [Path(str(name)).stem for name in masks["name"]]
     volumes = [name.split("_")[0] for name in names]
     for volume in sorted(set(volumes)):
         rows = [i for i, v in enumerate(volumes) if v == volume]
@@ -104,9 +107,9 @@ def _lung_slices(data: Path, folder: Path) -> Iterator[Row]:
     packed = data / "lung_slices" / "lungs.npz"
     if not packed.exists():
         return
-    arrays = np.load(packed)
-    lung = np.unpackbits(arrays["lung"], axis=-1).astype(bool)
-    slices = zip(arrays["hu"], lung, arrays["name"], strict=True)
+    with np.load(packed) as arrays:
+        lung = np.unpackbits(arrays["lung"], axis=-1).astype(bool)
+        slices = zip(arrays["hu"], lung, arrays["name"], strict=True)
     for place, (hu, mask, name) in enumerate(slices):  # one scan each
         yield {
             "id": str(name),
@@ -187,12 +190,10 @@ def _paper(stem: str) -> str:
 
 
 def _kept(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Row:
-    """Write arrays aside, then under their name, and return how a manifest refers to them."""
+    """Write arrays, whole or not at all, and return how a manifest refers to them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    with aside.open("wb") as file:
+    with whole_file(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    aside.replace(path)
     return {key: f"{path.parent.name}/{path.name}#{key}" for key in arrays}
 
 

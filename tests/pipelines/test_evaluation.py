@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +11,36 @@ from pipelines.analysis import Models
 from pipelines.cli import evaluate as evaluate_command
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import ManifestError, PipelineError
-from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.evaluate import caption, evaluate
 from pipelines.evaluation.metrics import (
-    Found,
-    Interval,
+    RESAMPLES,
+    Region,
     bootstrap,
     calibration,
     dice,
-    false_regions_ml,
-    lesions_found,
+    regions,
     roc_auc,
     roc_curve,
     youden_threshold,
 )
 from pipelines.evaluation.readers import Point, load_readers, reader_points
 from pipelines.evaluation.reading import CaseResult, Overlap, SliceMarks
-from pipelines.evaluation.summary import opinion_figures, summarise
-from pipelines.manifest import Case, Domain, Part, open_manifest
+from pipelines.evaluation.summary import (
+    case_row,
+    opinion_figures,
+    severity_figures,
+    summarise,
+)
+from pipelines.manifest import Case, Domain, Manifest, Part, open_manifest
 from pipelines.phantom import Phantom, write_dicom
+from pipelines.weights import write_bundle
 from tests.support.phantom import small_chest
-from tests.support.tiny_models import write_models, write_opinion_models
+from tests.support.tiny_models import (
+    CONFIGS,
+    OPINION_CONFIGS,
+    write_models,
+    write_opinion_models,
+)
 
 
 def test_dice_is_twice_the_overlap_over_both():
@@ -80,12 +91,26 @@ def test_the_bootstrap_draws_groups_not_rows():
     assert (wide.low, wide.high) == (0.0, 1.0)
 
 
-def test_a_figure_that_only_some_draws_define_is_drawn_again():
-    scores, positive = np.array([0.2, 0.8, 0.9]), np.array([False, True, True])
+def test_a_figure_that_only_some_draws_define_is_drawn_again_until_there_are_enough():
+    positive = np.array([False, True])  # half of the draws lack a class
+    defined = []
 
-    found = bootstrap(lambda rows: roc_auc(scores[rows], positive[rows]), ["a", "b", "c"])
+    def auc(rows: np.ndarray) -> float:
+        defined.append(roc_auc(np.array([0.2, 0.8])[rows], positive[rows]))
+        return defined[-1]
 
-    assert found == Interval(1.0, 1.0, 1.0)
+    bootstrap(auc, ["a", "b"])
+
+    assert len(defined) == 1 + RESAMPLES
+
+
+def test_groups_of_one_name_in_two_sets_are_two_groups():
+    values = np.repeat([0.0, 1.0], 25)
+    groups = [("one", "p")] * 25 + [("other", "p")] * 25
+
+    found = bootstrap(lambda rows: float(values[rows].mean()), groups)
+
+    assert (found.low, found.high) == (0.0, 1.0)
 
 
 def test_probabilities_that_equal_frequencies_are_calibrated():
@@ -100,37 +125,32 @@ def test_probabilities_that_equal_frequencies_are_calibrated():
     assert calibration(scores, ~positive).error == pytest.approx(0.5)
 
 
-def test_lesions_are_found_or_not_each_with_its_diameter():
+def test_regions_have_a_volume_a_diameter_and_are_met_or_not():
     truth = np.zeros((3, 20, 20), bool)
     truth[1, 2:6, 2:6] = True
     truth[:, 12:18, 5] = True
     mask = np.zeros_like(truth)
     mask[1, 3, 3] = True
 
-    found = sorted(lesions_found(mask, truth, (2.0, 1.0, 1.0)), key=lambda f: f.diameter_mm)
+    found = sorted(regions(truth, mask, (2.0, 1.0, 1.0)), key=lambda r: r.diameter_mm)
 
-    assert [f.found for f in found] == [True, False]
+    assert [r.met for r in found] == [True, False]
+    assert [r.volume_ml for r in found] == pytest.approx([0.032, 0.036])
     assert found[0].diameter_mm == pytest.approx(np.hypot(4, 4), rel=0.01)
     assert found[1].diameter_mm == pytest.approx(np.hypot(6, 1), rel=0.02)
+    assert [r.met for r in regions(mask, truth, (2.0, 1.0, 1.0))] == [True]
+    assert regions(mask & ~mask, truth, (2.0, 1.0, 1.0)) == []
 
 
-def test_regions_that_touch_no_truth_are_false():
-    truth = np.zeros((2, 10, 10), bool)
-    truth[0, :2, :2] = True
-    mask = truth.copy()
-    mask[1, 5:7, 5:8] = True
-
-    assert false_regions_ml(mask, truth, 0.5) == [3.0]
-    assert false_regions_ml(truth, truth, 0.5) == []
+SMALL = Region(volume_ml=0.1, diameter_mm=4, met=False)
+LARGE = Region(volume_ml=9, diameter_mm=20, met=True)
+FALSE = Region(volume_ml=2.5, diameter_mm=15.4, met=False)
 
 
-SMALL, LARGE = Found(diameter_mm=4, found=False), Found(diameter_mm=20, found=True)
-
-
-def result(name: str, **values: object) -> CaseResult:
+def result(name: str, data_set: str = "set", **values: object) -> CaseResult:
     label = "covid" if name.startswith("c") else "other"
     case = Case(name, name, Domain.HU, "x", label=label, site=name[-1], part=Part.TEST)
-    return CaseResult(case, "set", **values)
+    return CaseResult(case, data_set, **values)
 
 
 def test_a_summary_pools_and_splits_what_the_cases_say():
@@ -154,7 +174,129 @@ def test_a_summary_pools_and_splits_what_the_cases_say():
     assert (whole["slice_sensitivity"], whole["slice_specificity"]) == (0.75, 0.9)
     assert figures["by_site"]["A"]["specificity"]["value"] == 0.0
     assert figures["by_label"]["covid"]["sensitivity"]["value"] == 1.0
+    assert whole["unanswered"] == 0
     assert json.dumps(figures)
+
+
+def test_a_case_not_answered_is_an_empty_mask_not_called_and_scores_lowest():
+    results = [
+        result("c-A", probability=0.9, positive=True, overlap=Overlap(10, 10, 10), lesion_dice=1.0),
+        result("c-B", answered=False, positive=False, overlap=Overlap(0, 30, 0), lesion_dice=0.0),
+        result("o-A", probability=0.1, positive=False),
+        result("o-B", answered=False, positive=False),
+    ]
+
+    whole = summarise(results, positive_label="covid")["all"]
+
+    assert whole["unanswered"] == 2
+    assert whole["lesion_dice"]["value"] == 0.5
+    assert whole["lesion_dice_pooled"] == 0.4
+    assert whole["sensitivity"]["value"] == 0.5
+    assert whole["specificity"]["value"] == 1.0
+    assert whole["auc"]["value"] == (1 + 1 + 0 + 0.5) / 4
+    assert whole["calibration"]["brier"] == pytest.approx(0.01)  # of the two that were answered
+
+
+def test_a_case_that_no_classifier_applies_to_is_no_failure():
+    whole = summarise([result("c-A"), result("o-A")], positive_label="covid")["all"]
+
+    assert whole["unanswered"] == 0
+    assert "sensitivity" not in whole
+
+
+def test_sets_of_one_class_are_not_pooled_into_a_curve():
+    results = [
+        result("c-1", "covid only", probability=0.9, positive=True),
+        result("o-1", "both", probability=0.8, positive=True),
+        result("c-2", "both", probability=0.7, positive=True),
+        result("o-2", "healthy only", probability=0.1, positive=False),
+    ]
+
+    figures = summarise(results, positive_label="covid")
+
+    assert figures["all"]["auc"]["value"] == 0.0
+    assert figures["all"]["auc_sets"] == ["both"]
+    assert figures["all"]["specificity"]["value"] == 0.5
+    assert figures["by_part"]["test"]["auc"]["value"] == 0.0
+    assert "auc" not in figures["by_data_set"]["healthy only"]
+    apart = summarise([results[0], results[3]], positive_label="covid")["all"]
+    assert not {"auc", "auc_sets", "calibration"} & set(apart)
+    assert (apart["sensitivity"]["value"], apart["specificity"]["value"]) == (1.0, 1.0)
+
+
+def test_cases_of_one_name_in_two_sets_are_drawn_apart():
+    results = [
+        result("c-1", name, probability=p, positive=p > 0.5, lung_dice=p)
+        for name, p in (("one", 1.0), ("other", 0.0))
+    ]
+
+    whole = summarise(results, positive_label="covid")["all"]
+
+    assert (whole["lung_dice"]["low"], whole["lung_dice"]["high"]) == (0.0, 1.0)
+
+
+def test_a_case_without_lesions_has_false_volume_and_no_dice():
+    results = [
+        result("c-A", overlap=Overlap(10, 30, 10), lesion_dice=0.5, regions=(LARGE,)),
+        result("o-A", overlap=Overlap(25, 0, 0), regions=(FALSE, replace(FALSE, volume_ml=1))),
+        result("o-B", overlap=Overlap(0, 0, 0), regions=()),
+    ]
+
+    whole = summarise(results, positive_label="covid")["all"]
+
+    assert (whole["lesion_dice"]["value"], whole["lesion_dice"]["cases"]) == (0.5, 1)
+    assert whole["without_lesions"] == {"cases": 2, "ml_per_case": 1.75, "most_ml": 3.5}
+    assert whole["false_regions"]["largest_ml"] == 2.5
+
+
+def test_a_case_without_a_mask_says_what_was_found_in_it():
+    row = case_row(result("o-A", regions=(FALSE, replace(FALSE, volume_ml=0.25))))
+
+    assert row["regions"] == {"count": 2, "ml": 2.75, "largest_ml": 2.5}
+    assert "false_regions" not in row
+    nothing = case_row(result("o-A", regions=()))
+    assert nothing["regions"] == {"count": 0, "ml": 0, "largest_ml": 0.0}
+    assert "regions" not in case_row(result("o-A"))
+
+
+def test_slices_count_where_none_or_all_are_marked():
+    spared = summarise([result("o-A", slices=SliceMarks(0, 0, 8, 2))], positive_label="covid")
+    hit = summarise([result("c-A", slices=SliceMarks(4, 3, 0, 0))], positive_label="covid")
+
+    assert spared["all"]["slice_specificity"] == 0.75
+    assert "slice_sensitivity" not in spared["all"]
+    assert hit["all"]["slice_sensitivity"] == 0.75
+    assert "slice_specificity" not in hit["all"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        (
+            {"lesions": (LARGE, SMALL), "regions": (LARGE, FALSE), "overlap": Overlap(9, 9, 5)},
+            "",
+            "c-A: 0.31\nFP 2.5 ml, 15 mm",
+        ),
+        (
+            {"lesions": (LARGE, SMALL), "regions": (LARGE,), "overlap": Overlap(9, 9, 5)},
+            "",
+            "c-A: 0.31\nFN 0.1 ml, 4 mm",
+        ),
+        (
+            {"lesions": (LARGE,), "regions": (LARGE,), "overlap": Overlap(9, 9, 9)},
+            "TP",
+            "TP c-A: 0.31\nTP 9.0 ml, 20 mm",
+        ),
+        ({"regions": (SMALL, FALSE)}, "FN", "FN c-A: 0.31\nlargest region 2.5 ml, 15 mm"),
+        (
+            {"regions": (), "notes": ("Metal: streaks in 3 slices.", "Noise (40 HU).")},
+            "FN",
+            "FN c-A: 0.31\nMetal\nNoise",
+        ),
+    ],
+)
+def test_a_caption_tells_kind_size_and_artefacts(values, kind, expected):
+    assert caption(result("c-A", **values), 0.31, kind=kind) == expected
 
 
 READERS = """reader,case,label
@@ -169,14 +311,22 @@ Cyd,c2,covid
 Cyd,o1,covid
 Dot,c1,covid
 """
-TRUTH = {"c1": "covid", "c2": "covid", "o1": "other"}
+TRUTH = {("set", "c1"): "covid", ("set", "c2"): "covid", ("set", "o1"): "other"}
+
+
+def manifest(name: str, **labels: str) -> Manifest:
+    cases = tuple(Case(c, c, Domain.DISPLAY, "x", label=label) for c, label in labels.items())
+    return Manifest(name, "", "", Path(), cases, "")
+
+
+SETS = [manifest("set", c1="covid", c2="covid", o1="other")]
 
 
 def test_readers_are_points_and_so_are_their_mean_and_their_majority(tmp_path):
     path = tmp_path / "readers.csv"
     path.write_text(READERS)
 
-    points = reader_points(load_readers(path), TRUTH, "covid")
+    points = reader_points(load_readers(path, SETS), TRUTH, "covid")
 
     assert points is not None
     assert points.each == {"Ada": Point(1, 1), "Bea": Point(0.5, 1), "Cyd": Point(0.5, 0)}
@@ -185,15 +335,48 @@ def test_readers_are_points_and_so_are_their_mean_and_their_majority(tmp_path):
     assert reader_points({}, TRUTH, "covid") is None
 
 
-def test_readers_without_a_column_or_with_two_calls_are_refused(tmp_path):
+def test_a_spreadsheets_byte_order_mark_is_no_part_of_a_column(tmp_path):
     path = tmp_path / "readers.csv"
-    path.write_text("reader,case\nAda,c1\n")
-    with pytest.raises(ManifestError, match="needs the columns reader, case and label"):
-        load_readers(path)
+    path.write_text(READERS, encoding="utf-8-sig")
 
-    path.write_text("reader,case,label\nAda,c1,covid\nAda,c1,other\n")
-    with pytest.raises(ManifestError, match="Ada calls case 'c1' twice"):
-        load_readers(path)
+    assert load_readers(path, SETS)["Dot"] == {("set", "c1"): "covid"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("reader,case\nAda,c1\n", "the columns reader, case and label are needed"),
+        ("reader,case,label\nAda,c1,covid\nAda,c1,other\n", "Ada calls case 'c1' twice"),
+        ("reader,case,label\nAda,c11,covid\n", "no case is called 'c11'; the nearest is 'c1'"),
+        ("reader,case,label\nAda,c1,covdi\n", "no label is called 'covdi'; the nearest is 'covid'"),
+        ("reader,case,label\nAda,c1\n", "no label is called ''; the nearest is"),
+        (
+            "reader,set,case,label\nAda,sat,c1,covid\n",
+            "no set is called 'sat'; the nearest is 'set'",
+        ),
+        ("reader,set,case,label\nAda,set,d1,covid\n", "no case of 'set' is called 'd1'"),
+    ],
+)
+def test_readers_whose_calls_do_not_fit_the_cases_are_refused(tmp_path, content, said):
+    path = tmp_path / "readers.csv"
+    path.write_text(content)
+
+    with pytest.raises(ManifestError, match=rf"readers\.csv: .*{said}"):
+        load_readers(path, SETS)
+
+
+def test_readers_say_which_set_a_case_is_of_where_two_have_it(tmp_path):
+    sets = [*SETS, manifest("other set", c1="other", x1="other")]
+    path = tmp_path / "readers.csv"
+    path.write_text("reader,case,label\nAda,x1,covid\nAda,c1,other\n")
+    with pytest.raises(ManifestError, match="case 'c1' is in the sets set, other set: a column"):
+        load_readers(path, sets)
+
+    path.write_text("reader,set,case,label\nAda,,x1,covid\nAda,other set,c1,bacterial\n")
+
+    calls = load_readers(path, sets, ["bacterial"])
+
+    assert calls == {"Ada": {("other set", "x1"): "covid", ("other set", "c1"): "bacterial"}}
 
 
 @pytest.fixture(scope="module")
@@ -237,13 +420,16 @@ def models(tmp_path_factory) -> Models:
 
 
 def test_every_kind_of_case_is_measured_and_reported(tmp_path, data_set, models):
+    readers = tmp_path / "readers.csv"
+    readers.write_text("reader,case,label\nAda,study,covid\nAda,healthy,covid\n")
+
     figures = evaluate(
         [open_manifest(data_set)],
         models,
         tmp_path,
         parts=list(Part),
         positive_label="covid",
-        readers={"Ada": {"study": "covid", "healthy": "covid"}},
+        readers=readers,
         say=lambda _: None,
     )
 
@@ -252,16 +438,59 @@ def test_every_kind_of_case_is_measured_and_reported(tmp_path, data_set, models)
     assert {"lung_dice", "lesion_dice", "probability", "slices"} <= set(each["study"])
     assert {"lung_dice", "lesion_dice", "lesion_dice_given_lungs"} <= set(each["picture"])
     assert "lung_dice" in each["slice"]
-    assert "probability" not in each["slice"]
+    assert each["slice"]["answered"]
+    assert not {"probability", "regions"} & set(each["slice"])
+    assert set(each["healthy"]["regions"]) == {"count", "ml", "largest_ml"}
+    assert figures["all"]["unanswered"] == 0
     assert figures["all"]["negatives"] == 1
     assert figures["by_scanner"]["one"]["cases"] == 1
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(figures))
     page = (tmp_path / "report.html").read_text()
     assert "Research use only" in page
+    assert "Not answered" not in page
+    assert "of the sets with both classes: phantom." in page
     for name in ("dice", "roc", "calibration", "lesions", "hits"):
         assert f'src="{name}.png"' in page
         with Image.open(tmp_path / f"{name}.png") as picture:
-            assert picture.width > 300
+            assert len(picture.convert("L").getcolors()) > 10  # something is drawn
+
+
+@pytest.fixture(scope="module")
+def blind_models(tmp_path_factory) -> Models:
+    """Models that find no lungs anywhere."""
+    folder = write_opinion_models(write_models(tmp_path_factory.mktemp("blind")))
+    lungs = replace(CONFIGS["lungs"], decision={"threshold": 2.0})
+    write_bundle(folder / "lungs", lungs, lungs.network_with_random_weights())
+    return Models.open(folder, EngineChoice.TORCH, second_opinion=True)
+
+
+def test_cases_without_an_answer_count_as_failures_and_are_told(tmp_path, data_set, blind_models):
+    figures = evaluate(
+        [open_manifest(data_set)],
+        blind_models,
+        tmp_path,
+        parts=list(Part),
+        positive_label="covid",
+        say=lambda _: None,
+    )
+
+    each = {row["id"]: row for row in figures["each"]}
+    assert {name: row["answered"] for name, row in each.items()} == {
+        "study": False,
+        "picture": False,
+        "slice": True,  # asked for its lungs alone: that none are found is its Dice
+        "healthy": False,
+    }
+    assert [each[name]["lesion_dice"] for name in ("study", "picture")] == [0.0, 0.0]
+    assert [each[name]["lung_dice"] for name in ("study", "picture", "slice")] == [0.0] * 3
+    assert (each["study"]["slices"]["marked"], each["study"]["slices"]["marked_hit"]) == (1, 0)
+    assert figures["all"]["unanswered"] == 3
+    assert figures["all"]["sensitivity"]["value"] == 0.0
+    assert figures["all"]["specificity"]["value"] == 1.0
+    assert figures["all"]["auc"]["value"] == 0.5
+    page = (tmp_path / "report.html").read_text()
+    assert "Not answered: 3 of 4 cases." in page
+    assert "2 of 2; the surest first" in page  # both are among the missed
 
 
 CLASSES = {"healthy": "healthy", "covid": "COVID-19", "pneumonia": "bacterial"}
@@ -271,6 +500,41 @@ def opinion(name: str, label: str, **probabilities: float) -> CaseResult:
     said = {"healthy": 0.0, "COVID-19": 0.0, "other viral": 0.0, "bacterial": 0.0}
     case = Case(name, name, Domain.HU, "x", label=label, part=Part.TEST)
     return CaseResult(case, "set", classes={**said, **probabilities})
+
+
+def test_a_second_opinion_without_an_answer_is_no_class():
+    results = [
+        opinion("a", "covid", **{"COVID-19": 0.9}),
+        replace(opinion("b", "covid"), classes={}),
+        opinion("c", "healthy", **{"healthy": 0.9, "COVID-19": 0.1}),
+        replace(opinion("d", "healthy"), classes=None),  # was not asked
+    ]
+
+    figures = opinion_figures(results, CLASSES)
+
+    assert figures["COVID-19"]["sensitivity"] == 0.5
+    assert figures["COVID-19"]["auc"]["value"] == 0.5
+    assert figures["COVID-19"]["specificity"] == 1.0
+    assert figures["healthy"]["cases"] == 1
+
+
+def test_grades_given_stand_beside_the_true_ones():
+    grades = {"covid grade I": "I", "covid grade II": "II"}
+    results = [
+        replace(opinion("a", "covid grade I"), grade="I"),
+        replace(opinion("b", "covid grade I"), grade="II"),
+        opinion("c", "covid grade II"),
+        replace(opinion("d", "covid grade II"), classes=None),
+        replace(opinion("e", "covid"), grade="II"),
+    ]
+
+    assert severity_figures(results, grades) == {
+        "cases": 3,
+        "confusion": {
+            "I": {"I": 1, "II": 1, "not graded": 0},
+            "II": {"I": 0, "II": 0, "not graded": 1},
+        },
+    }
 
 
 def test_each_class_that_is_there_stands_against_the_rest():
@@ -291,17 +555,22 @@ def test_each_class_that_is_there_stands_against_the_rest():
 
 
 def test_the_second_opinion_is_measured_where_it_is_asked_for(tmp_path, chest):
-    for name in ("one", "other"):
-        write_dicom(chest, tmp_path / name)
     cases = [
-        {"id": name, "group": name, "domain": "hu", "image": name, "label": label}
+        {"id": name, "group": name, "domain": "hu", "image": "chest", "label": label}
         | {"label_source": "NAT", "part": "test"}
-        for name, label in (("one", "covid"), ("other", "healthy"))
+        for name, label in (("one", "covid"), ("other", "healthy"), ("graded", "covid grade I"))
     ]
-    path = tmp_path / "two.json"
-    path.write_text(json.dumps({"name": "two", "source": "", "licence": "", "cases": cases}))
+    write_dicom(chest, tmp_path / "chest")
+    path = tmp_path / "three.json"
+    path.write_text(json.dumps({"name": "three", "source": "", "licence": "", "cases": cases}))
     folder = write_opinion_models(write_models(tmp_path / "models"))
+    severity = OPINION_CONFIGS["severity"]
+    labels = {"covid grade I": "I", "covid grade II": "II"}
+    severity = replace(severity, decision={**severity.decision, "labels": labels})
+    write_bundle(folder / "severity", severity, severity.network_with_random_weights())
     models = Models.open(folder, EngineChoice.TORCH, second_opinion=True)
+    readers = tmp_path / "readers.csv"
+    readers.write_text("reader,case,label\nAda,one,covid\nAda,other,bacterial\n")
 
     figures = evaluate(
         [open_manifest(path)],
@@ -309,14 +578,18 @@ def test_the_second_opinion_is_measured_where_it_is_asked_for(tmp_path, chest):
         tmp_path / "out",
         parts=list(Part),
         positive_label="covid",
-        readers={"Ada": {"one": "covid", "other": "healthy"}},
+        readers=readers,
         say=lambda _: None,
     )
 
     assert set(figures["second_opinion"]) == {"COVID-19", "healthy"}
     assert figures["second_opinion"]["healthy"]["auc"]["value"] == 0.5  # the same chest twice
+    assert figures["severity"]["cases"] == 1
+    assert sum(figures["severity"]["confusion"]["I"].values()) == 1
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Second opinion" in page
+    assert "Severity" in page
+    assert "not graded" in page
     assert 'src="class-0.png"' in page
 
 
@@ -331,7 +604,9 @@ def test_only_the_parts_asked_for_are_read(tmp_path, data_set, models):
     )
 
     assert [row["id"] for row in figures["each"]] == ["slice"]
-    with pytest.raises(PipelineError, match="No case is in the parts validation"):
+    with pytest.raises(
+        PipelineError, match=r"No case is in the parts validation; .* have cases in train, test"
+    ):
         evaluate(
             [open_manifest(data_set)],
             models,
@@ -339,6 +614,62 @@ def test_only_the_parts_asked_for_are_read(tmp_path, data_set, models):
             parts=[Part.VALIDATION],
             positive_label="covid",
         )
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path, data_set, models):
+    with pytest.raises(PipelineError, match="Two of the manifests are called 'phantom'"):
+        evaluate(
+            [open_manifest(data_set)] * 2,
+            models,
+            tmp_path,
+            parts=[Part.TEST],
+            positive_label="covid",
+        )
+
+
+def test_sets_with_equal_ids_stay_apart_and_are_told_which_have_both_classes(
+    tmp_path, data_set, models
+):
+    whole = json.loads(data_set.read_text())
+    (picture,) = (case for case in whole["cases"] if case["id"] == "picture")
+    one_class = data_set.with_name("one-class.json")
+    one_class.write_text(json.dumps({**whole, "name": "one class", "cases": [picture]}))
+    readers = tmp_path / "readers.csv"
+    readers.write_text(
+        "reader,set,case,label\nAda,phantom,picture,covid\nAda,one class,picture,healthy\n"
+        "Ada,,healthy,healthy\n"
+    )
+
+    figures = evaluate(
+        [open_manifest(data_set), open_manifest(one_class)],
+        models,
+        tmp_path / "out",
+        parts=[Part.TEST],
+        positive_label="covid",
+        readers=readers,
+        say=lambda _: None,
+    )
+
+    assert figures["readers"]["mean"] == {"sensitivity": 0.5, "specificity": 1.0}
+    assert figures["all"]["auc_sets"] == ["phantom"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Left out, for they have one class only: one class." in page
+
+
+def test_the_command_takes_the_test_cases_unless_told(tmp_path, data_set):
+    whole = json.loads(data_set.read_text())
+    (slice_,) = (case for case in whole["cases"] if case["part"] == "train")
+    trained = data_set.with_name("trained.json")
+    trained.write_text(json.dumps({**whole, "cases": [slice_]}))
+    folder = write_models(tmp_path / "models")
+    arguments = [str(trained), "--models", str(folder), "--out", str(tmp_path / "out")]
+
+    refused = CliRunner().invoke(evaluate_command, arguments)
+    asked = CliRunner().invoke(evaluate_command, [*arguments, "--part", "train"])
+
+    assert refused.exit_code == 1
+    assert "No case is in the parts test; the manifests have cases in train." in refused.output
+    assert asked.exit_code == 0, asked.output
 
 
 def test_the_command_says_what_is_wrong_with_a_manifest(tmp_path):

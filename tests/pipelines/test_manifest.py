@@ -1,6 +1,10 @@
+import gzip
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,10 +82,11 @@ def test_a_dicom_folder_brings_its_own_geometry(tmp_path):
 
 
 def test_a_result_of_the_appliance_can_be_the_mask_of_its_input(tmp_path):
-    write_dicom(small_chest(), tmp_path / "chest")
+    chest = small_chest()
+    write_dicom(chest, tmp_path / "chest")
     volume, _ = load_input(tmp_path / "chest")
     models = Models.open(write_models(tmp_path / "models"), EngineChoice.TORCH)
-    found = analyse(volume, models)
+    found = replace(analyse(volume, models), lung_mask=chest.lungs)
     found.save(tmp_path / "result", volume)
     path = write(
         tmp_path, case(domain="hu", image="chest", lung="result/lungs.nii.gz", lesion=None)
@@ -90,7 +95,9 @@ def test_a_result_of_the_appliance_can_be_the_mask_of_its_input(tmp_path):
 
     stack = data.load(data.cases[0])
 
-    assert (stack.lung == (found.lung_mask > 0)).all()
+    assert stack.lung is not None
+    assert 0 < stack.lung.sum() < stack.lung.size
+    assert (stack.lung == (chest.lungs > 0)).all()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +129,119 @@ def test_a_case_whose_files_do_not_fit_is_named_when_it_is_loaded(arrays, change
     data = open_manifest(write(arrays, row))
 
     with pytest.raises(ManifestError, match=f"Case 'a' of 'set': .*{said}"):
+        data.load(data.cases[0])
+
+
+BAD_VALUES = {
+    "fractions": np.linspace(0, 1, 48).reshape(2, 4, 6),
+    "negative": np.full((2, 4, 6), -1000, np.int16),
+    "nothing": np.full((2, 4, 6), np.nan),
+    "bright": np.full((4, 6), 256, np.int32),
+    "deep": np.full((2, 4, 6), 1e6, np.float32),
+    "four": np.zeros((1, 2, 4, 6), np.uint8),
+    "empty": np.zeros((0, 4, 6), np.uint8),
+    "words": np.full((4, 6), "white"),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "domain", "said"),
+    [
+        ("fractions", "display", "no whole numbers from 0 to 255"),
+        ("negative", "display", "from -1000 to -1000, those of 'display' from 0 to 255"),
+        ("nothing", "display", "from nan to nan"),
+        ("bright", "display", "from 256 to 256"),
+        ("deep", "hu", "from 1e.06 to 1e.06, those of 'hu' from -32768 to 32767"),
+        ("four", "hu", r"bad.npz#four is uint8 \(1, 2, 4, 6\), no slice or stack"),
+        ("empty", "hu", r"bad.npz#empty is uint8 \(0, 4, 6\), no slice or stack"),
+        ("words", "hu", r"bad.npz#words is <U5 \(4, 6\), no slice or stack"),
+    ],
+)
+def test_values_that_do_not_fit_the_domain_are_refused(tmp_path, key, domain, said):
+    np.savez(tmp_path / "bad.npz", **BAD_VALUES)
+    data = open_manifest(write(tmp_path, case(image=f"bad.npz#{key}", domain=domain)))
+
+    with pytest.raises(ManifestError, match=f"Case 'a' of 'set': .*{said}"):
+        data.load(data.cases[0])
+
+
+def test_values_that_fit_are_taken_as_they_are_whatever_their_type(tmp_path):
+    grey, hu = np.array([[0.0, 255.0]]), np.array([[-1023.6, 40.4]])
+    np.savez(tmp_path / "a.npz", grey=grey, hu=hu)
+    rows = [case("grey", image="a.npz#grey"), case("hu", image="a.npz#hu", domain="hu")]
+    data = open_manifest(write(tmp_path, *rows))
+
+    found = [data.load(c).image.tolist() for c in data.cases]
+
+    assert found == [[[[0, 255]]], [[[-1024, 40]]]]
+
+
+def test_a_picture_holds_no_hu(arrays):
+    data = open_manifest(write(arrays, case(image=["0.png", "1.png"], domain="hu")))
+
+    with pytest.raises(ManifestError, match="a picture holds no HU: its domain is 'display'"):
+        data.load(data.cases[0])
+
+
+@pytest.mark.parametrize("marks", [[2], [-1], [0, 7]])
+def test_a_marked_slice_that_is_none_is_refused(arrays, marks):
+    data = open_manifest(write(arrays, case(lesion_slices=marks)))
+
+    with pytest.raises(ManifestError, match=f"lesion_slices names {marks[-1]}; the slices are 0"):
+        data.load(data.cases[0])
+
+
+@pytest.fixture
+def damaged(arrays: Path) -> Path:
+    """Every kind of file, cut short, emptied or of another kind than its name says."""
+    whole = (arrays / "a.npz").read_bytes()
+    (arrays / "short.npz").write_bytes(whole[: len(whole) // 2])
+    # The directory of the archive is there, what it points at is damaged.
+    np.savez_compressed(arrays / "packed.npz", image=np.arange(48, dtype=np.uint8).reshape(2, 4, 6))
+    packed = bytearray((arrays / "packed.npz").read_bytes())
+    packed[60:90] = bytes(30)
+    (arrays / "packed.npz").write_bytes(packed)
+    np.save(arrays / "array.npy", np.zeros((4, 6), np.uint8))
+    mask = nib.Nifti1Image(np.ones((6, 4, 2), np.uint8), np.diag([1.0, 1, 2, 1]))
+    nib.save(mask, arrays / "mask.nii.gz")
+    content = (arrays / "mask.nii.gz").read_bytes()
+    (arrays / "short.nii.gz").write_bytes(content[:-20])
+    plain = bytearray(gzip.decompress(content))
+    (arrays / "header.nii").write_bytes(plain[:200])
+    plain[70:72] = (9999).to_bytes(2, "little")  # no such data type
+    (arrays / "type.nii").write_bytes(plain)
+    (arrays / "noise.nii.gz").write_bytes(content[:12] + bytes(range(200)))
+    picture = (arrays / "0.png").read_bytes()
+    (arrays / "short.png").write_bytes(picture[:50])
+    for name in ("empty.npz", "empty.png", "empty.nii.gz"):
+        (arrays / name).touch()
+    (arrays / "folder").mkdir()
+    return arrays
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": "short.npz#image"},
+        {"image": "packed.npz#image"},
+        {"image": "empty.npz#image"},
+        {"image": "array.npy#image"},
+        {"image": "short.png"},
+        {"image": "empty.png"},
+        {"image": "short.nii.gz", "domain": "hu"},
+        {"lesion": "short.nii.gz"},
+        {"lesion": "empty.nii.gz"},
+        {"lesion": "noise.nii.gz"},
+        {"lesion": "header.nii"},
+        {"lesion": "type.nii"},
+        {"lesion": "folder"},
+    ],
+    ids=lambda change: str(next(iter(change.values()))),
+)
+def test_a_damaged_file_is_one_sentence_with_its_case(damaged, change):
+    data = open_manifest(write(damaged, case(**change)))
+
+    with pytest.raises(ManifestError, match=r"^Case 'a' of 'set': .+"):
         data.load(data.cases[0])
 
 
@@ -164,6 +284,59 @@ def test_groups_are_split_whole_and_every_label_goes_everywhere():
     assert [round(len(by_part[part]) / 180, 1) for part in Part] == [0.7, 0.1, 0.2]
     assert split == list(with_parts(cases, Split(seed=0, validation=0.1, test=0.2)))
     assert split != list(with_parts(cases, Split(seed=1, validation=0.1, test=0.2)))
+
+
+def parts_of(groups: int, split: Split) -> list[int]:
+    cases = [Case(str(n), str(n), Domain.DISPLAY, "x.png", label="covid") for n in range(groups)]
+    counts = Counter(c.part for c in with_parts(cases, split))
+    return [counts[part] for part in Part]
+
+
+@pytest.mark.parametrize(
+    ("groups", "validation", "test", "expected"),
+    [
+        (10, 0.1, 0.2, [7, 1, 2]),
+        (10, 0.2, 0.1, [7, 2, 1]),
+        (10, 0.3, 0.3, [4, 3, 3]),
+        (1, 0.1, 0.8, [1, 0, 0]),
+        (2, 0.1, 0.2, [1, 0, 1]),  # 1.4, 0.2, 0.4: the tie is the test part's
+        (3, 0.25, 0.25, [1, 1, 1]),
+        (3, 0.1, 0.2, [2, 0, 1]),
+        (5, 0.0, 0.0, [5, 0, 0]),
+    ],
+)
+def test_few_groups_are_shared_out_by_the_largest_remainder(groups, validation, test, expected):
+    assert parts_of(groups, Split(seed=0, validation=validation, test=test)) == expected
+
+
+def test_the_groups_tested_are_among_those_an_older_release_tested():
+    cases = [Case(str(n), str(n), Domain.DISPLAY, "x.png", label="covid") for n in range(23)]
+    older = [sorted(map(str, range(23)))[n] for n in np.random.default_rng(3).permutation(23)[:5]]
+
+    split = with_parts(cases, Split(seed=3, validation=0.1, test=0.2))
+
+    tested = {c.group for c in split if c.part is Part.TEST}
+    assert len(tested) == 5
+    assert tested <= set(older)
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.5, 0.5), (1.5, 0.0), (-0.1, 0.2), (0.1, -0.2), (float("nan"), 0.1)]
+)
+def test_shares_that_leave_nothing_for_training_are_refused(arrays, shares):
+    split = dict(zip(("validation", "test"), shares, strict=True))
+
+    with pytest.raises(ManifestError, match="are from 0 and together below 1"):
+        open_manifest(write(arrays, case(), split={"seed": 1, **split}))
+
+
+def test_labels_with_a_group_each_do_not_all_land_in_one_fold(arrays):
+    cases = [case(f"c{n}", label=f"label {n}", label_source="made") for n in range(10)]
+    data = open_manifest(write(arrays, *cases))
+
+    folds = [data.fold(number, 5, seed=3).of(Part.VALIDATION) for number in range(5)]
+
+    assert [len(fold) for fold in folds] == [2] * 5
 
 
 def test_folds_take_turns_and_leave_the_test_part_alone(arrays):

@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def data(tmp_path: Path) -> Path:
     lung = np.zeros((3, 256, 256), bool)
     lung[:, 100:200, 50:100] = True
     lesion = np.zeros_like(lung)
-    lesion[:, 110:120, 60:70] = True
+    lesion[:, 110:120, 60:70] = lesion[:, 120:125, 95:105] = True  # one reaches out of the lungs
     names = ["v00_0.jpg", "v00_1.jpg", "v10_0.jpg"]
     (root / "lesion_slices" / "ct").mkdir(parents=True)
     for name, plane in zip(names, grey, strict=True):
@@ -54,6 +55,26 @@ def test_the_sets_that_are_there_become_manifests_and_the_others_are_named(tmp_p
     assert "ucsd: not there" in done.output
     written = {path.stem for path in (tmp_path / "sets").glob("*.json")}
     assert written == {"covid-volumes", "medseg", "sars", "whole-volumes"}
+    assert not list((tmp_path / "sets").rglob(".*"))  # nothing is left of what was written aside
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_older_one(tmp_path, data, monkeypatch):
+    sets = tmp_path / "sets"
+    CliRunner().invoke(prepare, [str(data), "--out", str(sets)])
+    older = (sets / "sars.json").read_bytes()
+    (data / "slices_sars" / "COVID" / "Covid (11).png").unlink()
+    monkeypatch.setattr("os.fsync", _full)
+
+    done = CliRunner().invoke(prepare, [str(data), "--out", str(sets)])
+
+    assert done.exit_code == 1
+    assert "No space left" in done.output
+    assert (sets / "sars.json").read_bytes() == older
+    assert not list(sets.rglob(".*"))
+
+
+def _full(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_volumes_stand_upright_and_lungs_hold_their_lesions(tmp_path, data):
@@ -65,7 +86,10 @@ def test_volumes_stand_upright_and_lungs_hold_their_lesions(tmp_path, data):
     assert coronacases.image.shape == (2, 256, 256)
     assert coronacases.lung is not None
     assert radiopaedia.lung is not None
-    assert (coronacases.lung[0] == radiopaedia.lung[0, ::-1]).all()  # stored upside down
+    rows = [np.flatnonzero(stack.lung[0].any(axis=1)) for stack in (coronacases, radiopaedia)]
+    assert (rows[0][0], rows[0][-1]) == (100, 199)
+    assert (rows[1][0], rows[1][-1]) == (56, 155)  # stored upside down
+    assert coronacases.lung[:, 120:125, 95:105].all()
     assert {case.site for case in volumes.cases} == {"coronacases", "radiopaedia"}
 
 
@@ -78,8 +102,9 @@ def test_medseg_is_turned_back_and_neighbouring_numbers_stay_together(tmp_path, 
 
     assert stack.image.shape == (1, 256, 200)
     assert stack.lesion is not None
-    y, x = np.argwhere(stack.lesion[0]).mean(axis=0)  # from (y, x) = (115, 65) of 200 rows
-    assert (round(y), round(x)) == (64, 84)
+    assert stack.lesion[0, 60:70, 80:90].all()  # from [110:120, 60:70] of 200 rows
+    assert stack.lesion[0, 95:105, 75:80].all()
+    assert stack.lesion.sum() == 150
     assert [case.group for case in sars.cases] == ["COVID/1", "COVID/1", "non-COVID/0"]
     assert [case.label for case in sars.cases] == ["covid", "covid", "other"]
 
