@@ -11,13 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipelines.display import THICK_SLICES, lesion_probability, lung_mask, towards
+from pipelines.display import (
+    THICK_SLICES,
+    Network,
+    ask,
+    lesion_probability,
+    lung_mask,
+    towards,
+)
 from pipelines.engines.choice import EngineChoice
-from pipelines.engines.torch import TorchEngine
+from pipelines.engines.torch import TorchEngine, best_precision
 from pipelines.evaluation.metrics import dice
 from pipelines.inference import Model, predict_stack
-from pipelines.manifest import Part, Stack
-from pipelines.preprocessing import dilate, window
+from pipelines.manifest import Domain, Part, Stack
+from pipelines.preprocessing import dilate, extract_lungs, resize_above, window
 from pipelines.training.augmentation import (
     EQUALISED_CLIP,
     EQUALISED_SHARE,
@@ -29,13 +36,15 @@ from pipelines.training.augmentation import (
 )
 from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
-from pipelines.training.sets import Mixture, load_part, open_sets, require
+from pipelines.training.sets import Mixture, in_grey, load_part, open_sets, require
 from pipelines.training.synthetic import add_lesions
-from pipelines.weights import Precision, open_bundle
+from pipelines.weights import open_bundle
 
-HEALTHY_SHARE: Final = 0.3  # of the HU samples, left without a lesion
+THRESHOLD: Final = 0.5  # probability from which a voxel is measured as lesion
+HEALTHY_SHARE: Final = 0.3  # of the samples from healthy lungs, left without a lesion
 LARGEST_RIM: Final = 2  # pixels of chest wall that a lung mask may bring along
-FLAT_SHARE: Final = 0.15  # of the COVID samples, one slice repeated: 2-D sets are read so
+FLAT_SHARE: Final = 0.15  # of the 8-bit samples, one slice repeated: 2-D sets are read so
+ON_LESION_SHARE: Final = 0.7  # of the samples from marked stacks, placed on a lesion
 LUNG_LEVEL: Final = (0.08, 0.3)  # window level of aerated lung that both domains are brought to
 
 Patch = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
@@ -43,10 +52,20 @@ Patch = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 
 
 class LesionRecipe:
-    """Samples patches of the extracted lungs; targets are lesions of any kind (J41)."""
+    """Samples patches of the extracted lungs; targets are lesions of any kind (J41).
+
+    Stacks with lesion masks teach by them, healthy lungs in HU by lesions put into them. Lungs that
+    nobody marked are found by the lung model in `models`.
+    """
 
     def __init__(self, config: TrainingConfig, folder: Path, models: Path) -> None:
+        """Read the stacks.
+
+        Raises:
+            PipelineError: they cannot be read, or there is nothing to learn from or to measure on.
+        """
         self._loss = loss_named(config.loss)
+        self._precision = config.precision
         self.flat = int(config.network["dimensions"]) == 2  # one slice at a time
         self.patch = (1, *config.patch) if self.flat else config.patch
         z, y, x = (float(s) for s in config.preprocessing["spacing_mm"])
@@ -54,18 +73,22 @@ class LesionRecipe:
         low, high = config.preprocessing["window_hu"]
         self.window_hu = (float(low), float(high))
         self.slab_slices = int(config.preprocessing.get("slab_slices", 0))
+        self.lung_margin_mm = float(config.preprocessing["lung_margin_mm"])
         sets = open_sets(config.data, folder)
-        train = _with_lungs(load_part(sets, Part.TRAIN), models)
-        self.mixture = Mixture(train, config.data["shares"])
-        self.validation = _marked_volumes(load_part(sets, Part.VALIDATION))
-        test = _with_lungs(load_part(sets, Part.TEST), models)
+        model = Model.open(open_bundle(models / "lungs"), EngineChoice.TORCH)
+        train, validation, test = (
+            [_with_lungs(stack, model) for stack in load_part(sets, part)]
+            for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)
+        )
+        self.mixture = Mixture(filter(_teaches, map(_mended, train)), config.data["shares"])
+        self.validation = _marked_volumes(validation)
         self.test = _marked_volumes(test)
-        require(self.validation and self.test, "volumes with lung and lesion masks")
+        require(self.validation and self.test, "volumes with lesion masks")
         self.test_slices = [s for s in test if s.lesion is not None and len(s.image) == 1]
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         stack = self.mixture.pick(rng)
-        make = self._marked if stack.lesion is not None else self._synthetic
+        make = self._from_display if stack.case.domain is Domain.DISPLAY else self._from_hu
         image, lung, lesion = make(rng, stack)
         image = towards(image, lung & ~lesion, float(rng.uniform(*LUNG_LEVEL)))
         rim = int(rng.integers(LARGEST_RIM + 1))
@@ -100,24 +123,43 @@ class LesionRecipe:
         return dice(self.mask(net, stack), _masks(stack)[1])
 
     def mask(self, net: nn.Module, stack: Stack) -> NDArray[np.bool_]:
-        """Return the lesions that `net` finds in a display stack, given its own lung mask."""
-        engine = TorchEngine(net, next(net.parameters()).device, Precision.BF16)
+        """Return the lesions (z, y, x) that `net` finds in a stack, given its own lung mask."""
+        device = next(net.parameters()).device
+        engine = TorchEngine(net, device, best_precision(device, self._precision))
         network = partial(
             predict_stack,
             engine,
             dimensions=2 if self.flat else 3,
             slab_slices=self.slab_slices,
         )
-        grey = np.divide(stack.image, 255, dtype=np.float32)
-        lung = _masks(stack)[0]
+        if stack.case.domain is Domain.HU:
+            return self._mask_in_hu(network, stack)
+        grey = in_grey(stack.image, stack.case.domain, self.window_hu)
+        lung = _lung(stack)
         found = lesion_probability(grey, lung, stack.spacing, self.spacing, network)
-        return found > 0.5
+        return found > THRESHOLD
 
-    def _marked(self, rng: np.random.Generator, stack: Stack) -> Patch:
-        """Return a patch of a stack with lesion masks; a single slice is repeated."""
+    def _mask_in_hu(self, network: Network, stack: Stack) -> NDArray[np.bool_]:
+        """Do as `pipelines.lesions.segment_lesions`, but keep the smallest regions too."""
+        mask, lung = np.zeros(stack.image.shape, dtype=bool), _lung(stack)
+        if not lung.any():
+            return mask
+        extraction = extract_lungs(
+            stack.image,
+            lung.view(np.uint8),
+            stack.spacing,
+            target=self.spacing,
+            margin_mm=self.lung_margin_mm,
+        )
+        seen = window(extraction.hu, self.window_hu) * extraction.lung
+        probability = ask(network, seen) * extraction.lung
+        mask[extraction.box] = resize_above(probability, mask[extraction.box].shape, THRESHOLD)
+        return mask
+
+    def _from_display(self, rng: np.random.Generator, stack: Stack) -> Patch:
+        """Return a patch of a marked 8-bit stack; a single slice is repeated."""
         lung, lesion = _masks(stack)
-        wanted = lesion if rng.random() < 0.7 else lung
-        z, y, x = self._anchor(rng, wanted if wanted.any() else lung)
+        z, y, x = _anchor(rng, stack)
         if rng.random() < FLAT_SHARE:
             rows = np.full(self.patch[0], z)
         else:
@@ -132,64 +174,85 @@ class LesionRecipe:
             cut(array[distinct], pose, shape, fill=0.0)[back]
             for array in (stack.image, lung, lesion)
         )
-        return image / np.float32(255), inside > rng.uniform(0.1, 0.5), marked > 0.5
+        grey = in_grey(image, stack.case.domain, self.window_hu)
+        return grey, inside > rng.uniform(0.1, 0.5), marked > 0.5
 
-    def _synthetic(self, rng: np.random.Generator, stack: Stack) -> Patch:
-        if stack.lung is None:
-            raise ValueError(f"Case {stack.case.id} has no lung mask.")
-        z, y, x = self._anchor(rng, stack.lung)
+    def _from_hu(self, rng: np.random.Generator, stack: Stack) -> Patch:
+        """Return a patch of a stack in HU, with its own lesions or some put into it.
+
+        One of fewer slices than the patch is filled up with its last, as in inference.
+        """
+        z, y, x = _anchor(rng, stack)
         depth = min(self.patch[0], len(stack.image))
         first = int(np.clip(z - rng.integers(depth), 0, len(stack.image) - depth))
         rows = slice(first, first + depth)
         pose = random_pose(rng, (y, x), self.spacing[1] / stack.spacing[1], zoom=1.2)
         shape = (self.patch[1], self.patch[2])
         hu = cut(stack.image[rows], pose, shape, fill=-1024.0) + np.float32(rng.normal(0, 30))
-        lung = cut(stack.lung[rows], pose, shape, fill=0.0) > rng.uniform(0.1, 0.5)
+        lung = cut(_lung(stack)[rows], pose, shape, fill=0.0) > rng.uniform(0.1, 0.5)
         lesion = np.zeros(lung.shape, dtype=bool)
-        if rng.random() > HEALTHY_SHARE:
+        if stack.lesion is not None:
+            lesion = cut(stack.lesion[rows], pose, shape, fill=0.0) > 0.5
+        elif rng.random() > HEALTHY_SHARE:
             hu, lesion = add_lesions(hu, lung, rng, self.spacing)
         image = window(hu, self.window_hu)
         if rng.random() < EQUALISED_SHARE:
             image = equalise(image, tile=EQUALISED_TILE, clip=float(rng.uniform(*EQUALISED_CLIP)))
-        repeats = self.patch[0] // depth
-        return (
-            np.repeat(image, repeats, axis=0),
-            np.repeat(lung, repeats, axis=0),
-            np.repeat(lesion, repeats, axis=0),
-        )
-
-    @staticmethod
-    def _anchor(rng: np.random.Generator, mask: NDArray[np.bool_]) -> tuple[int, int, int]:
-        """Return a random voxel of `mask`, found without listing all of them."""
-        counts = mask.sum(axis=(1, 2))
-        z = int(rng.choice(len(mask), p=counts / counts.sum()))
-        y, x = np.nonzero(mask[z])
-        pick = int(rng.integers(len(y)))
-        return z, int(y[pick]), int(x[pick])
+        filled = np.minimum(np.arange(self.patch[0]), depth - 1)
+        return image[filled], lung[filled], lesion[filled]
 
 
-def _with_lungs(stacks: Iterable[Stack], models: Path) -> list[Stack]:
-    """Return the stacks; single display slices without lungs get the lung model's."""
-    model = Model.open(open_bundle(models / "lungs"), EngineChoice.TORCH)
-    found = []
-    for stack in stacks:
-        if stack.lung is not None or stack.lesion is None:
-            found.append(stack)
-            continue
-        grey = np.divide(stack.image[0], 255, dtype=np.float32)
-        lung = lung_mask(grey, stack.spacing[2], model)[None]
-        found.append(dataclasses.replace(stack, lung=lung | stack.lesion))
-    return found
+def _anchor(rng: np.random.Generator, stack: Stack) -> tuple[int, int, int]:
+    """Return a random voxel of the lungs, mostly of a lesion, found without listing all."""
+    mask = _lung(stack)
+    if stack.lesion is not None and rng.random() < ON_LESION_SHARE and stack.lesion.any():
+        mask = stack.lesion
+    counts = mask.sum(axis=(1, 2))
+    z = int(rng.choice(len(mask), p=counts / counts.sum()))
+    y, x = np.nonzero(mask[z])
+    pick = int(rng.integers(len(y)))
+    return z, int(y[pick]), int(x[pick])
+
+
+def _with_lungs(stack: Stack, model: Model) -> Stack:
+    """Return the stack; where lesions are marked and lungs are not, the model finds the lungs."""
+    if stack.lung is not None or stack.lesion is None:
+        return stack
+    grey = in_grey(stack.image, stack.case.domain, model.config.window_hu)
+    lung = np.stack([lung_mask(plane, stack.spacing[2], model) for plane in grey])
+    return dataclasses.replace(stack, lung=lung)
+
+
+def _mended(stack: Stack) -> Stack:
+    """Return the stack with what is marked as lesion in its lungs, for models miss dense ones.
+
+    Only to learn from: in a test the hole or patch in the lungs would show the truth.
+    """
+    if stack.case.lung is not None or stack.lesion is None:
+        return stack
+    return dataclasses.replace(stack, lung=_lung(stack) | stack.lesion)
+
+
+def _teaches(stack: Stack) -> bool:
+    """Return whether there are lungs, and lesions are marked or can be put into them."""
+    can = stack.lesion is not None or stack.case.domain is Domain.HU
+    return can and stack.lung is not None and bool(stack.lung.any())
 
 
 def _marked_volumes(stacks: Iterable[Stack]) -> list[Stack]:
-    return [s for s in stacks if s.lesion is not None and s.lung is not None and len(s.image) > 1]
+    return [s for s in stacks if s.lesion is not None and len(s.image) > 1]
+
+
+def _lung(stack: Stack) -> NDArray[np.bool_]:
+    if stack.lung is None:
+        raise ValueError(f"Stack {stack.case.id} has no lung mask.")
+    return stack.lung
 
 
 def _masks(stack: Stack) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    if stack.lung is None or stack.lesion is None:
-        raise ValueError(f"Stack {stack.case.id} has no lung or lesion mask.")
-    return stack.lung, stack.lesion
+    if stack.lesion is None:
+        raise ValueError(f"Stack {stack.case.id} has no lesion mask.")
+    return _lung(stack), stack.lesion
 
 
 def _middle(stack: Stack) -> Stack:

@@ -6,29 +6,28 @@ batch. Checkpoints are safetensors, written aside and renamed: a full disk or a 
 good one.
 """
 
-import csv
 import ctypes
 import json
 import math
-import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from pipelines.engines.torch import channels_last
 from pipelines.errors import PipelineError
+from pipelines.files import whole_file
 from pipelines.training.recipe import Optimiser, Recipe, Schedule, TrainingConfig
 
 CHECKPOINT: Final = "checkpoint.safetensors"
@@ -64,6 +63,7 @@ class Progress:
 
     step: int = 0
     losses: list[float] = field(default_factory=list)  # since the last look at the validation
+    curve: list[tuple[int, float, float]] = field(default_factory=list)  # step, loss, score
     best: float = -math.inf
     looks_without_better: int = 0
 
@@ -86,34 +86,34 @@ def train(
     folder: Path,
     *,
     device: torch.device,
+    made_from: str = "",
     say: Callable[[str], None] = print,
     process: Process = ALONE,
     workers: int = 0,
 ) -> None:
     """Train `net` in place, from the checkpoint in `folder` if there is one.
 
+    `made_from` names the data, so that a checkpoint of other data is not continued.
     With several processes each takes its share of every batch (the gradients are averaged by
     `DistributedDataParallel`); the process group must be up. `workers` processes draw the samples
     beside the training, where it runs on a GPU.
 
     Raises:
-        PipelineError: the loss is no longer a number, the checkpoint belongs to other settings or
-            cannot be written.
+        PipelineError: the loss or its gradient is no longer a number, the checkpoint belongs to
+            other settings or data, or cannot be written.
     """
     _keep_freed_memory()
     if config.batch % process.count:
         raise PipelineError(f"A batch of {config.batch} does not split over {process.count}.")
     folder.mkdir(parents=True, exist_ok=True)
-    three = int(config.network["dimensions"]) == 3
-    layout = torch.channels_last_3d if three else torch.channels_last
+    layout = channels_last(max(parameter.ndim for parameter in net.parameters()))
     net.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
+    made_with = json.dumps([vars(config), made_from], sort_keys=True)
     optimiser = make_optimiser(config, net)
     average = _average(config, net)
-    progress = _resume(config, net, average, optimiser, folder)
+    progress = _resume(made_with, net, average, optimiser, folder)
     if progress.step:
         say(f"Resuming {config.name} at step {progress.step} of {config.steps}.")
-    if process.writes:
-        _trim_curve(folder / CURVE, progress.step)
     shared = DistributedDataParallel(net) if process.count > 1 else net
     kept = average.module if average is not None else net
     first, began = progress.step, time.monotonic()
@@ -125,12 +125,14 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
         torch.manual_seed(config.seed * config.steps + step)  # of layers that draw, as dropout does
-        loss = _step(recipe, shared, optimiser, images.to(device), targets.to(device))
-        if not math.isfinite(loss):
+        loss, norm = _descend(recipe, shared, optimiser, images.to(device), targets.to(device))
+        if not math.isfinite(norm):  # the loss may be a number all the same
             raise PipelineError(
-                f"The loss of {config.name} at step {step} is {loss}. What was learned until the "
-                f"last checkpoint is in {folder}; lower training.learning_rate and start again."
+                f"The loss of {config.name} at step {step} is {loss:.4g}, its gradient {norm:.4g}. "
+                f"What was learned until the last checkpoint is in {folder}; lower "
+                "training.learning_rate and start again."
             )
+        optimiser.step()
         if average is not None:
             average.update_parameters(net)
         progress.losses.append(loss)
@@ -138,7 +140,7 @@ def train(
         now = time.monotonic()
         if done % config.validate_every == 0 or done == config.steps:
             score = _validate(recipe, kept, process)
-            mean = float(np.mean(progress.losses))
+            progress.curve.append((done, float(np.mean(progress.losses)), score))
             progress.losses.clear()
             better = score > progress.best
             progress.best = max(score, progress.best)
@@ -146,7 +148,8 @@ def train(
             if process.writes:
                 if better and config.patience:
                     _write_tensors(folder / BEST, _tensors_of(kept), {})
-                _append_curve(folder / CURVE, done, mean, score)
+                _write_curve(folder / CURVE, progress.curve)
+            mean = progress.curve[-1][1]
             say(f"{config.name} step {done}: loss {mean:.4f}, validation {score:.4f}")
         if now - told > REPORT_EVERY_S:
             told = now
@@ -158,7 +161,7 @@ def train(
         due = now - saved > CHECKPOINT_EVERY_S or _has_ended(config, progress)
         if due and process.writes:
             saved = now
-            _save(config, net, average, optimiser, folder, progress)
+            _save(made_with, net, average, optimiser, folder, progress)
     if config.patience and (folder / BEST).exists():
         net.load_state_dict(load_file(folder / BEST))
     elif average is not None:
@@ -225,21 +228,24 @@ def _batches(
     return iter(loader)
 
 
-def _step(
+def _descend(
     recipe: Recipe,
     net: nn.Module,
     optimiser: torch.optim.Optimizer,
     images: torch.Tensor,
     targets: torch.Tensor,
-) -> float:
+) -> tuple[float, float]:
+    """Leave the clipped gradient to the optimiser; return the loss and the gradient's norm.
+
+    Where several processes train, the norm is the same in all of them, the loss is their own.
+    """
     with torch.autocast(images.device.type, dtype=torch.bfloat16):
         logits = net(images)
     loss = recipe.loss(logits, targets)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(net.parameters(), LARGEST_GRADIENT)
-    optimiser.step()
-    return float(loss.detach())
+    norm = nn.utils.clip_grad_norm_(net.parameters(), LARGEST_GRADIENT)
+    return float(loss.detach()), float(norm)
 
 
 def _validate(recipe: Recipe, net: nn.Module, process: Process) -> float:
@@ -258,7 +264,7 @@ def _validate(recipe: Recipe, net: nn.Module, process: Process) -> float:
 
 
 def _save(
-    config: TrainingConfig,
+    made_with: str,
     net: nn.Module,
     average: AveragedModel | None,
     optimiser: torch.optim.Optimizer,
@@ -270,7 +276,7 @@ def _save(
         tensors |= {f"average.{k}": v for k, v in _tensors_of(average).items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": v.contiguous() for k, v in state.items()}
-    metadata = {"progress": json.dumps(asdict(progress)), "settings": _settings(config)}
+    metadata = {"progress": json.dumps(asdict(progress)), "made_with": made_with}
     _write_tensors(folder / CHECKPOINT, tensors, metadata)
 
 
@@ -279,22 +285,18 @@ def _tensors_of(net: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    aside = path.with_name(f"{path.name}.part")
     try:
-        save_file(tensors, aside, metadata)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-    except (SafetensorError, OSError) as error:
-        aside.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            file.write(save(tensors, metadata))
+    except OSError as error:
         raise PipelineError(
             f"{path} cannot be written: {error}. "
             "The last good one is kept; make room and start again."
         ) from error
-    aside.replace(path)
 
 
 def _resume(
-    config: TrainingConfig,
+    made_with: str,
     net: nn.Module,
     average: AveragedModel | None,
     optimiser: torch.optim.Optimizer,
@@ -305,9 +307,10 @@ def _resume(
         return Progress()
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-        if metadata["settings"] != _settings(config):
+        if metadata["made_with"] != made_with:
             raise PipelineError(
-                f"{path} was made with other settings. Remove it, or name another --work folder."
+                f"{path} was made with other settings, data or models. Remove it, or name another "
+                "--work folder."
             )
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     net.load_state_dict(_below(tensors, "net."))
@@ -326,26 +329,7 @@ def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _settings(config: TrainingConfig) -> str:
-    return json.dumps(vars(config), sort_keys=True)
-
-
-def _append_curve(path: Path, step: int, loss: float, score: float) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["step", "loss", "validation"])
-        writer.writerow([step, f"{loss:.5f}", f"{score:.5f}"])
-
-
-def _trim_curve(path: Path, start: int) -> None:
-    """Drop what a killed run wrote after its last checkpoint: it will be written again."""
-    if not path.exists():
-        return
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file))
-    aside = path.with_suffix(".part")
-    with aside.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) <= start)])
-    shutil.move(aside, path)
+def _write_curve(path: Path, rows: Iterable[tuple[int, float, float]]) -> None:
+    lines = ["step,loss,validation", *(f"{s},{loss:.5f},{score:.5f}" for s, loss, score in rows)]
+    with whole_file(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())

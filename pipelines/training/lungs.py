@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipelines.engines.torch import TorchEngine, best_precision
 from pipelines.evaluation.metrics import dice
+from pipelines.inference import predict_slices
 from pipelines.manifest import Domain, Part, Stack
 from pipelines.preprocessing import bounding_box, window
 from pipelines.training.augmentation import (
@@ -25,7 +27,7 @@ from pipelines.training.augmentation import (
 )
 from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
-from pipelines.training.sets import Mixture, by_source, load_part, open_sets, require
+from pipelines.training.sets import Mixture, by_source, in_grey, load_part, open_sets, require
 from pipelines.training.synthetic import add_lesions
 
 REPORT_STRIDE: Final = 3  # neighbouring slices of a volume tell the same
@@ -39,15 +41,22 @@ class LungRecipe:
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
         self._loss = loss_named(config.loss)
+        self._precision = config.precision
         self.patch = (config.patch[0], config.patch[1])
         self.spacing_mm = float(config.preprocessing["spacing_mm"][1])
-        self.window_hu = tuple(config.preprocessing["window_hu"])
+        low, high = config.preprocessing["window_hu"]
+        self.window_hu = (float(low), float(high))
         sets = open_sets(config.data, folder)
-        known = (s for s in load_part(sets, Part.TRAIN) if s.lung is not None)
-        self.mixture = Mixture(known, config.data["shares"])
-        self.validation = _thinned(load_part(sets, Part.VALIDATION), WATCH_STRIDE)
+        train, validation, test = (
+            [stack for stack in load_part(sets, part) if stack.lung is not None]
+            for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)
+        )
+        self.mixture = Mixture(train, config.data["shares"])
+        self.validation = _thinned(validation, WATCH_STRIDE)
         require(self.validation, "lung masks")
-        self.test = by_source(_thinned(load_part(sets, Part.TEST), REPORT_STRIDE))
+        self.test = {
+            source: _thinned(found, REPORT_STRIDE) for source, found in by_source(test).items()
+        }
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         stack = self.mixture.pick(rng)
@@ -66,12 +75,11 @@ class LungRecipe:
     def _varied(self, rng: np.random.Generator, stack: Stack, z: int) -> NDArray[np.float32]:
         """Return a slice in [0, 1]; in HU with an offset, often with lesions, often equalised."""
         if stack.case.domain is Domain.DISPLAY:
-            return self._grey(stack, [z])
+            return in_grey(stack.image[z : z + 1], stack.case.domain, self.window_hu)
         hu = stack.image[z : z + 1] + np.float32(rng.normal(0, 60))
         if rng.random() < LESION_SHARE:  # their lung is lung all the same
             hu, _ = add_lesions(hu, _lung(stack)[z : z + 1], rng, stack.spacing)
-        low, high = self.window_hu
-        grey = window(hu, (low, high))
+        grey = window(hu, self.window_hu)
         if rng.random() < EQUALISED_SHARE:
             clip = float(rng.uniform(*EQUALISED_CLIP))
             grey = equalise(grey, tile=EQUALISED_TILE, clip=clip)
@@ -95,12 +103,6 @@ class LungRecipe:
             "lung_dice_worst": {name: min(each) for name, each in sources.items()},
         }
 
-    def _grey(self, stack: Stack, rows: list[int]) -> NDArray[np.float32]:
-        if stack.case.domain is Domain.DISPLAY:
-            return np.divide(stack.image[rows], 255, dtype=np.float32)
-        low, high = self.window_hu
-        return window(stack.image[rows], (low, high))
-
     def _dice(self, net: nn.Module, stack: Stack) -> float:
         """Dice of a whole stack, on the set's own pixels, without post-processing."""
         size = tuple(
@@ -111,15 +113,12 @@ class LungRecipe:
         scale = self.spacing_mm / stack.spacing[1]
         there = Pose(((height - 1) / 2, (width - 1) / 2), scale * np.eye(2))
         back = Pose(((size[0] - 1) / 2, (size[1] - 1) / 2), np.eye(2) / scale)
-        image = cut(
-            self._grey(stack, list(range(len(stack.image)))), there, (size[0], size[1]), fill=0.0
-        )
+        grey = in_grey(stack.image, stack.case.domain, self.window_hu)
+        image = cut(grey, there, (size[0], size[1]), fill=0.0)
         device = next(net.parameters()).device
-        parts = []
-        for part in torch.split(torch.from_numpy(image)[:, None], 16):
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                parts.append(torch.sigmoid(net(part.to(device)).float()).cpu())
-        mask = cut(torch.cat(parts)[:, 0].numpy(), back, (height, width), fill=0.0) > 0.5
+        engine = TorchEngine(net, device, best_precision(device, self._precision))
+        found = predict_slices(engine, image[:, None])[:, 0]
+        mask = cut(found, back, (height, width), fill=0.0) > 0.5
         return dice(mask, _lung(stack))
 
 
@@ -142,9 +141,6 @@ def _lung(stack: Stack) -> NDArray[np.bool_]:
 
 def _thinned(stacks: Iterable[Stack], stride: int) -> list[Stack]:
     return [
-        dataclasses.replace(s, image=s.image[::stride], lung=s.lung[::stride], lesion=None)
-        if len(s.image) > 1
-        else s
+        dataclasses.replace(s, image=s.image[::stride], lung=_lung(s)[::stride], lesion=None)
         for s in stacks
-        if s.lung is not None
     ]

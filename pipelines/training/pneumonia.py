@@ -2,11 +2,12 @@
 
 A sample is one random subset of the slices of a volume, nothing is augmented (U16), and a case is
 judged by the subsets by which the pipeline judges it. Volumes are shrunk once, which takes a second
-or two each, and kept beside the checkpoints.
+or two each, and kept.
 """
 
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from pipelines.engines.choice import EngineChoice
 from pipelines.errors import PipelineError
 from pipelines.evaluation.metrics import roc_auc
 from pipelines.evaluation.reading import as_volume
+from pipelines.files import whole_file
 from pipelines.inference import Model
 from pipelines.lungs import segment_lungs
 from pipelines.manifest import Case, Domain, Manifest, Part, Stack
@@ -49,12 +51,12 @@ class PneumoniaRecipe:
         self,
         config: TrainingConfig,
         folder: Path,
-        work: Path,
+        cache: Path,
         models: Path,
         *,
         say: Callable[[str], None],
     ) -> None:
-        """Read the labels and shrink the volumes.
+        """Read the labels and shrink the volumes, which are kept in `cache` for other trainings.
 
         Raises:
             PipelineError: the settings contradict each other, or a volume cannot be used.
@@ -71,14 +73,16 @@ class PneumoniaRecipe:
             if case.label in number
         ]
         self.truth = np.array([number[str(case.label)] for _, case in cases])
+        self._names = [(manifest.name, case.group) for manifest, case in cases]
         self._rows = {
-            part: np.array([row for row, (_, case) in enumerate(cases) if case.part is part])
+            part: np.array([row for row, (_, c) in enumerate(cases) if c.part is part], dtype=int)
             for part in Part
         }
         for part in (Part.TRAIN, Part.VALIDATION):
             if not len(self._rows[part]):
                 raise PipelineError(f"No case to {part} on has a label of decision.labels.")
-        self._volumes = _prepared(cases, self.settings, work, open_bundle(models / "lungs"), say)
+        lungs = open_bundle(models / "lungs")
+        self._volumes = _prepared(cases, self.settings, cache, lungs, say)
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         row = int(rng.choice(self._rows[Part.TRAIN]))
@@ -101,18 +105,31 @@ class PneumoniaRecipe:
         return float(np.mean(areas)) if areas else self._accuracy(scores, rows)
 
     def report(self, net: nn.Module) -> dict[str, Any]:
+        """Measure on the test part; keep what every case of it and of the validation scored."""
         rows = self._rows[Part.TEST]
-        if not len(rows):
-            return {"cases": 0}
         scores = self._scores(net, rows)
         found = scores.argmax(axis=1)
         confusion = np.zeros((len(self.classes), len(self.classes)), dtype=int)
         np.add.at(confusion, (self.truth[rows], found), 1)
+        watched = self._rows[Part.VALIDATION]
         return {
             "cases": len(rows),
-            "accuracy": self._accuracy(scores, rows),
+            "accuracy": self._accuracy(scores, rows) if len(rows) else None,
             "auc": self._areas(scores, rows),
             "confusion": dict(zip(self.classes, confusion.tolist(), strict=True)),
+            "scored": [
+                [
+                    str(part),
+                    *self._names[row],
+                    self.classes[self.truth[row]],
+                    each.round(5).tolist(),
+                ]
+                for part, places, answers in (
+                    (Part.VALIDATION, watched, self._scores(net, watched)),
+                    (Part.TEST, rows, scores),
+                )
+                for row, each in zip(places, answers, strict=True)
+            ],
         }
 
     def _areas(
@@ -142,7 +159,7 @@ class PneumoniaRecipe:
                     logits = net(image.to(device))
                 answers.append(torch.softmax(logits.float(), dim=1)[0].cpu().numpy())
             scores.append(np.mean(answers, axis=0))
-        return np.stack(scores).astype(np.float64)
+        return np.array(scores, dtype=np.float64).reshape(len(rows), len(self.classes))
 
     def _volume(self, row: int) -> NDArray[np.int16]:
         volume: NDArray[np.int16] = np.load(self._volumes[row], mmap_mode="r")
@@ -164,31 +181,48 @@ def _class_weights(config: TrainingConfig, classes: tuple[str, ...]) -> list[flo
 def _prepared(
     cases: list[tuple[Manifest, Case]],
     settings: InputSettings,
-    work: Path,
+    cache: Path,
     lungs: Bundle,
     say: Callable[[str], None],
 ) -> list[Path]:
     """Return a file for each case with the slices of its lungs, shrunk: int16 (n, size, size).
 
-    They are kept under a digest of what they were made from: the manifest, the settings and the
+    They are kept under a digest of what they were made from: the case's files, the settings and the
     lung model, which is run where a case has no lung mask.
     """
     paths, model = [], None
+    digest = functools.cache(_digest)  # a file may hold many cases
     for place, (manifest, case) in enumerate(cases):
-        made_from = f"{manifest.digest} {case.id} {settings} {lungs.digest}"
-        path = work / "volumes" / f"{hashlib.sha256(made_from.encode()).hexdigest()[:32]}.npy"
+        contents = [digest(path) for path in _files(manifest, case)]
+        read_as = f"{case.domain} {case.image} {case.lung} {case.spacing_mm}"
+        made_from = f"{contents} {read_as} {settings} {lungs.digest}"
+        path = cache / "volumes" / f"{hashlib.sha256(made_from.encode()).hexdigest()[:32]}.npy"
         paths.append(path)
         if path.exists():
             continue
         if model is None and case.lung is None:
             model = Model.open(lungs, EngineChoice.AUTO)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part.npy")
-        np.save(aside, _lung_slices(manifest.load(case), settings, model))
-        aside.replace(path)
+        with whole_file(path) as file:
+            np.save(file, _lung_slices(manifest.load(case), settings, model))
         if place % REPORT_EVERY == 0:
             say(f"volumes: {place} of {len(cases)}")
     return paths
+
+
+def _files(manifest: Manifest, case: Case) -> Iterator[Path]:
+    """Yield the files that a case's image and lung mask are read from."""
+    for named in (case.image, case.lung or ()):
+        for name in (named,) if isinstance(named, str) else named:
+            path = manifest.root / name.partition("#")[0]
+            if path.is_dir():
+                yield from sorted(file for file in path.rglob("*") if file.is_file())
+            else:
+                yield path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lung_slices(stack: Stack, settings: InputSettings, model: Model | None) -> NDArray[np.int16]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipelines.errors import PipelineError
-from pipelines.weights import Precision
+from pipelines.weights import Precision, shipped_weights
 
 
 class Optimiser(StrEnum):
@@ -40,7 +40,8 @@ class TrainingConfig:
     """One training: the TOML file beside the weights it makes.
 
     `network`, `preprocessing`, `decision` and `precision` travel into the model's `config.json`
-    unchanged; `data` is the recipe's own (manifests, shares of sources).
+    unchanged, but for `preprocessing.profile`, which stands for what `weights/profiles.toml` says
+    of it; `data` is the recipe's own (manifests, shares of sources).
 
     Attributes:
         steps: Batches altogether.
@@ -104,7 +105,15 @@ class TrainingConfig:
         except ValueError as error:
             known_values = ", ".join(ENUMERATIONS[key])
             raise PipelineError(f"{path}: {error}; {key} is one of {known_values}.") from error
+        wrong = [key for key in COUNTS if not _is_count(given[key])]
+        if not isinstance(given["patch"], list) or not all(map(_is_count, given["patch"])):
+            wrong.append("patch")
+        if wrong:
+            raise PipelineError(f"{path}: {', '.join(wrong)} must be whole numbers above 0.")
+        if not isinstance(given["data"], dict) or not given["data"].get("manifests"):
+            raise PipelineError(f"{path}: [data] must name its manifests.")
         given["patch"] = tuple(given["patch"])
+        given["preprocessing"] = _of_profile(given["preprocessing"], given["purpose"], path)
         return cls(**given)
 
 
@@ -120,6 +129,27 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise PipelineError(f"Cannot read the training file {path}: {error}") from error
 
 
+def _of_profile(own: Mapping[str, Any], purpose: str, path: Path) -> dict[str, Any]:
+    """Return a training's own preprocessing over that of the profile it names."""
+    values = dict(own)
+    if "profile" not in values:
+        return values
+    profile = values.pop("profile")
+    known = read_toml(shipped_weights() / PROFILES_FILE)
+    if purpose not in known.get(profile, {}):
+        of_purpose = [name for name, purposes in known.items() if purpose in purposes]
+        raise PipelineError(
+            f"{path}: there is no profile '{profile}' for {purpose}, but {of_purpose}."
+        )
+    return {**known[profile][purpose], **values}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+PROFILES_FILE: Final = "profiles.toml"
+COUNTS: Final = ("steps", "batch", "validate_every")
 ENUMERATIONS: Final[Mapping[str, type[StrEnum]]] = {
     "precision": Precision,
     "optimiser": Optimiser,

@@ -1,12 +1,12 @@
 """Training of the classifier: a 2-D ResNet-50 on the extracted lungs and lesion masks of slices.
 
 The labelled sets have no masks, so the lung and lesion models make them first: the classifier
-learns from what it will be given in the pipeline. That takes minutes and is kept beside the
-checkpoints.
+learns from what it will be given in the pipeline. That takes minutes and is kept.
 """
 
 import hashlib
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipelines.display import lesion_probability, like_hu, lung_mask, towards
+from pipelines.display import (
+    lesion_probability,
+    lung_mask,
+    question,
+    regions_in_question,
+    towards,
+)
 from pipelines.engines.choice import EngineChoice
+from pipelines.engines.torch import TorchEngine, best_precision
 from pipelines.errors import PipelineError
 from pipelines.evaluation.metrics import roc_auc, youden_threshold
-from pipelines.inference import Model
-from pipelines.lesions import label_regions
+from pipelines.files import whole_file
+from pipelines.inference import Model, predict_slices
 from pipelines.manifest import Case, Domain, Manifest, Part, Stack
 from pipelines.preprocessing import slice_input
 from pipelines.training.augmentation import cut, random_pose, vary_display
@@ -29,7 +36,6 @@ from pipelines.training.recipe import TrainingConfig
 from pipelines.training.sets import open_sets
 from pipelines.weights import open_bundle
 
-SMALLEST_PIXELS: Final = 12
 MIXUP: Final = 0.2  # of the beta distribution: mostly one slice with a little of another
 PARTIAL_SHARE: Final = 0.4  # of the samples, asked about some of their regions only
 
@@ -39,38 +45,70 @@ class ScreeningRecipe:
 
     The class then says nothing about the set, nor the set about the class. Samples are mixtures of
     two slices and their labels (mixup, Zhang et al. 2018, arXiv:1710.09412): the slices are few.
+
+    `data.train` names those of `data.manifests` that are learnt from, `data.positive` the label
+    that is sought; slices without a label are left out. `images` (n, 2, size, size) is what the
+    classifier is shown of each slice, `regions` (n, size, size) numbers the regions in it from 1.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
         folder: Path,
-        work: Path,
+        cache: Path,
         models: Path,
         *,
         say: Callable[[str], None],
     ) -> None:
+        """Read the labels and prepare the slices, which are kept in `cache` for other trainings.
+
+        Raises:
+            PipelineError: a case is no single 8-bit slice, a set has no slice of a class to train
+                on, or the validation part none.
+        """
         self._loss = loss_named(config.loss)
         self.size = int(config.preprocessing["size"])
-        sets = open_sets(config.data, folder)
-        learnt = set(config.data.get("train", config.data["manifests"]))
-        share = float(config.data.get("share", 1.0))
-        cases = [(manifest, case) for manifest in sets for case in manifest.cases]
+        self._precision = config.precision
+        positive = str(config.data["positive"])
+        names = [str(name) for name in config.data["manifests"]]
+        rows = [
+            (name, manifest, case)
+            for name, manifest in zip(names, open_sets(config.data, folder), strict=True)
+            for case in manifest.cases
+            if case.label is not None
+        ]
+        cases = [(manifest, case) for _, manifest, case in rows]
         self.groups = [case.group for _, case in cases]
-        self.covid = np.array([case.label == config.data["positive"] for _, case in cases])
-        self.sets = np.array([manifest.name for manifest, _ in cases])
+        self.covid = np.array([case.label == positive for _, case in cases])
+        self.sets = np.array([name for name, _, _ in rows])
         self._part = np.array([str(case.part) for _, case in cases])
-        self._learnt = np.isin(self.sets, sorted(learnt))
-        self.images, self.regions = _prepared(cases, self.size, work.parent, models, say)
-        early = first_share([f"{m.name} {c.group}" for m, c in cases], share, config.seed)
+        self._sources = sorted(config.data.get("train", names))
+        self._learnt = np.isin(self.sets, self._sources)
+        share = float(config.data.get("share", 1.0))
+        early = first_share([f"{name} {case.group}" for name, _, case in rows], share, config.seed)
         train = self._rows(Part.TRAIN)[(self._learnt & early)[self._rows(Part.TRAIN)]]
-        self._sources = sorted(learnt)
         self._cells = {
             (source, covid): train[(self.sets[train] == source) & (self.covid[train] == covid)]
             for source in self._sources
-            for covid in (False, True)
+            for covid in (True, False)
         }
         self.train_cases = {label: int((self.covid[train] == label).sum()) for label in (0, 1)}
+        self._check(positive)
+        self.images, self.regions = _prepared(cases, self.size, cache, models, say)
+
+    def _check(self, positive: str) -> None:
+        """Refuse what would end a training at a sample or, hours later, at its report."""
+        said = {True: f"labelled '{positive}'", False: f"labelled otherwise than '{positive}'"}
+        for (source, covid), found in self._cells.items():
+            if not len(found):
+                raise PipelineError(
+                    f"'{source}' has no slice {said[covid]} to train on: see data.train, "
+                    "data.positive and data.share."
+                )
+        parts = {"validation": self._known_sets(Part.VALIDATION), "test": self._rows(Part.TEST)}
+        for (part, rows), (covid, so) in product(parts.items(), said.items()):
+            if not (self.covid[rows] == covid).any():
+                raise PipelineError(f"The {part} part has no slice {so}; it needs both kinds.")
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         (image, covid), (other, other_covid) = self._slice(rng), self._slice(rng)
@@ -81,11 +119,11 @@ class ScreeningRecipe:
         covid = int(rng.random() < 0.5)
         source = str(rng.choice(self._sources))
         row = int(rng.choice(self._cells[source, bool(covid)]))
-        image = self.images[row].astype(np.float32) / 255
+        image, asked = self.images[row].astype(np.float32)
         inside = image > 0
         grey = towards(image[None], inside[None], float(rng.uniform(0.08, 0.3)))
         grey = vary_display(rng, grey, saturate=True) * inside
-        regions = self._some(rng, self.regions[row])
+        regions = asked * self._some(rng, self.regions[row])
         pose = random_pose(
             rng, ((self.size - 1) / 2, (self.size - 1) / 2), 1.0, zoom=1.2, turn_deg=15
         )
@@ -110,14 +148,13 @@ class ScreeningRecipe:
         whole = self._rows(Part.TEST)
         scored = dict(zip(whole.tolist(), self._scores(net, whole).tolist(), strict=True))
         for name in ("all", *np.unique(self.sets)):
-            test = whole
-            test = test if name == "all" else test[self.sets[test] == name]
+            test = whole if name == "all" else whole[self.sets[whole] == name]
             scores, truth = np.array([scored[row] for row in test]), self.covid[test]
             figures[name] = {
                 "slices": len(test),
-                "auc": roc_auc(scores, truth),
-                "sensitivity": float((scores[truth] >= threshold).mean()),
-                "specificity": float((scores[~truth] < threshold).mean()),
+                "auc": roc_auc(scores, truth) if truth.any() and not truth.all() else None,
+                "sensitivity": _share(scores[truth] >= threshold),
+                "specificity": _share(scores[~truth] < threshold),
             }
         figures["test"] = [
             [str(self.sets[row]), self.groups[row], bool(self.covid[row]), round(scored[row], 5)]
@@ -135,24 +172,23 @@ class ScreeningRecipe:
 
     def _scores(self, net: nn.Module, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         device = next(net.parameters()).device
-        scores = []
-        for part in np.array_split(rows, max(1, len(rows) // 32)):
-            images = self.images[part].astype(np.float32) / 255
-            grey = [like_hu(i, i > 0) for i in images]
-            both = np.stack([np.stack(grey), self.regions[part] > 0], axis=1).astype(np.float32)
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                logits = net(torch.from_numpy(both).to(device))
-            scores.append(torch.sigmoid(logits.float())[:, 0].cpu().numpy())
-        return np.concatenate(scores).astype(np.float64)
+        engine = TorchEngine(net, device, best_precision(device, self._precision))
+        images = self.images[rows].astype(np.float32)
+        return predict_slices(engine, images)[:, 0].astype(np.float64)
 
     @staticmethod
-    def _some(rng: np.random.Generator, regions: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the mask of all regions or of some: the pipeline asks about single ones too."""
+    def _some(rng: np.random.Generator, regions: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return where all regions are or some: the pipeline asks about single ones too."""
         count = int(regions.max())
         if count < 2 or rng.random() > PARTIAL_SHARE:
-            return (regions > 0).astype(np.float32)
+            return regions > 0
         asked = rng.permutation(count)[: int(rng.integers(1, count))] + 1
-        return np.isin(regions, asked).astype(np.float32)
+        return np.isin(regions, asked)
+
+
+def _share(called: NDArray[np.bool_]) -> float | None:
+    """Return the share that is true; None of nothing."""
+    return float(called.mean()) if len(called) else None
 
 
 def first_share(groups: list[str], share: float, seed: int) -> NDArray[np.bool_]:
@@ -172,8 +208,8 @@ def _prepared(
     cache: Path,
     models: Path,
     say: Callable[[str], None],
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return the lungs `(n, size, size)` in 0 to 255 and their numbered regions.
+) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """Return what the classifier is shown `(n, 2, size, size)` and the numbers of the regions.
 
     They are kept under a digest of everything they were made from: slices, size and models.
 
@@ -185,21 +221,19 @@ def _prepared(
     slices = [_slice(manifest, case) for manifest, case in cases]
     for stack in slices:
         made_from.update(f"{stack.case.id} {stack.spacing}".encode() + stack.image.tobytes())
-    path = cache / f"prepared-{size}-{made_from.hexdigest()[:16]}.npz"
+    path = cache / f"slices-{size}-{made_from.hexdigest()[:16]}.npz"
     if not path.exists():
         lungs, lesions = (Model.open(bundle, EngineChoice.AUTO) for bundle in bundles)
-        images = np.zeros((len(slices), size, size), dtype=np.uint8)
-        regions = np.zeros_like(images)
+        images = np.zeros((len(slices), 2, size, size), dtype=np.float16)
+        regions = np.zeros((len(slices), size, size), dtype=np.uint8)
         for row, stack in enumerate(slices):
             images[row], regions[row] = _prepare(stack, size, lungs, lesions)
             if row % 100 == 0:
                 say(f"masks of labelled slices: {row} of {len(slices)}")
-        cache.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part.npz")
-        np.savez_compressed(aside, images=images, regions=regions)
-        aside.replace(path)
-    data = np.load(path)
-    return data["images"], data["regions"]
+        with whole_file(path) as file:
+            np.savez_compressed(file, images=images, regions=regions)
+    with np.load(path) as data:
+        return data["images"], data["regions"]
 
 
 def _slice(manifest: Manifest, case: Case) -> Stack:
@@ -211,22 +245,18 @@ def _slice(manifest: Manifest, case: Case) -> Stack:
 
 def _prepare(
     stack: Stack, size: int, lungs: Model, lesions: Model
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     grey = np.divide(stack.image[0], 255, dtype=np.float32)
     lung = lung_mask(grey, stack.spacing[2], lungs)
-    if not lung.any():
-        return np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
     found = lesion_probability(
         grey[None], lung[None], stack.spacing, lesions.config.spacing, lesions.probability
     )
-    mask = found[0] > float(lesions.config.decision["threshold"])
-    numbers = label_regions(mask[None], smallest=SMALLEST_PIXELS)[0]
-    # Grey stays above zero inside the lungs, so that the lungs can be told from around them.
-    shown = slice_input(np.maximum(grey, 1 / 255), lung, mask, size)
-    layers = [
-        slice_input(grey, lung, numbers == n, size)[1] > 0.5 for n in range(1, numbers.max() + 1)
-    ]
-    out = np.zeros((size, size), dtype=np.uint8)
-    for number, layer in enumerate(layers[:255], start=1):
-        out[layer] = number
-    return np.clip(np.ceil(shown[0] * 255), 0, 255).astype(np.uint8), out
+    regions = regions_in_question(found[0] > float(lesions.config.decision["threshold"]))
+    shown = question(grey, lung, regions > 0, size)
+    largest = np.zeros((size, size), dtype=np.float32)
+    numbers = np.zeros((size, size), dtype=np.uint8)
+    for number in range(1, min(int(regions.max()), 255) + 1):
+        share = slice_input(grey, lung, regions == number, size)[1]
+        numbers[share > largest] = number
+        np.maximum(largest, share, out=largest)
+    return shown, numbers

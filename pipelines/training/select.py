@@ -48,12 +48,9 @@ from pipelines.evaluation.metrics import Interval, bootstrap, roc_auc
 from pipelines.evaluation.report import Section, write_report
 from pipelines.manifest import Part
 from pipelines.training.recipe import TrainingConfig, read_toml
-from pipelines.training.run import METRICS_FILE, run
+from pipelines.training.run import METRICS_FILE, made_from, run
 from pipelines.training.sets import open_sets
 from pipelines.weights import WEIGHTS_FILE, open_bundle, shipped_weights
-
-PREPARED_BY: Final[Mapping[str, tuple[str, ...]]] = {"lungs": (), "lesions": ("lungs",)}
-"""The models that prepare the data of a training, where they are not those of both."""
 
 MOST_COLUMNS: Final = 8  # of single cases in a table
 
@@ -157,12 +154,16 @@ def read_comparison(path: Path) -> tuple[list[Contest], Evaluation | None]:
         missing = sorted({"name", "title", "base", "candidates"} - set(tables))
         if missing:
             raise PipelineError(f"{path}: a contest lacks {', '.join(missing)}.")
+        if tables["name"] in [contest.name for contest in contests]:
+            raise PipelineError(f"{path}: two contests are called '{tables['name']}'.")
         after = tables.get("after")
         if after is not None and after not in [contest.name for contest in contests]:
             raise PipelineError(f"{path}: '{tables['name']}' comes after '{after}', which is none.")
         base = read_toml(path.parent / tables["base"])
         shared = _laid_over(base, tables.get("common", {}))
         folds = int(tables.get("folds", 1))
+        if folds < 1 or not tables["candidates"]:
+            raise PipelineError(f"{path}: '{tables['name']}' needs candidates, and folds above 0.")
         candidates = {
             name: _folded(TrainingConfig.of(_laid_over(shared, own), path), folds)
             for name, own in tables["candidates"].items()
@@ -227,16 +228,23 @@ def _train_once(
     say: Callable[[str], None],
 ) -> Path:
     """Return the model made with these settings on data from these models; train it if need be."""
-    made_with = hashlib.sha256(json.dumps(vars(config), sort_keys=True).encode())
-    for purpose in PREPARED_BY.get(config.purpose, ("lungs", "lesions")):
-        made_with.update(open_bundle(models / purpose).digest.encode())
-    name = made_with.hexdigest()[:16]
+    made_with = json.dumps([vars(config), made_from(config, sets, models)], sort_keys=True)
+    name = hashlib.sha256(made_with.encode()).hexdigest()[:16]
     model = work / "models" / name
     if (model / METRICS_FILE).exists():  # what a training writes last
         say("  trained before with these settings")
     else:
         checkpoints = work / "checkpoints" / name
-        run(config, sets, checkpoints, model, models=models, threads=threads, say=say)
+        run(
+            config,
+            sets,
+            checkpoints,
+            model,
+            models=models,
+            cache=work / "prepared",
+            threads=threads,
+            say=say,
+        )
     return model
 
 
@@ -254,6 +262,8 @@ def _section(contest: Contest, folds: Mapping[str, Sequence[Outcome]]) -> Sectio
         for number, outcome in enumerate(found, start=1)
     }
     figures = next(iter(outcomes.values())).figures
+    if "scored" in figures:
+        return _opinions(contest, folds)
     section = (_classifiers if "test" in figures else _segmenters)(contest, outcomes)
     means = [
         f"{name}: {len(found)} folds, validation {_validation(found):.3f} on average."
@@ -289,6 +299,54 @@ def _segmenters(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
     )
 
 
+def _opinions(contest: Contest, folds: Mapping[str, Sequence[Outcome]]) -> Section:
+    """Return each class against the rest; cases of several folds are those each was kept from."""
+    rows, drawn = [], {}
+    for place, (name, found) in enumerate(folds.items()):
+        part = Part.TEST if len(found) == 1 else Part.VALIDATION
+        scored = [row for outcome in found for row in outcome.figures["scored"] if row[0] == part]
+        classes = list(found[0].figures["auc"])
+        truth = np.array([classes.index(row[3]) for row in scored], dtype=int)
+        scores = np.array([row[4] for row in scored]).reshape(len(scored), len(classes))
+        curves = _against_the_rest(scores, truth, classes, [f"{row[1]} {row[2]}" for row in scored])
+        if curves:
+            title = f"{name}: each class and the rest"
+            drawn[f"{contest.name}-roc-{place}"] = roc_figure(curves, title)
+        right = int((scores.argmax(axis=1) == truth).sum())
+        rows.append(
+            (
+                name,
+                f"{found[0].parameters / 1e6:.2f} M",
+                f"{_validation(found):.3f}",
+                f"{right} of {len(scored)}",
+                ", ".join(f"{kind} {_shown(roc.auc)}" for kind, roc in curves.items() if roc.auc),
+            )
+        )
+    return Section(
+        contest.title,
+        lines=["With folds, every case is judged by the network that had not learnt from it."],
+        header=("", "parameters", "validation", "called rightly", "AUC of each class [95 %]"),
+        rows=rows,
+        figures=drawn,
+    )
+
+
+def _against_the_rest(
+    scores: NDArray[np.float64], truth: NDArray[np.int_], classes: Sequence[str], groups: list[str]
+) -> dict[str, Roc]:
+    """Return the curve of each class that is there and is not alone."""
+    curves = {}
+    for number, kind in enumerate(classes):
+        positive = truth == number
+        if positive.any() and not positive.all():
+            auc = bootstrap(
+                lambda rows, s=scores[:, number], t=positive: roc_auc(s[rows], t[rows]),  # type: ignore[misc]
+                groups,
+            )
+            curves[kind] = Roc(scores[:, number], positive, auc=auc)
+    return curves
+
+
 def _cases(figures: Tables) -> dict[str, float]:
     each: Mapping[str, Any] = figures["lesion_dice" if "lesion_dice" in figures else "lung_dice"]
     return {name: float(value) for name, value in each.items()}
@@ -312,7 +370,7 @@ def _classifiers(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
                 _shown(auc),
                 f"{called[truth].mean():.3f}",
                 f"{(~called)[~truth].mean():.3f}",
-                ", ".join(f"{n} {a:.3f}" for n, a in _by_set(figures["test"])),
+                ", ".join(f"{n} {area:.3f}" for n, area in _by_set(figures)),
             )
         )
     header = ("", "parameters", "trained on + and −", "validation AUC", "test AUC [95 %]")
@@ -336,10 +394,11 @@ def _scores(
     )
 
 
-def _by_set(rows: Sequence[Sequence[Any]]) -> Iterable[tuple[str, float]]:
-    for name in sorted({row[0] for row in rows}):
-        scores, truth, _ = _scores(row for row in rows if row[0] == name)
-        yield name, roc_auc(scores, truth)
+def _by_set(figures: Tables) -> Iterable[tuple[str, float]]:
+    """Yield each test set with its AUC, but for those of one class."""
+    for name in sorted({row[0] for row in figures["test"]}):
+        if (area := figures[name]["auc"]) is not None:
+            yield name, float(area)
 
 
 def _mean(values: Sequence[float], groups: Sequence[str]) -> Interval:

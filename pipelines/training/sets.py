@@ -1,4 +1,4 @@
-"""The stacks a recipe trains on, by what is known of them."""
+"""The stacks a recipe trains on, by what is known of them, and the files made from them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import PipelineError
 from pipelines.manifest import Domain, Manifest, Part, Stack, open_manifest
+from pipelines.preprocessing import window
 
 
 def open_sets(data: Mapping[str, Any], folder: Path) -> list[Manifest]:
@@ -80,14 +81,26 @@ def _normed(weights: list[float]) -> NDArray[np.float64]:
 def by_source(stacks: Iterable[Stack]) -> dict[str, list[Stack]]:
     """Return the stacks by how a segmentation can learn from them.
 
-    `display volumes` and `display slices` are 8-bit stacks and single slices, `lung volumes` and
-    `lung slices` HU with lungs and no lesion, into which lesions can be put.
+    `display volumes` and `display slices` are 8-bit stacks and single slices, `hu volumes` and
+    `hu slices` HU with lesion masks, `lung volumes` and `lung slices` HU with lungs and no lesion
+    mask, into which lesions can be put. HU without either mask teaches nothing and is left out.
     """
     found: dict[str, list[Stack]] = {}
     for stack in stacks:
         extent = "slices" if len(stack.image) == 1 else "volumes"
         if stack.case.domain is Domain.DISPLAY:
             found.setdefault(f"display {extent}", []).append(stack)
-        elif stack.lung is not None and stack.lesion is None:
+        elif stack.lesion is not None:
+            found.setdefault(f"hu {extent}", []).append(stack)
+        elif stack.lung is not None:
             found.setdefault(f"lung {extent}", []).append(stack)
     return found
+
+
+def in_grey(
+    image: NDArray[np.generic], domain: Domain, window_hu: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Return slices (z, y, x) in [0, 1]: HU through the window, 8 bits as they are."""
+    if domain is Domain.DISPLAY:
+        return image.astype(np.float32) / np.float32(255)
+    return window(image, window_hu)

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.errors import PipelineError
@@ -93,6 +94,47 @@ after = "segmenters"
 """
 
 
+OPINION = """
+name = "tiny"
+version = "0"
+purpose = "pneumonia"
+precision = "fp32"
+network = { architecture = "densenet3d", dimensions = 3, out_channels = 2 }
+[preprocessing]
+subsets = 2
+slices = 8
+size = 16
+clip_hu = [-1200, 600]
+mean_hu = -600.0
+std_hu = 490.0
+[decision]
+classes = ["healthy", "COVID-19"]
+graded = "COVID-19"
+validated = false
+labels = { well = "healthy", ill = "COVID-19" }
+[training]
+seed = 1
+steps = 2
+batch = 2
+learning_rate = 1e-2
+weight_decay = 0.0
+validate_every = 2
+patch = [8, 16, 16]
+loss = "weighted cross-entropy"
+[data]
+manifests = ["made"]
+class_weights = { healthy = 0.5, COVID-19 = 0.5 }
+"""
+OPINIONS = """
+[[contests]]
+name = "opinions"
+title = "Second opinion, five-fold"
+base = "opinion.toml"
+folds = 5
+[contests.candidates."DenseNet"]
+"""
+
+
 @pytest.fixture
 def comparison(tmp_path: Path) -> Path:
     (tmp_path / "lungs.toml").write_text(LUNGS)
@@ -145,9 +187,41 @@ def test_contests_are_held_in_turn_and_reported(tmp_path, comparison):
     assert again == (tmp_path / "out" / "metrics.json").read_bytes()
 
 
+def test_a_second_opinion_is_compared_by_what_each_fold_had_not_learnt(tmp_path):
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    rng = np.random.default_rng(0)
+    lung = np.ones((10, 16, 16), bool)
+    cases = []
+    for number, label in enumerate(["well", "ill"] * 5):
+        hu = rng.normal(-850 if label == "well" else -400, 60, lung.shape).astype(np.int16)
+        np.savez(sets / f"{number}.npz", hu=hu, lung=lung)
+        cases.append(
+            {"id": f"{number}", "group": f"{number}", "domain": "hu", "spacing_mm": [8, 8, 8]}
+            | {"image": f"{number}.npz#hu", "lung": f"{number}.npz#lung"}
+            | {"label": label, "label_source": "made", "part": "train"}
+        )
+    top = {"name": "made", "source": "made", "licence": "none", "cases": cases}
+    (sets / "made.json").write_text(json.dumps(top))
+    (tmp_path / "opinion.toml").write_text(OPINION)
+    (tmp_path / "comparison.toml").write_text(OPINIONS)
+
+    select(tmp_path / "comparison.toml", sets, tmp_path / "work", tmp_path / "out", say=[].append)
+
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    folds = figures["opinions"]["DenseNet"]
+    judged = [row[2] for fold in folds for row in fold["scored"]]
+    assert sorted(judged, key=int) == [case["id"] for case in cases]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "of 10" in page
+    assert "opinions-roc-0.png" in page
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        ('name = "segmenters"', 'name = "lungs"', "two contests are called 'lungs'"),
+        ("folds = 2", "folds = 0", "'lungs' needs candidates, and folds above 0"),
         ('after = "segmenters"', 'after = "segmentors"', "'classifiers' comes after 'segmentors'"),
         ('title = "Lung nets"', "", "a contest lacks title"),
         ('["segmenters", "cl', '["segments", "cl', "names no contest with segments"),

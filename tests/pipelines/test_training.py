@@ -1,9 +1,11 @@
 import csv
+import itertools
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,12 +37,15 @@ SETTINGS = [
 def test_a_training_killed_and_resumed_equals_the_uninterrupted_one(
     tmp_path, monkeypatch, settings
 ):
-    monkeypatch.setattr("pipelines.training.loop.CHECKPOINT_EVERY_S", 0.0)
+    clock = SimpleNamespace(monotonic=itertools.count().__next__)  # read once a step
+    monkeypatch.setattr("pipelines.training.loop.time", clock)
+    monkeypatch.setattr("pipelines.training.loop.CHECKPOINT_EVERY_S", 2.5)
     whole, resumed = network(), network()
 
     train(config(**settings), Toy(), whole, tmp_path / "whole", device=CPU)
     with pytest.raises(KeyboardInterrupt):
         train(config(**settings), Toy(stop_at=11), resumed, tmp_path / "killed", device=CPU)
+    assert _progress(tmp_path / "killed")["step"] == 3, "steps 4 and 5 are done again"
     again = network()
     train(config(**settings), Toy(), again, tmp_path / "killed", device=CPU)
 
@@ -57,9 +62,20 @@ def test_a_loss_that_is_no_number_ends_in_one_sentence_and_keeps_the_last_state(
     with pytest.raises(PipelineError, match="at step 3 is nan"):
         train(config(), Toy(nan_at=3), network(), tmp_path, device=CPU)
 
+    assert _progress(tmp_path)["step"] == 3
     with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
-        assert json.loads(file.metadata()["progress"])["step"] == 3
         assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.training.loop.CHECKPOINT_EVERY_S", 0.0)
+    net = network()
+
+    with pytest.raises(PipelineError, match=r"at step 3 is \d\.\d+, its gradient nan"):
+        train(config(), Toy(steep_at=3), net, tmp_path, device=CPU)
+
+    assert _progress(tmp_path)["step"] == 3
+    assert all(tensor.isfinite().all() for tensor in net.state_dict().values())
 
 
 def test_a_training_that_gets_no_better_ends_with_its_best_weights(tmp_path):
@@ -151,6 +167,43 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
         train(config(steps=3), Toy(), network(), tmp_path, device=CPU)
 
 
+def test_a_finished_training_is_not_measured_on_other_data(tmp_path):
+    sets, settings = write_sets(tmp_path / "sets"), lungs()
+    run(settings, sets, tmp_path / "work", tmp_path / "out", say=[].append)
+    manifest = sets / "lungs.json"
+    raw = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**raw, "cases": raw["cases"][::-1]}))
+
+    with pytest.raises(PipelineError, match="made with other settings, data or models"):
+        run(settings, sets, tmp_path / "work", tmp_path / "out", say=[].append)
+
+
+def test_a_curve_that_could_not_be_written_is_written_by_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.training.loop.CHECKPOINT_EVERY_S", 0.0)
+    (tmp_path / CURVE).mkdir()
+    with pytest.raises(IsADirectoryError):
+        train(config(), Toy(), network(), tmp_path, device=CPU)
+    (tmp_path / CURVE).rmdir()
+
+    train(config(), Toy(), network(), tmp_path, device=CPU)
+
+    assert [row[0] for row in _curve(tmp_path)] == ["step", "4", "8"]
+
+
+def test_several_processes_make_one_model_and_tell_their_fault_in_one_sentence(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    sets, settings = write_sets(tmp_path / "sets"), lungs()
+
+    run(settings, sets, tmp_path / "work", tmp_path / "out")
+
+    assert open_bundle(tmp_path / "out").config.name == "toy"
+    (sets / "lungs.json").write_text("{")
+    with pytest.raises(PipelineError, match=r"lungs\.json cannot be read as a manifest"):
+        run(settings, sets, tmp_path / "work", tmp_path / "out")
+
+
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
@@ -177,30 +230,37 @@ def test_a_full_disk_ends_in_one_sentence_and_leaves_the_last_good_checkpoint(tm
 
     assert "checkpoint.safetensors cannot be written" in done.stdout
     assert "The last good one is kept; make room and start again." in done.stdout
-    with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
-        assert json.loads(file.metadata()["progress"])["step"] == 3
+    assert _progress(tmp_path)["step"] == 3
     assert not (tmp_path / f"{CHECKPOINT}.part").exists()
 
 
 def test_a_training_file_that_lacks_what_its_data_need_says_what(tmp_path):
-    settings = config(purpose="lungs", preprocessing={"spacing_mm": [1, 1, 1]}, patch=(32, 32))
+    settings = lungs(preprocessing={"spacing_mm": [1, 1, 1]})
 
     with pytest.raises(PipelineError, match="training file of toy lacks 'window_hu' in"):
-        run(settings, tmp_path, tmp_path, tmp_path)
+        run(settings, write_sets(tmp_path), tmp_path, tmp_path)
 
 
 def test_an_unknown_network_ends_a_training_before_it_begins(tmp_path):
     sets = write_sets(tmp_path / "sets")
-    settings = config(
-        purpose="lungs",
-        network={"architecture": "unet9", "dimensions": 2},
-        preprocessing={"spacing_mm": [8, 8, 8], "window_hu": [-1024, 350]},
-        data={"manifests": ["lungs"], "shares": {"lung slices": 1.0}},
-        patch=(32, 32),
-    )
+    settings = lungs(network={"architecture": "unet9", "dimensions": 2})
 
     with pytest.raises(PipelineError, match="Unknown network 'unet9'; this release has"):
         run(settings, sets, tmp_path / "work", tmp_path / "out")
+
+
+def lungs(**changes: object) -> TrainingConfig:
+    """A tiny training of a lung net, two steps long."""
+    network = {"architecture": "unet", "dimensions": 2, "features": [2] * 6}
+    given = {
+        "purpose": "lungs",
+        "network": network,
+        "preprocessing": {"spacing_mm": [8, 8, 8], "window_hu": [-1024, 350]},
+        "data": {"manifests": ["lungs"], "shares": {"lung slices": 1.0}},
+        "patch": (32, 32),
+        "steps": 2,
+    }
+    return config(**{**given, **changes})
 
 
 def test_the_learning_rate_warms_up_and_ends_near_zero():
@@ -217,6 +277,29 @@ def test_the_shipped_training_files_make_models_like_the_shipped(purpose: str):
 
     for key in ("name", "version", "purpose", "network", "preprocessing", "precision"):
         assert getattr(loaded, key) == getattr(shipped, key), key
+
+
+@pytest.mark.parametrize(
+    ("profile", "spacing", "window"),
+    [("paper", [2.5, 1.0, 1.0], [-150, 350]), ("default", [2.5, 2.0, 2.0], [-1024, 350])],
+)
+def test_a_profile_stands_for_its_preprocessing(tmp_path, profile, spacing, window):
+    path = tmp_path / "training.toml"
+    shipped = (shipped_weights() / "lungs" / "training.toml").read_text()
+    path.write_text(shipped.replace('profile = "default"', f'profile = "{profile}"\nmore = 1'))
+
+    preprocessing = TrainingConfig.load(path).preprocessing
+
+    assert preprocessing == {"spacing_mm": spacing, "window_hu": window, "more": 1}
+
+
+def test_an_unknown_profile_is_refused_with_those_known(tmp_path):
+    path = tmp_path / "training.toml"
+    shipped = (shipped_weights() / "lungs" / "training.toml").read_text()
+    path.write_text(shipped.replace('profile = "default"', 'profile = "papre"'))
+
+    with pytest.raises(PipelineError, match=r"no profile 'papre' for lungs, but \['paper', 'def"):
+        TrainingConfig.load(path)
 
 
 def test_a_training_file_with_a_wrong_key_names_it(tmp_path: Path):
@@ -236,27 +319,50 @@ def test_a_training_file_with_an_unknown_optimiser_names_those_known(tmp_path: P
         TrainingConfig.load(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("batch = 12", "batch = 0", "batch must be whole numbers above 0"),
+        ("patch = [176, 176]", "patch = 176", "patch must be whole numbers above 0"),
+        ("manifests = [", "manifests = [] # ", r"\[data\] must name its manifests"),
+    ],
+)
+def test_a_training_file_with_a_value_that_cannot_be_is_refused(tmp_path, old, new, said):
+    path = tmp_path / "training.toml"
+    shipped = (shipped_weights() / "lungs" / "training.toml").read_text()
+    assert old in shipped
+    path.write_text(shipped.replace(old, new))
+
+    with pytest.raises(PipelineError, match=said):
+        TrainingConfig.load(path)
+
+
 def test_a_training_file_that_is_no_toml_is_said_to_be(tmp_path: Path):
     path = tmp_path / "training.toml"
     path.write_text("name = ")
 
     with pytest.raises(PipelineError, match="Cannot read the training file"):
         TrainingConfig.load(path)
-    with pytest.raises(tomllib.TOMLDecodeError):
-        tomllib.loads(path.read_text())
 
 
-def test_the_same_pose_cuts_image_and_mask_alike():
-    rng = np.random.default_rng(0)
-    mask = np.zeros((3, 64, 64), dtype=bool)
+@pytest.mark.parametrize("seed", range(4))  # flipped and not
+def test_the_same_pose_cuts_image_and_mask_alike(seed: int):
+    mask = np.zeros((2, 64, 64), dtype=bool)
     mask[:, 20:44, 10:30] = True
-    pose = random_pose(rng, (32.0, 20.0), 1.0)
+    places = np.stack(np.mgrid[:64, :64]).astype(np.int16)  # an image that says where a voxel lies
+    pose = random_pose(np.random.default_rng(seed), (32.0, 20.0), 1.3)
 
-    from_mask = cut(mask, pose, (48, 48), fill=0.0) > 0.5
-    from_image = cut(mask.astype(np.float32) * 100, pose, (48, 48), fill=0.0) > 50
+    inside = cut(mask, pose, (40, 30), fill=0.0)[0] > 0.5
+    y, x = cut(places, pose, (40, 30), fill=-1024.0)
 
-    assert from_mask.any()
-    assert (from_mask == from_image).all()
+    marked = (y > 19.5) & (y < 43.5) & (x > 9.5) & (x < 29.5)
+    assert (inside != marked).sum() <= 8, "two pixels at each corner, which is rounded"
+    assert 100 < inside.sum() < inside.size - 100
+    offset = np.stack(np.mgrid[:40, :30])[::-1] - np.array([14.5, 19.5])[:, None, None]
+    across, down = np.einsum("ij,jyx->iyx", pose.matrix, offset) + np.array([[[20.0]], [[32.0]]])
+    within = (down > 0) & (down < 63) & (across > 0) & (across < 63)
+    np.testing.assert_allclose(y[within], down[within], atol=0.01)
+    np.testing.assert_allclose(x[within], across[within], atol=0.01)
 
 
 def test_the_identity_pose_cuts_what_is_there():
@@ -315,8 +421,13 @@ def test_synthetic_lesions_lie_in_the_lung_and_are_denser_than_it():
         changed, mask = add_lesions(hu, lung, np.random.default_rng(seed), (2.5, 1.0, 1.0))
         assert not (mask & ~lung).any()
         assert (changed[~lung] == hu[~lung]).all()
-        if mask.any():
-            assert changed[mask].mean() > hu[mask].mean() + 50
+        assert mask.any()
+        assert changed[mask].mean() > hu[mask].mean() + 50
+
+
+def _progress(folder: Path) -> dict[str, Any]:
+    with safe_open(folder / CHECKPOINT, framework="pt") as file:
+        return json.loads(file.metadata()["progress"])
 
 
 def _curve(folder: Path) -> list[list[str]]:

@@ -83,7 +83,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def recipe(settings: TrainingConfig, sets: Path, models: Path) -> PneumoniaRecipe:
-    return PneumoniaRecipe(settings, sets, sets.parent / "work", models, say=lambda _: None)
+    return PneumoniaRecipe(settings, sets, sets.parent / "cache", models, say=lambda _: None)
 
 
 def test_a_training_learns_a_plain_difference_and_writes_its_model(sets, models, tmp_path):
@@ -112,14 +112,36 @@ def test_a_sample_is_one_subset_of_the_lungs_of_a_labelled_volume(sets, models):
         assert dark == (int(number) == 0)
 
 
-def test_volumes_are_shrunk_once(sets, models):
+def test_volumes_are_shrunk_once_for_all_trainings(sets, models):
     recipe(config(), sets, models)
-    kept = {p: p.stat().st_mtime_ns for p in (sets.parent / "work" / "volumes").iterdir()}
+    kept = volumes(sets)
+    settings, manifest = config(), sets / "made.json"
+    another_fold = {**settings.data, "fold": {"number": 1, "count": 2, "seed": 1}}
 
-    recipe(config(), sets, models)
+    manifest.write_text(manifest.read_text() + "\n")
+    recipe(dataclasses.replace(settings, data=another_fold), sets, models)
 
     assert len(kept) == 8
-    assert kept == {p: p.stat().st_mtime_ns for p in (sets.parent / "work" / "volumes").iterdir()}
+    assert volumes(sets) == kept
+    assert not (sets.parent / "work").exists()
+
+
+def test_a_volume_whose_file_has_changed_is_shrunk_again(sets, models):
+    recipe(config(), sets, models)
+    kept = volumes(sets)
+    with np.load(sets / "well0.npz") as arrays:
+        changed = {"image": arrays["image"] + 1, "lung": arrays["lung"]}
+    np.savez_compressed(sets / "well0.npz", **changed)
+
+    recipe(config(), sets, models)
+
+    assert len(volumes(sets)) == len(kept) + 1
+    assert kept.items() <= volumes(sets).items()
+
+
+def volumes(sets: Path) -> dict[Path, int]:
+    """What is kept, and when it was written."""
+    return {p: p.stat().st_mtime_ns for p in (sets.parent / "cache" / "volumes").iterdir()}
 
 
 class Says:
