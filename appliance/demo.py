@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import click
 import pydicom
+from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 
 from appliance import accounts, lifecycle, queue, studies, supervisor
@@ -364,10 +365,13 @@ def _study_in(path: Path) -> Source:
     found: Counter[str] = Counter()
     for file in paths:
         try:
-            ds = pydicom.dcmread(file, specific_tags=["StudyInstanceUID"], stop_before_pixels=True)
+            with disable_value_validation():  # a warning would quote the UID that is none
+                tags = ["StudyInstanceUID"]
+                ds = pydicom.dcmread(file, specific_tags=tags, stop_before_pixels=True)
+                uid = str(ds.get("StudyInstanceUID", "")).strip("\0 ")
         except (InvalidDicomError, OSError):
             continue
-        if uid := str(ds.get("StudyInstanceUID", "")).strip("\0 "):
+        if uid:
             found[uid] += 1
     if not found:
         raise ApplianceError(f"{path} holds no DICOM file; name a folder with one study")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -73,6 +74,14 @@ def test_the_study_of_a_folder_is_the_one_with_most_files(tmp_path: Path):
     (tmp_path / "README").write_text("no image")
 
     assert demo._study_in(tmp_path) == demo.Source(tmp_path, files=3, study_uid="2.25.2")
+
+
+def test_a_study_whose_uid_is_none_is_followed_without_a_word_about_it(tmp_path: Path):
+    uid = "896911bf-1143-4c8d-8f04-f3cd1a7f6204"
+    with disable_value_validation():
+        write(tmp_path / "a.dcm", uid)
+
+    assert demo._study_in(tmp_path) == demo.Source(tmp_path, files=1, study_uid=uid)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path):
