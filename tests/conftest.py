@@ -9,6 +9,15 @@ from sqlalchemy.engine import make_url
 from appliance.config import Settings
 from appliance.database import Database, upgrade
 from tests.support.databases import PostgreSQL, migrated, private_postgresql, settings_in
+from tests.support.figures import FIGURE
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures that tests recorded: `record_property(FIGURE, "what: how much")`."""
+    for report in terminalreporter.getreports("passed"):
+        for name, told in report.user_properties:
+            if name == FIGURE and report.when == "call":
+                terminalreporter.write_line(told)
 
 
 @pytest.fixture

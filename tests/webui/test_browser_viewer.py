@@ -1,8 +1,7 @@
 import base64
 import io
 import statistics
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from playwright.sync_api import Browser, Route
 from pipelines.findings import Analysis, HeatMap, Side
 from pipelines.phantom import chest as large_chest
 from pipelines.volume import CTVolume
+from tests.support.figures import FIGURE
 from tests.webui.browser import WINDOW, Reader, chromium, needs_chromium, serving
 from tests.webui.geometry import Point, on_screen
 from tests.webui.world import World, truth
@@ -530,7 +530,7 @@ def test_a_mask_that_never_comes_is_told_and_keeps_no_slice_from_being_shown(
 
 @pytest.mark.timeout(240)
 def test_a_large_chest_opens_and_scrolls_smoothly(
-    browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    browser: Browser, tmp_path: Path, record_property: Callable[[str, object], None]
 ):
     phantom = large_chest()
     world = World.at(tmp_path / "data")
@@ -547,11 +547,11 @@ def test_a_large_chest_opens_and_scrolls_smoothly(
 
     told = [", ".join(f"{name} {time:.0f} ms" for name, time in marks.items())]
     told += [f"scroll {plane}: {summary(times)}" for plane, times in frames.items()]
-    with capsys.disabled():
-        sys.stdout.write("\n" + "\n".join(["viewer, 512x512x120", *told]) + "\n")
+    for line in told:
+        record_property(FIGURE, f"viewer, 512x512x120: {line}")
     # Wide margins: a busy machine must not fail the build, the figures above are what is watched.
     assert marks["first-lesion-slice"] < 10_000
-    assert statistics.median(frames["axial"]) < 100
+    assert statistics.median(frames["axial"]) < 250
 
 
 def summary(times: list[float]) -> str:
