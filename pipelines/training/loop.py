@@ -9,12 +9,14 @@ good one.
 import ctypes
 import json
 import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -100,11 +102,17 @@ def train(
 
     Raises:
         PipelineError: the loss or its gradient is no longer a number, the checkpoint belongs to
-            other settings or data, or cannot be written.
+            other settings or data, or cannot be written; a compiler is wanted and there is none.
     """
     _keep_freed_memory()
     if config.batch % process.count:
         raise PipelineError(f"A batch of {config.batch} does not split over {process.count}.")
+    compiler = os.environ.get("CXX", "g++")
+    if config.compiled and not shutil.which(compiler):
+        raise PipelineError(
+            f"training.compiled needs a C++ compiler, and there is no '{compiler}': install it, "
+            "name another in CXX, or set training.compiled to false."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     layout = channels_last(max(parameter.ndim for parameter in net.parameters()))
     net.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
@@ -115,6 +123,8 @@ def train(
     if progress.step:
         say(f"Resuming {config.name} at step {progress.step} of {config.steps}.")
     shared = DistributedDataParallel(net) if process.count > 1 else net
+    # `net` itself stays as it is, and is what the validation sees.
+    taught = cast(nn.Module, torch.compile(shared)) if config.compiled else shared
     kept = average.module if average is not None else net
     first, began = progress.step, time.monotonic()
     saved = told = began
@@ -125,7 +135,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
         torch.manual_seed(config.seed * config.steps + step)  # of layers that draw, as dropout does
-        loss, norm = _descend(recipe, shared, optimiser, images.to(device), targets.to(device))
+        loss, norm = _descend(recipe, taught, optimiser, images.to(device), targets.to(device))
         if not math.isfinite(norm):  # the loss may be a number all the same
             raise PipelineError(
                 f"The loss of {config.name} at step {step} is {loss:.4g}, its gradient {norm:.4g}. "

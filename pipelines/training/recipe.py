@@ -54,6 +54,8 @@ class TrainingConfig:
         patience: Looks without a better score after which the training ends with the best weights;
             0 to go on to the last step and keep its weights.
         average: Decay of a moving average of the weights, which is what is kept; 0 for none.
+        compiled: Train what `torch.compile` makes of the network. On two cores a step of the 2-D
+            ResNet-50 then takes half the time, one of the 3-D U-Net++ a quarter more.
     """
 
     name: str
@@ -78,6 +80,7 @@ class TrainingConfig:
     momentum: float = 0.9
     patience: int = 0
     average: float = 0.0
+    compiled: bool = False
 
     @classmethod
     def load(cls, path: Path) -> "TrainingConfig":

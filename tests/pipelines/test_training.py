@@ -30,6 +30,7 @@ SETTINGS = [
     {"optimiser": Optimiser.ADAM, "schedule": Schedule.INVERSE, "decay": 5e-4},
     {"optimiser": Optimiser.SGD, "average": 0.9, "loss": "dice"},
     {"patience": 5},
+    {"compiled": True},
 ]
 
 
@@ -116,6 +117,23 @@ def test_the_average_of_the_weights_is_what_is_kept(tmp_path):
     assert torch.dist(start, averaged.state_dict()["0.weight"]) < torch.dist(
         start, last.state_dict()["0.weight"]
     )
+
+
+def test_a_compiled_training_learns_what_an_eager_one_learns(tmp_path):
+    eager, compiled = network(norm=False), network(norm=False)  # dropout draws otherwise
+
+    train(config(), Toy(), eager, tmp_path / "eager", device=CPU)
+    train(config(compiled=True), Toy(), compiled, tmp_path / "compiled", device=CPU)
+
+    for key, tensor in eager.state_dict().items():
+        torch.testing.assert_close(tensor, compiled.state_dict()[key], atol=2e-3, rtol=0)
+
+
+def test_a_compiled_training_without_a_compiler_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+    with pytest.raises(PipelineError, match="there is no 'no-such-compiler': install it"):
+        train(config(compiled=True), Toy(), network(), tmp_path, device=CPU)
 
 
 def test_two_processes_that_share_a_batch_learn_what_one_learns(tmp_path):
