@@ -172,12 +172,10 @@ class SlidingWindow(Model):
     def probability(self, image: np.ndarray) -> np.ndarray:
         from monai.inferers import sliding_window_inference
 
-        # A net that never saw a taller stack than it was trained on answers nonsense on one.
-        slices = int(self.config.preprocessing.get("slab_slices", PAPERS_PATCH[0]))
         with torch.inference_mode():
             blended = sliding_window_inference(
                 torch.from_numpy(image)[None, None].to(self.engine.device),
-                (slices, *PAPERS_PATCH[1:]),
+                PAPERS_PATCH,
                 sw_batch_size=1,
                 predictor=self.engine.net,
                 overlap=OVERLAP,

@@ -5,18 +5,18 @@ their lungs are brought to the level that windowed HU has. Slices `(y, x)` and s
 are in [0, 1], masks boolean; `pixel_mm` and `spacing` are what a manifest says.
 """
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.inference import Model
-from pipelines.lesions import label_regions
+from pipelines.lesions import label_regions, without_faint
 from pipelines.preprocessing import bounding_box, resampled_shape, resize, slice_input
 
 AERATED_LEVEL: Final = 0.12  # of aerated lung, -860 HU in the window [-1024, 350]
-FLAT_SLICES: Final = 16  # a lone slice is read as the middle of so many equal ones
+FLAT_SLICES: Final = 32  # a lone slice is read as the middle of so many equal ones
 THICK_SLICES: Final = 60  # a stack of fewer slices is taken as it is, a finer one in two halves
 SMALLEST_PIXELS: Final = 12  # of a region in a slice that the classifier is asked about
 
@@ -56,17 +56,19 @@ def lung_mask(image: NDArray[np.float32], pixel_mm: float, model: Model) -> NDAr
     return lungs
 
 
-def lesion_probability(
+def lesion_mask(
     image: NDArray[np.float32],
     lung: NDArray[np.bool_],
     spacing: tuple[float, float, float],
     target: tuple[float, float, float],
     network: Network,
-) -> NDArray[np.float32]:
-    """Return the probability of lesion for each voxel of a stack; 0 outside the lungs.
+    decision: Mapping[str, Any],
+) -> NDArray[np.bool_]:
+    """Return the lesions of a stack, as `decision` draws them; none outside the lungs.
 
     In the plane the network sees `target`; slices are taken as they come, for nobody knows their
-    distance, a fine stack as two coarser ones, so that every slice has a result of its own.
+    distance, a fine stack as two coarser ones, so that every slice has a result of its own. A lone
+    slice keeps its faint regions too: a peak is for what is seen whole.
     """
     out = np.zeros(image.shape, dtype=np.float32)
     halves = 1 if len(image) < THICK_SLICES else 2
@@ -74,7 +76,11 @@ def lesion_probability(
         rows = slice(half, None, halves)
         if lung[rows].any():
             out[rows] = _probability(image[rows], lung[rows], spacing, target, network)
-    return out * lung
+    out *= lung
+    mask: NDArray[np.bool_] = (without_faint(out, decision) if len(out) > 1 else out) > float(
+        decision["threshold"]
+    )
+    return mask
 
 
 def _probability(

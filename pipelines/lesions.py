@@ -3,7 +3,8 @@
 A region is a 26-connected component on the volume's own grid.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import cc3d
 import numpy as np
@@ -26,12 +27,29 @@ def segment_lesions(
     image *= extraction.lung
     probability = model.probability(image)
     probability *= extraction.lung
+    decision = model.config.decision
     crop_shape = tuple(s.stop - s.start for s in extraction.box)
-    mask = resize_above(probability, crop_shape, float(model.config.decision["threshold"]))
+    likely = without_faint(probability, decision)
+    mask = resize_above(likely, crop_shape, float(decision["threshold"]))
     labels = np.zeros(volume.shape, dtype=np.uint16)
-    smallest = float(model.config.decision["minimum_ml"]) / volume.voxel_ml
+    smallest = float(decision["minimum_ml"]) / volume.voxel_ml
     labels[extraction.box] = label_regions(mask, smallest=smallest)
     return labels
+
+
+def without_faint(
+    probability: NDArray[np.float32], decision: Mapping[str, Any]
+) -> NDArray[np.float32]:
+    """Return `probability` (z, y, x), 0 in regions above the threshold that nowhere reach the peak.
+
+    Two thresholds, as of Canny's edges: the lower one draws the outline, the higher one says
+    whether there is anything at all.
+    """
+    parts = cc3d.connected_components(probability > float(decision["threshold"]), connectivity=26)
+    faint = np.ones(int(parts.max()) + 1, dtype=bool)
+    faint[parts[probability >= float(decision["peak"])]] = False
+    faint[0] = False
+    return np.where(faint[parts], np.float32(0), probability)
 
 
 def label_regions(mask: NDArray[np.bool_], *, smallest: float) -> NDArray[np.uint16]:

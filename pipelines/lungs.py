@@ -13,6 +13,7 @@ from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, LungMeasures
 from pipelines.inference import Model
 from pipelines.preprocessing import (
     bounding_box,
+    dilate,
     nearest,
     resampled_shape,
     resize,
@@ -29,6 +30,8 @@ ACROSS: Final = 0.1  # a part with more than this on either side of the middle i
 EROSION_MM: Final = (2.0, 4.0, 6.0, 8.0, 10.0)  # lungs that touch are far thicker
 ALONG_Z: Final = 1.6  # a millimetre across the slices counts as so many: lungs touch along them
 TISSUE_HU: Final = -200.0  # above it lie soft tissue and bone
+DOME_MM2: Final = (100.0, 500.0)  # of the diaphragm in a slice: at its top, and at least once
+STANDS: Final = 0.8  # of a dome rests on what is no lung, and of its rim is on one side
 
 
 def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
@@ -43,7 +46,7 @@ def segment_lungs(volume: CTVolume, model: Model) -> NDArray[np.uint8]:
     probability = model.probability(window(hu, model.config.window_hu))
     threshold = float(model.config.decision["threshold"])
     coarse = probability > threshold
-    kept = keep_lungs(coarse)
+    kept = without_domes(keep_lungs(coarse), hu, model.config.spacing)
     voxel_ml = float(np.prod(volume.spacing)) * volume.hu.size / coarse.size / 1000
     lungs_ml = int(kept.sum()) * voxel_ml
     if lungs_ml < MINIMUM_LUNGS_ML:
@@ -67,9 +70,46 @@ def keep_lungs(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return mask
     kept: NDArray[np.bool_] = (sizes >= SMALL_PART * sizes.max())[labels]
     box = bounding_box(kept)
-    filled = sitk.BinaryFillhole(sitk.GetImageFromArray(kept[box].view(np.uint8)))
-    kept[box] = sitk.GetArrayFromImage(filled)
+    kept[box] = _fill_holes(kept[box])
     return kept
+
+
+def without_domes(
+    lungs: NDArray[np.bool_], hu: NDArray[np.float32], spacing: tuple[float, float, float]
+) -> NDArray[np.bool_]:
+    """Return `lungs` (z, y, x) without the tops of the diaphragm, which look like consolidation.
+
+    In one slice the liver's top is a dense disk within the lung; what lies below tells what it is:
+    a disk that rests on what is no lung is no lung, and so on upwards. A consolidation on the
+    diaphragm stays, for it reaches the chest wall or the mediastinum. Slices ascend; `spacing` is
+    (z, y, x) in mm.
+    """
+    lungs = lungs.copy()
+    top, base = (round(area / (spacing[1] * spacing[2])) for area in DOME_MM2)
+    dome = np.zeros(lungs.shape[1:], dtype=bool)  # in the slice below
+    for z in range(1, len(lungs)):
+        below_dome, dome = dome, np.zeros_like(dome)
+        dense, beneath = hu[z] > TISSUE_HU, ~lungs[z - 1]
+        if np.count_nonzero(lungs[z] & dense & beneath) < top:
+            continue
+        outline = _fill_holes(lungs[z])
+        bodies = cc3d.connected_components(outline & dense, connectivity=4)
+        sizes = np.bincount(bodies[lungs[z]], minlength=int(bodies.max()) + 1)
+        for number in np.flatnonzero(sizes[1:] >= top) + 1:
+            body = bodies == number
+            rest = beneath if np.count_nonzero(body) >= base else below_dome
+            if np.mean(rest[body]) >= STANDS and _is_island(body, lungs[z], outline):
+                dome |= body
+        lungs[z] &= ~dome
+    return lungs
+
+
+def _is_island(
+    body: NDArray[np.bool_], lungs: NDArray[np.bool_], outline: NDArray[np.bool_]
+) -> bool:
+    """Return whether a body in a slice (y, x) lies within the lungs, or altogether beside them."""
+    ring = dilate(body[None], (0, 1, 1))[0] & ~body
+    return bool(np.mean(outline[ring]) >= STANDS or np.mean(lungs[ring]) <= 1 - STANDS)
 
 
 def split_sides(
@@ -115,6 +155,11 @@ def _parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.unsignedinteger], NDArra
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return labels, sizes
+
+
+def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    filled = sitk.BinaryFillhole(sitk.GetImageFromArray(mask.view(np.uint8)))
+    return sitk.GetArrayFromImage(filled).view(np.bool_)
 
 
 def _middle(hu: NDArray[np.float32]) -> float:

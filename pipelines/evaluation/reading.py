@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.analysis import Models, analyse
-from pipelines.display import lesion_probability, lung_mask, question, regions_in_question
+from pipelines.display import lesion_mask, lung_mask, question, regions_in_question
 from pipelines.errors import NoUsableSeriesError
 from pipelines.evaluation.metrics import Region, dice, regions
 from pipelines.inference import predict_slices
@@ -210,13 +210,10 @@ def _lungs(grey: NDArray[np.float32], stack: Stack, models: Models) -> NDArray[n
 def _lesions(
     grey: NDArray[np.float32], lung: NDArray[np.bool_], stack: Stack, models: Models
 ) -> NDArray[np.bool_]:
-    target = models.lesions.config.spacing
-    threshold = float(models.lesions.config.decision["threshold"])
-    found: NDArray[np.bool_] = (
-        lesion_probability(grey, lung, stack.spacing, target, models.lesions.probability)
-        > threshold
+    config = models.lesions.config
+    return lesion_mask(
+        grey, lung, stack.spacing, config.spacing, models.lesions.probability, config.decision
     )
-    return found
 
 
 def _covid_like(

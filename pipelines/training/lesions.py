@@ -15,7 +15,7 @@ from pipelines.display import (
     THICK_SLICES,
     Network,
     ask,
-    lesion_probability,
+    lesion_mask,
     lung_mask,
     towards,
 )
@@ -23,6 +23,7 @@ from pipelines.engines.choice import EngineChoice
 from pipelines.engines.torch import TorchEngine, best_precision
 from pipelines.evaluation.metrics import dice
 from pipelines.inference import Model, predict_stack
+from pipelines.lesions import without_faint
 from pipelines.manifest import Domain, Part, Stack
 from pipelines.preprocessing import dilate, extract_lungs, resize_above, window
 from pipelines.training.augmentation import (
@@ -40,7 +41,6 @@ from pipelines.training.sets import Mixture, in_grey, load_part, open_sets, requ
 from pipelines.training.synthetic import add_lesions
 from pipelines.weights import open_bundle
 
-THRESHOLD: Final = 0.5  # probability from which a voxel is measured as lesion
 HEALTHY_SHARE: Final = 0.3  # of the samples from healthy lungs, left without a lesion
 LARGEST_RIM: Final = 2  # pixels of chest wall that a lung mask may bring along
 FLAT_SHARE: Final = 0.15  # of the 8-bit samples, one slice repeated: 2-D sets are read so
@@ -72,8 +72,8 @@ class LesionRecipe:
         self.spacing = (z, y, x)
         low, high = config.preprocessing["window_hu"]
         self.window_hu = (float(low), float(high))
-        self.slab_slices = int(config.preprocessing.get("slab_slices", 0))
         self.lung_margin_mm = float(config.preprocessing["lung_margin_mm"])
+        self.decision = config.decision
         sets = open_sets(config.data, folder)
         model = Model.open(open_bundle(models / "lungs"), EngineChoice.TORCH)
         train, validation, test = (
@@ -126,18 +126,12 @@ class LesionRecipe:
         """Return the lesions (z, y, x) that `net` finds in a stack, given its own lung mask."""
         device = next(net.parameters()).device
         engine = TorchEngine(net, device, best_precision(device, self._precision))
-        network = partial(
-            predict_stack,
-            engine,
-            dimensions=2 if self.flat else 3,
-            slab_slices=self.slab_slices,
-        )
+        network = partial(predict_stack, engine, dimensions=2 if self.flat else 3)
         if stack.case.domain is Domain.HU:
             return self._mask_in_hu(network, stack)
         grey = in_grey(stack.image, stack.case.domain, self.window_hu)
         lung = _lung(stack)
-        found = lesion_probability(grey, lung, stack.spacing, self.spacing, network)
-        return found > THRESHOLD
+        return lesion_mask(grey, lung, stack.spacing, self.spacing, network, self.decision)
 
     def _mask_in_hu(self, network: Network, stack: Stack) -> NDArray[np.bool_]:
         """Do as `pipelines.lesions.segment_lesions`, but keep the smallest regions too."""
@@ -153,7 +147,9 @@ class LesionRecipe:
         )
         seen = window(extraction.hu, self.window_hu) * extraction.lung
         probability = ask(network, seen) * extraction.lung
-        mask[extraction.box] = resize_above(probability, mask[extraction.box].shape, THRESHOLD)
+        likely = without_faint(probability, self.decision)
+        threshold = float(self.decision["threshold"])
+        mask[extraction.box] = resize_above(likely, mask[extraction.box].shape, threshold)
         return mask
 
     def _from_display(self, rng: np.random.Generator, stack: Stack) -> Patch:

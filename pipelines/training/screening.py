@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipelines.display import (
-    lesion_probability,
+    lesion_mask,
     lung_mask,
     question,
     regions_in_question,
@@ -248,10 +248,15 @@ def _prepare(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     grey = np.divide(stack.image[0], 255, dtype=np.float32)
     lung = lung_mask(grey, stack.spacing[2], lungs)
-    found = lesion_probability(
-        grey[None], lung[None], stack.spacing, lesions.config.spacing, lesions.probability
+    (found,) = lesion_mask(
+        grey[None],
+        lung[None],
+        stack.spacing,
+        lesions.config.spacing,
+        lesions.probability,
+        lesions.config.decision,
     )
-    regions = regions_in_question(found[0] > float(lesions.config.decision["threshold"]))
+    regions = regions_in_question(found)
     shown = question(grey, lung, regions > 0, size)
     largest = np.zeros((size, size), dtype=np.float32)
     numbers = np.zeros((size, size), dtype=np.uint8)

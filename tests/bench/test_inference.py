@@ -45,11 +45,12 @@ def test_what_a_run_needed_is_recorded_and_counted():
     recorded = Recorded(TorchEngine(bundle.network(), CPU, Precision.FP32))
 
     Model(bundle, recorded).probability(np.zeros((40, 32, 48), np.float32))
-    Model(bundle, recorded).probability(np.ones((40, 32, 48), np.float32))
+    for _ in range(2):
+        Model(bundle, recorded).probability(np.ones((40, 32, 48), np.float32))
 
-    assert recorded.shapes == [(1, 1, 16, 32, 48)] * 3
+    assert recorded.shapes == [(1, 1, 48, 64, 80)] * 2
     one = gflop(Model(bundle, recorded), recorded.shapes[:1])
-    assert gflop(Model(bundle, recorded), recorded.shapes) == pytest.approx(3 * one)
+    assert gflop(Model(bundle, recorded), recorded.shapes) == pytest.approx(2 * one)
     assert one > 0
 
 

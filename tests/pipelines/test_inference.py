@@ -9,7 +9,6 @@ from pipelines.engines.torch import TorchEngine
 from pipelines.inference import (
     ONE_PASS_VOXELS,
     Model,
-    predict_slabs,
     predict_slices,
     predict_volume,
     tiles,
@@ -109,29 +108,17 @@ def test_a_convolution_reaches_across_boxes_as_in_one_pass():
     np.testing.assert_allclose(boxes, whole, atol=1e-6)
 
 
-def test_a_net_is_given_as_many_slices_as_it_was_trained_on():
-    engine = Doubling()
-    image = np.random.default_rng(0).random((40, 32, 32), dtype=np.float32)
-
-    out = predict_slabs(engine, image, 16)
-
-    assert [shape[2] for shape in engine.shapes] == [16, 16, 16]
-    np.testing.assert_array_equal(out, image * 2)
-
-
 @pytest.mark.parametrize(
-    ("dimensions", "preprocessing", "shapes"),
+    ("dimensions", "shapes"),
     [
-        (3, {"slab_slices": 16}, [(1, 1, 16, 48, 32)] * 3),
-        (3, {}, [(1, 1, 48, 48, 32)]),
-        (2, {}, [(16, 1, 48, 32), (16, 1, 48, 32), (8, 1, 48, 32)]),
+        (3, [(1, 1, 48, 80, 64)]),
+        (2, [(16, 1, 48, 32), (16, 1, 48, 32), (8, 1, 48, 32)]),
     ],
-    ids=["slabs", "one pass", "slices"],
 )
-def test_a_model_is_given_a_stack_as_it_learnt_to_see(dimensions, preprocessing, shapes):
+def test_a_model_is_given_a_stack_as_it_learnt_to_see(dimensions, shapes):
     engine = Doubling()
     network = {"architecture": "unetplusplus", "dimensions": dimensions}
-    config = replace(CONFIGS["lesions"], network=network, preprocessing=preprocessing)
+    config = replace(CONFIGS["lesions"], network=network)
     image = np.random.default_rng(0).random((40, 33, 31), dtype=np.float32)
 
     out = Model(Bundle(config, "0" * 64, {}), engine).probability(image)

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Side
-from pipelines.lesions import ANGLES, axial_diameter_mm, label_regions, measure_lesions
+from pipelines.lesions import (
+    ANGLES,
+    axial_diameter_mm,
+    label_regions,
+    measure_lesions,
+    without_faint,
+)
 from pipelines.volume import CTVolume
 
 # Index (z, y, x) of the array to LPS mm, at 2 x 1 x 1 mm.
@@ -23,6 +29,20 @@ def test_regions_are_numbered_by_size_and_small_ones_go():
     labels = label_regions(mask, smallest=2)
 
     assert np.bincount(labels.ravel())[1:].tolist() == [32, 4]
+
+
+def test_regions_that_nowhere_reach_the_peak_go():
+    probability = np.zeros((3, 12, 12), dtype=np.float32)
+    probability[1, 1:4, 1:4] = 0.6
+    probability[1, 2, 2] = 0.9
+    probability[1, 7:10, 7:10] = 0.8
+    probability[0, 0, 11] = 0.3
+
+    likely = without_faint(probability, {"threshold": 0.4, "peak": 0.9})
+
+    expected = probability.copy()
+    expected[1, 7:10, 7:10] = 0
+    np.testing.assert_array_equal(likely, expected)
 
 
 def test_regions_that_touch_at_a_corner_are_one():

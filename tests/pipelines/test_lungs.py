@@ -10,7 +10,14 @@ from pipelines.errors import NoUsableSeriesError, Rule
 from pipelines.evaluation.metrics import dice
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG
 from pipelines.inference import Model
-from pipelines.lungs import cut_off, keep_lungs, measure_lungs, segment_lungs, split_sides
+from pipelines.lungs import (
+    cut_off,
+    keep_lungs,
+    measure_lungs,
+    segment_lungs,
+    split_sides,
+    without_domes,
+)
 from pipelines.volume import CTVolume
 from pipelines.weights import open_bundle, shipped_weights
 from tests.support.phantom import small_chest
@@ -74,6 +81,46 @@ def test_small_islands_go_and_holes_are_filled():
 
     assert kept[8:10, 10:12, 8:10].all()
     assert not kept[:, :, 36:].any()
+
+
+def lung_with_dome(*, seen_as_lung: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a lung's mask, its HU and where the liver's top lies; the net takes some for lung."""
+    z, y, x = np.ogrid[:16, :60, :60]
+    hu = np.full((16, 60, 60), -850, np.float32)
+    dome = (y - 30) ** 2 + (x - 30) ** 2 < 30 * (10 - z).clip(0)
+    hu[dome] = 40
+    lungs = np.zeros(hu.shape, dtype=bool)
+    lungs[:, 5:55, 5:55] = True
+    lungs &= ~dome
+    lungs[seen_as_lung] |= dome[seen_as_lung]
+    return lungs, hu, dome
+
+
+def test_the_top_of_the_diaphragm_is_no_lung():
+    lungs, hu, dome = lung_with_dome(seen_as_lung=slice(4, 10))
+
+    found = without_domes(lungs, hu, (2.5, 2.0, 2.0))
+
+    assert (lungs & dome).any()
+    assert not (found & dome).any()
+    np.testing.assert_array_equal(found[~dome], lungs[~dome])
+
+
+def test_a_consolidation_on_lung_stays_lung():
+    lungs, hu, _ = lung_with_dome(seen_as_lung=slice(0, 16))
+
+    np.testing.assert_array_equal(without_domes(lungs, hu, (2.5, 2.0, 2.0)), lungs)
+
+
+def test_a_consolidation_on_the_diaphragm_stays_lung():
+    lungs, hu, _ = lung_with_dome(seen_as_lung=slice(0, 0))
+    hu[5:8, 20:55, 40:55] = 40  # reaches the chest wall
+    lungs[:5, 20:55, 40:55] = False  # below it the diaphragm
+    lungs[5:8, 20:55, 40:55] = True
+
+    found = without_domes(lungs, hu, (2.5, 2.0, 2.0))
+
+    np.testing.assert_array_equal(found, lungs)
 
 
 def shapeless(seed: int) -> np.ndarray:

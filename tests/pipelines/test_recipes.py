@@ -106,8 +106,8 @@ def lesions(source: str, **changes: Any) -> TrainingConfig:
             "spacing_mm": SPACING,
             "window_hu": HU,
             "lung_margin_mm": 0.0,
-            "slab_slices": 16,
         },
+        "decision": {"threshold": 0.5, "peak": 0.5},
         "data": {"manifests": ["set"], "shares": {source: 1.0}},
         "patch": (16, 32, 32),
     }
@@ -289,7 +289,7 @@ def test_a_stack_in_hu_is_measured_as_the_pipeline_segments_it(tmp_path, models)
         config=dataclasses.replace(
             bundle.config,
             preprocessing=fine.preprocessing,
-            decision={"threshold": 0.5, "minimum_ml": 0.0},
+            decision={"threshold": 0.5, "peak": 0.5, "minimum_ml": 0.0},
         ),
     )
     model = Model(bundle, TorchEngine(Dense(), CPU, Precision.FP32))

@@ -16,7 +16,7 @@ purpose = "lesions"
 precision = "fp32"
 network = { architecture = "unet", dimensions = 3, features = [2, 2, 2, 2, 2, 2] }
 preprocessing = { spacing_mm = [8.0, 8.0, 8.0], window_hu = [-1024, 350], lung_margin_mm = 0.0 }
-decision = { threshold = 0.5, minimum_ml = 0.1 }
+decision = { threshold = 0.5, peak = 0.5, minimum_ml = 0.1 }
 [training]
 seed = 1
 steps = 2

@@ -33,9 +33,8 @@ CONFIGS = {
             "spacing_mm": [8.0, 8.0, 8.0],
             "window_hu": HU,
             "lung_margin_mm": 0.0,
-            "slab_slices": 16,
         },
-        decision={"threshold": 0.5, "minimum_ml": 5.0},
+        decision={"threshold": 0.5, "peak": 0.5, "minimum_ml": 5.0},
         precision=Precision.BF16,
     ),
     "screening": ModelConfig(
