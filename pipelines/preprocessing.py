@@ -17,6 +17,7 @@ from torch.nn import functional
 from pipelines.errors import PipelineError
 
 SLAB: Final = 8  # slices; more leave the cache, fewer leave threads waiting for each other
+BOX_MARGIN_MM: Final = (10.0, 3.0, 3.0)  # around the lungs: a net sees where they end along z
 MULTIPLE: Final = 16  # the U-Nets and the V-Net halve four times; the others take any size
 
 Box = tuple[slice, slice, slice]
@@ -157,8 +158,11 @@ def extract_lungs(
     Raises:
         PipelineError: the mask is empty.
     """
-    margin = _voxels(10.0, spacing)
-    box = bounding_box(lungs, margin)
+    z, y, x = (
+        math.ceil(max(mm, margin_mm) / step)
+        for mm, step in zip(BOX_MARGIN_MM, spacing, strict=True)
+    )
+    box = bounding_box(lungs, (z, y, x))
     crop = hu[box]
     shape = resampled_shape(crop.shape, spacing, target)
     fine = resize_above(lungs[box] > 0, shape, 0.5)
