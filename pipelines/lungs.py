@@ -31,6 +31,7 @@ EROSION_MM: Final = (2.0, 4.0, 6.0, 8.0, 10.0)  # lungs that touch are far thick
 ALONG_Z: Final = 1.6  # a millimetre across the slices counts as so many: lungs touch along them
 TISSUE_HU: Final = -200.0  # above it lie soft tissue and bone
 DOME_MM2: Final = (100.0, 500.0)  # of the diaphragm in a slice: at its top, and at least once
+DOME_ML: Final = 15.0  # of it taken for lung, at most; the shipped net's are below 8 ml
 STANDS: Final = 0.8  # of a dome rests on what is no lung, and of its rim is on one side
 
 
@@ -81,10 +82,11 @@ def without_domes(
 
     In one slice the liver's top is a dense disk within the lung; what lies below tells what it is:
     a disk that rests on what is no lung is no lung, and so on upwards. A consolidation on the
-    diaphragm stays, for it reaches the chest wall or the mediastinum. Slices ascend; `spacing` is
-    (z, y, x) in mm.
+    diaphragm stays where it reaches the chest wall or the mediastinum beside aerated lung, or is
+    larger than what a net takes for lung of a dome (`DOME_ML`), as a whole lobe is. Slices ascend;
+    `spacing` is (z, y, x) in mm.
     """
-    lungs = lungs.copy()
+    given, lungs = lungs, lungs.copy()
     top, base = (round(area / (spacing[1] * spacing[2])) for area in DOME_MM2)
     dome = np.zeros(lungs.shape[1:], dtype=bool)  # in the slice below
     for z in range(1, len(lungs)):
@@ -101,7 +103,11 @@ def without_domes(
             if np.mean(rest[body]) >= STANDS and _is_island(body, lungs[z], outline):
                 dome |= body
         lungs[z] &= ~dome
-    return lungs
+    domes = cc3d.connected_components(given & ~lungs, connectivity=26)
+    sizes_ml = np.bincount(domes.ravel()) * float(np.prod(spacing)) / 1000
+    large: NDArray[np.bool_] = sizes_ml > DOME_ML
+    large[0] = False
+    return lungs | large[domes]
 
 
 def _is_island(
@@ -109,6 +115,8 @@ def _is_island(
 ) -> bool:
     """Return whether a body in a slice (y, x) lies within the lungs, or altogether beside them."""
     ring = dilate(body[None], (0, 1, 1))[0] & ~body
+    if not ring.any():  # it fills the image
+        return False
     return bool(np.mean(outline[ring]) >= STANDS or np.mean(lungs[ring]) <= 1 - STANDS)
 
 

@@ -41,6 +41,13 @@ def test_the_shipped_net_finds_the_lungs_of_the_phantom(found):
     assert dice(found > 0, small_chest().lungs > 0) > 0.93
 
 
+def test_lesions_belong_to_the_lungs_even_a_consolidation_at_the_pleura(found):
+    lesions = small_chest().lesions
+
+    for number in range(1, int(lesions.max()) + 1):
+        assert (found[lesions == number] > 0).mean() > 0.95
+
+
 def test_left_is_the_patients_left(found):
     truth = small_chest().lungs
 
@@ -97,7 +104,7 @@ def lung_with_dome(*, seen_as_lung: slice) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def test_the_top_of_the_diaphragm_is_no_lung():
-    lungs, hu, dome = lung_with_dome(seen_as_lung=slice(4, 10))
+    lungs, hu, dome = lung_with_dome(seen_as_lung=slice(6, 10))
 
     found = without_domes(lungs, hu, (2.5, 2.0, 2.0))
 
@@ -121,6 +128,26 @@ def test_a_consolidation_on_the_diaphragm_stays_lung():
     found = without_domes(lungs, hu, (2.5, 2.0, 2.0))
 
     np.testing.assert_array_equal(found, lungs)
+
+
+@pytest.mark.parametrize("aerated", [0, 8])
+def test_a_lobe_without_air_stays_lung(aerated: int):
+    z, y, x = np.ogrid[:24, :60, :60]
+    lungs = np.broadcast_to((y - 30) ** 2 + (x - 30) ** 2 < 25**2, (24, 60, 60)) & (z >= 4)
+    hu = np.where(lungs, -850, 40).astype(np.float32)
+    hu[4:16, 5 + aerated :] = 40  # the lower lobe, resting on the diaphragm
+
+    np.testing.assert_array_equal(without_domes(lungs, hu, (2.5, 2.0, 2.0)), lungs)
+
+
+def test_a_consolidation_that_the_net_misses_in_one_slice_stays_lung_above_it():
+    z, y, x = np.ogrid[:24, :60, :60]
+    lungs = np.broadcast_to((y - 30) ** 2 + (x - 30) ** 2 < 25**2, (24, 60, 60)).copy()
+    dense = ((y - 30) ** 2 + (x - 30) ** 2 < 20**2) & (z >= 2) & (z < 16)
+    hu = np.where(dense, 40, -850).astype(np.float32)
+    lungs[6] &= ~dense[6]
+
+    np.testing.assert_array_equal(without_domes(lungs, hu, (2.5, 2.0, 2.0)), lungs)
 
 
 def shapeless(seed: int) -> np.ndarray:
