@@ -67,8 +67,7 @@ def lesion_mask(
     """Return the lesions of a stack, as `decision` draws them; none outside the lungs.
 
     In the plane the network sees `target`; slices are taken as they come, for nobody knows their
-    distance, a fine stack as two coarser ones, so that every slice has a result of its own. A lone
-    slice keeps its faint regions too: a peak is for what is seen whole.
+    distance, a fine stack as two coarser ones, so that every slice has a result of its own.
     """
     out = np.zeros(image.shape, dtype=np.float32)
     halves = 1 if len(image) < THICK_SLICES else 2
@@ -77,9 +76,7 @@ def lesion_mask(
         if lung[rows].any():
             out[rows] = _probability(image[rows], lung[rows], spacing, target, network)
     out *= lung
-    mask: NDArray[np.bool_] = (without_faint(out, decision) if len(out) > 1 else out) > float(
-        decision["threshold"]
-    )
+    mask: NDArray[np.bool_] = without_faint(out, decision) > float(decision["threshold"])
     return mask
 
 

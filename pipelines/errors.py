@@ -9,6 +9,7 @@
     ├── DecodeError               pixel data that cannot be turned into HU
     ├── ResultError               a result folder that cannot be written or read back
     ├── WeightsError              a model bundle that is missing, altered or of another network
+    ├── InferenceError            a network that answered something that is no number
     └── ManifestError             a data set whose manifest or files contradict each other
 
 Memory and disk running out stay what Python calls them: they say nothing about the study, and
@@ -92,6 +93,10 @@ class ResultError(PipelineError):
 
 class WeightsError(PipelineError):
     """A model bundle that is missing, altered or of another network."""
+
+
+class InferenceError(PipelineError):
+    """A network that answered something that is no number."""
 
 
 class ManifestError(PipelineError):

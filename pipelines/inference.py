@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 
 from pipelines.engines.choice import EngineChoice, open_engine
 from pipelines.engines.engine import Engine
+from pipelines.errors import InferenceError
 from pipelines.preprocessing import MULTIPLE, Box, pad_to_multiple
-from pipelines.weights import Bundle, ModelConfig, Precision
+from pipelines.weights import Bundle, ModelConfig
 
 # A process stays below 4 GiB; the volume, its masks and the libraries take what is left.
 NETWORK_BYTES: Final = 2_900_000_000
-# Measured with a 3-D U-Net++ of 16 channels in OpenVINO; PyTorch takes 1,100 and 1,400 on a CPU.
-BYTES_A_VOXEL: Final = {Precision.BF16: 650, Precision.FP32: 1_250}
-ONE_PASS_VOXELS: Final = {p: NETWORK_BYTES // voxel for p, voxel in BYTES_A_VOXEL.items()}
 HALO: Final = 16  # voxels
 RIM: Final = 16  # voxels; more than none finds the lungs' edges, more than this nothing further
 MOST_CUTS: Final = 6  # along one axis
@@ -58,7 +56,10 @@ def predict_stack(
 ) -> NDArray[np.float32]:
     """Return the probabilities (z, y, x) of a network; one of two dimensions sees slices.
 
-    One of three sees `RIM` of nothing around the slices, as much as in its training.
+    One of three sees `RIM` voxels of nothing around the slices.
+
+    Raises:
+        InferenceError: the network answers something that is no number.
     """
     height, width = image.shape[1:]
     if dimensions == 2:
@@ -74,9 +75,12 @@ def predict_volume(
     """Return the probabilities `(z, y, x)` of a 3-D network over `image` (z, y, x) in [0, 1].
 
     They are 0 in a box that holds nothing but zeros, which the network is not given. A box has
-    `one_pass_voxels` at most, by default what the engine's precision leaves memory for.
+    `one_pass_voxels` at most, by default as many as the engine has memory for.
+
+    Raises:
+        InferenceError: the network answers something that is no number.
     """
-    largest = one_pass_voxels or ONE_PASS_VOXELS[engine.precision]
+    largest = one_pass_voxels or NETWORK_BYTES // engine.bytes_a_voxel
     padded = pad_to_multiple(image)
     whole = np.empty(padded.shape, dtype=np.float32)
     for core, around in tiles(padded.shape, largest):
@@ -89,8 +93,7 @@ def predict_volume(
         )
         whole[core] = part[inner]
     z, y, x = image.shape
-    out: NDArray[np.float32] = whole[:z, :y, :x]
-    return out
+    return _numbers(whole[:z, :y, :x])
 
 
 def tiles(shape: tuple[int, ...], largest: int) -> Iterator[tuple[Box, Box]]:
@@ -127,10 +130,23 @@ def _spans(length: int, count: int) -> Iterator[tuple[slice, slice]]:
 
 
 def predict_slices(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the output `(n, ...)` of a 2-D network over `images` (n, channels, y, x)."""
+    """Return the output `(n, ...)` of a 2-D network over `images` (n, channels, y, x).
+
+    Raises:
+        InferenceError: the network answers something that is no number.
+    """
     parts = [
         engine.predict(np.ascontiguousarray(images[first : first + SLICES_A_BATCH]))
         for first in range(0, len(images), SLICES_A_BATCH)
     ]
-    out: NDArray[np.float32] = np.concatenate(parts)
+    return _numbers(np.concatenate(parts))
+
+
+def _numbers(out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Refuse what is no number: it is below every threshold, and would pass for a healthy lung."""
+    if not np.isfinite(out).all():
+        raise InferenceError(
+            "A network answered something that is no number, so there is no result. Try the other "
+            "engine (analysis.engine); if that does not help, the model is at fault."
+        )
     return out

@@ -43,8 +43,11 @@ def without_faint(
     """Return `probability` (z, y, x), 0 in regions above the threshold that nowhere reach the peak.
 
     Two thresholds, as of Canny's edges: the lower one draws the outline, the higher one says
-    whether there is anything at all.
+    whether there is anything at all. A lone slice keeps its faint regions too: a peak is for what
+    is seen whole.
     """
+    if len(probability) == 1:
+        return probability
     parts = cc3d.connected_components(probability > float(decision["threshold"]), connectivity=26)
     faint = np.ones(int(parts.max()) + 1, dtype=bool)
     faint[parts[probability >= float(decision["peak"])]] = False

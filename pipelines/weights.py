@@ -1,7 +1,8 @@
 """Model bundles: a folder with configuration, safetensors, checksums and a model card.
 
 Whatever reads a bundle checks it against `SHA256SUMS` first; the digest that a result carries is
-that of `weights.safetensors`. Weights are stored in half precision and computed in single.
+that of the configuration and the weights together: another threshold is another model. Weights are
+stored in half precision and computed in single.
 """
 
 import hashlib
@@ -26,6 +27,25 @@ WEIGHTS_FILE: Final = "weights.safetensors"
 CONFIG_FILE: Final = "config.json"
 SUMS_FILE: Final = "SHA256SUMS"
 
+GRID: Final = ("spacing_mm", "window_hu")
+SUBSETS: Final = ("subsets", "slices", "size", "clip_hu", "mean_hu", "std_hu")
+NEEDED: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "lungs": {"preprocessing": GRID, "decision": ("threshold",)},
+    "lesions": {
+        "preprocessing": (*GRID, "lung_margin_mm"),
+        "decision": ("threshold", "peak", "minimum_ml"),
+    },
+    "screening": {"preprocessing": ("size", "window_hu"), "decision": ("threshold",)},
+    "pneumonia": {
+        "preprocessing": SUBSETS,
+        "decision": ("classes", "graded", "labels", "validated"),
+    },
+    "severity": {"preprocessing": SUBSETS, "decision": ("classes", "validated")},
+}
+"""What the settings of a model must name, by its purpose."""
+
+OPTIONAL: Final = ("labels",)
+
 
 class Precision(StrEnum):
     """What convolutions are computed in."""
@@ -38,8 +58,8 @@ class Precision(StrEnum):
 class ModelConfig:
     """What a model is and how its input must be prepared: `config.json`.
 
-    `precision` is the lowest one in which the weights agree with fp32 as an engine must (masks
-    within Dice 0.999); no engine computes them in a lower one.
+    `precision` is the lowest one in which the weights are as true as in fp32, measured on the test
+    groups; no engine computes them in a lower one.
     """
 
     name: str
@@ -98,9 +118,41 @@ class ModelConfig:
         """Return what makes probabilities of logits; several classes exclude each other."""
         return nn.Softmax(dim=1) if self.out_channels > 1 else nn.Sigmoid()
 
+    def check(self) -> None:
+        """Refuse settings that the pipeline would miss in the middle of a study, or not heed.
+
+        Raises:
+            WeightsError: a setting is missing, unknown or impossible.
+        """
+        if self.purpose not in NEEDED:
+            known = ", ".join(NEEDED)
+            raise WeightsError(
+                f"'{self.name}' is a model for '{self.purpose}'; this release knows {known}."
+            )
+        for table, needed in NEEDED[self.purpose].items():
+            given = set(getattr(self, table))
+            if missing := sorted(set(needed) - given):
+                raise WeightsError(f"'{self.name}' lacks {_listed(table, missing)}.")
+            if unknown := sorted(given - set(needed) - set(OPTIONAL)):
+                raise WeightsError(
+                    f"'{self.name}' has {_listed(table, unknown)}, which this release does not "
+                    "know: it is made for another one."
+                )
+        if self.purpose == "lesions":
+            threshold, peak = self.decision["threshold"], self.decision["peak"]
+            if not 0 <= threshold <= peak <= 1:
+                raise WeightsError(
+                    f"'{self.name}' has decision.threshold {threshold} and decision.peak {peak}; "
+                    "0 <= threshold <= peak <= 1 is wanted."
+                )
+
     def _architecture(self) -> tuple[str, dict[str, Any]]:
         options = {k: v for k, v in self.network.items() if k != "architecture"}
         return str(self.network.get("architecture", "")), options
+
+
+def _listed(table: str, keys: list[str]) -> str:
+    return ", ".join(f"{table}.{key}" for key in keys)
 
 
 @dataclass(frozen=True)
@@ -156,10 +208,12 @@ def open_bundle(folder: Path) -> Bundle:
     """Return the model in `folder`, its files checked.
 
     Raises:
-        WeightsError: a file is missing, damaged or not what the checksums say.
+        WeightsError: a file is missing, damaged or not what the checksums say, or the settings are
+            not those of this release.
     """
     files = {}
-    for name, expected in _checksums(folder).items():
+    sums = _checksums(folder)
+    for name, expected in sums.items():
         try:
             files[name] = (folder / name).read_bytes()
         except OSError as error:
@@ -175,7 +229,9 @@ def open_bundle(folder: Path) -> Bundle:
         tensors = load(files[WEIGHTS_FILE])
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise WeightsError(f"{folder} is no model of this release: {error}") from error
-    digest = hashlib.sha256(files[WEIGHTS_FILE]).hexdigest()
+    config.check()
+    made_of = "".join(sums[name] for name in (CONFIG_FILE, WEIGHTS_FILE))
+    digest = hashlib.sha256(made_of.encode()).hexdigest()
     return Bundle(config=config, digest=digest, tensors=tensors)
 
 

@@ -33,6 +33,7 @@ from pipelines.weights import Bundle, Precision  # noqa: E402
 UNUSED_DAYS: Final = 30  # after which a kept network leaves the cache
 LIBRARIES: Final = ("openvino", "torch", "monai")
 KEPT: Final = (".bin", ".xml", ".sha256")
+BYTES_A_VOXEL: Final = {Precision.BF16: 650, Precision.FP32: 1_250}  # measured
 
 log = structlog.get_logger()
 
@@ -62,6 +63,10 @@ class OpenVinoEngine:
     @property
     def description(self) -> str:
         return self._description
+
+    @property
+    def bytes_a_voxel(self) -> int:
+        return BYTES_A_VOXEL[self.precision]
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         parts = np.array_split(batch, min(len(batch), len(self._requests)))

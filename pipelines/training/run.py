@@ -131,15 +131,6 @@ def _train(
     process: Process,
     say: Say,
 ) -> None:
-    try:
-        data = made_from(config, sets, models)
-        recipe = _recipe(config, sets, cache, models, say)
-    except KeyError as error:
-        raise PipelineError(
-            f"The training file of {config.name} lacks {error} in [network], [preprocessing], "
-            "[decision] or [data]."
-        ) from error
-    torch.manual_seed(config.seed)
     model = ModelConfig(
         name=config.name,
         version=config.version,
@@ -149,6 +140,15 @@ def _train(
         decision=config.decision,
         precision=config.precision,
     )
+    model.check()
+    try:
+        data = made_from(config, sets, models)
+        recipe = _recipe(config, sets, cache, models, say)
+    except KeyError as error:
+        raise PipelineError(
+            f"The training file of {config.name} lacks {error} in [network] or [data]."
+        ) from error
+    torch.manual_seed(config.seed)
     net = model.network_with_random_weights()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # On a GPU the samples come from processes beside it; a processor would only be divided.
@@ -186,10 +186,5 @@ def _recipe(config: TrainingConfig, sets: Path, cache: Path, models: Path, say: 
             return LesionRecipe(config, sets, models)
         case "screening":
             return ScreeningRecipe(config, sets, cache, models, say=say)
-        case "pneumonia" | "severity":
+        case _:  # "pneumonia" or "severity"
             return PneumoniaRecipe(config, sets, cache, models, say=say)
-        case _:
-            raise PipelineError(
-                f"There is no training for '{config.purpose}'; known are lungs, lesions, screening,"
-                " pneumonia, severity."
-            )

@@ -50,7 +50,7 @@ from pipelines.manifest import Part
 from pipelines.training.recipe import TrainingConfig, read_toml
 from pipelines.training.run import METRICS_FILE, made_from, run
 from pipelines.training.sets import open_sets
-from pipelines.weights import WEIGHTS_FILE, open_bundle, shipped_weights
+from pipelines.weights import open_bundle, shipped_weights
 
 MOST_COLUMNS: Final = 8  # of single cases in a table
 
@@ -228,7 +228,7 @@ def _train_once(
     say: Callable[[str], None],
 ) -> Path:
     """Return the model made with these settings on data from these models; train it if need be."""
-    made_with = json.dumps([vars(config), made_from(config, sets, models)], sort_keys=True)
+    made_with = json.dumps([config.taught, made_from(config, sets, models)], sort_keys=True)
     name = hashlib.sha256(made_with.encode()).hexdigest()[:16]
     model = work / "models" / name
     if (model / METRICS_FILE).exists():  # what a training writes last
@@ -411,9 +411,8 @@ def _shown(interval: Interval) -> str:
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    weights = outcome.folder / WEIGHTS_FILE
     return {
         "parameters": outcome.parameters,
-        "digest": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "digest": open_bundle(outcome.folder).digest,
         **outcome.figures,
     }

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import inference
+from pipelines.engines import openvino
 from pipelines.engines.torch import TorchEngine
+from pipelines.errors import InferenceError
 from pipelines.inference import (
-    ONE_PASS_VOXELS,
+    NETWORK_BYTES,
     Model,
     predict_slices,
     predict_volume,
@@ -22,6 +23,7 @@ class Doubling:
 
     description = "doubling"
     precision = Precision.FP32
+    bytes_a_voxel = 1_000
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -70,7 +72,7 @@ def test_a_box_without_lung_costs_nothing():
 def test_boxes_of_real_lungs_fit_in_memory_and_compute_little_twice(
     shape: tuple[int, ...], precision: Precision, twice: float
 ):
-    largest = ONE_PASS_VOXELS[precision]
+    largest = NETWORK_BYTES // openvino.BYTES_A_VOXEL[precision]
     boxes = [around for _, around in tiles(shape, largest)]
     voxels = [np.prod([side.stop - side.start for side in box]) for box in boxes]
 
@@ -78,23 +80,27 @@ def test_boxes_of_real_lungs_fit_in_memory_and_compute_little_twice(
     assert sum(voxels) <= (1 + twice) * np.prod(shape)
 
 
-def test_a_slab_of_large_lungs_goes_through_in_one_pass_even_in_fp32():
-    assert len(list(tiles((16, 304, 416), ONE_PASS_VOXELS[Precision.FP32]))) == 1
-
-
-def test_how_much_goes_through_at_once_is_a_matter_of_the_precision(monkeypatch):
-    monkeypatch.setattr(
-        inference, "ONE_PASS_VOXELS", {Precision.BF16: 2 * 32**3, Precision.FP32: 32**3}
-    )
+def test_how_much_goes_through_at_once_is_a_matter_of_the_engine():
     image = np.ones((32, 32, 64), dtype=np.float32)
-    fp32, bf16 = Doubling(), Doubling()
-    bf16.precision = Precision.BF16
+    hungry, frugal = Doubling(), Doubling()
+    hungry.bytes_a_voxel = NETWORK_BYTES // 32**3
 
-    predict_volume(fp32, image)
-    predict_volume(bf16, image)
+    predict_volume(hungry, image)
+    predict_volume(frugal, image)
 
-    assert len(fp32.shapes) > 1
-    assert len(bf16.shapes) == 1
+    assert len(hungry.shapes) > 1
+    assert len(frugal.shapes) == 1
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_no_number_is_no_healthy_lung(wrong: float):
+    image = np.ones((32, 32, 32), dtype=np.float32)
+    image[3, 4, 5] = wrong
+
+    with pytest.raises(InferenceError, match="Try the other engine"):
+        predict_volume(Doubling(), image)
+    with pytest.raises(InferenceError, match="Try the other engine"):
+        predict_slices(Doubling(), image[:, None])
 
 
 def test_a_convolution_reaches_across_boxes_as_in_one_pass():

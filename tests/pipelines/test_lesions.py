@@ -1,16 +1,23 @@
+import dataclasses
+
 import cc3d
 import numpy as np
 import pytest
 
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Side
+from pipelines.inference import Model
 from pipelines.lesions import (
     ANGLES,
     axial_diameter_mm,
     label_regions,
     measure_lesions,
+    segment_lesions,
     without_faint,
 )
+from pipelines.preprocessing import LungExtraction
 from pipelines.volume import CTVolume
+from pipelines.weights import Bundle, Precision
+from tests.support.tiny_models import CONFIGS
 
 # Index (z, y, x) of the array to LPS mm, at 2 x 1 x 1 mm.
 AFFINE = np.array([[0, 0, 1.0, 0], [0, 1.0, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
@@ -43,6 +50,40 @@ def test_regions_that_nowhere_reach_the_peak_go():
     expected = probability.copy()
     expected[1, 7:10, 7:10] = 0
     np.testing.assert_array_equal(likely, expected)
+
+
+class Echo:
+    """An engine whose probability is the image."""
+
+    description = "echo"
+    precision = Precision.FP32
+    bytes_a_voxel = 1_000
+
+    def predict(self, batch: np.ndarray) -> np.ndarray:
+        return batch
+
+
+def test_what_is_faint_throughout_is_no_lesion_of_a_study():
+    low, high = 0, 100
+    hu = np.zeros((16, 48, 48), dtype=np.int16)
+    hu[4:10, 4:10, 4:10] = 60
+    hu[4:10, 30:40, 30:40] = 60
+    hu[6, 35, 35] = 95
+    config = dataclasses.replace(
+        CONFIGS["lesions"],
+        preprocessing={"spacing_mm": [2.0, 1.0, 1.0], "window_hu": [low, high]},
+        decision={"threshold": 0.4, "peak": 0.9, "minimum_ml": 0.0},
+    )
+    box = (slice(0, 16), slice(0, 48), slice(0, 48))
+    extraction = LungExtraction(
+        box, hu.astype(np.float32), np.ones(hu.shape, bool), (2.0, 1.0, 1.0)
+    )
+
+    labels = segment_lesions(volume(hu), extraction, Model(Bundle(config, "", {}), Echo()))
+
+    expected = np.zeros(hu.shape, dtype=np.uint16)
+    expected[4:10, 30:40, 30:40] = 1
+    np.testing.assert_array_equal(labels, expected)
 
 
 def test_regions_that_touch_at_a_corner_are_one():

@@ -179,6 +179,16 @@ def test_extracted_lungs_keep_their_extent_in_mm():
     assert extraction.hu.shape == extraction.lung.shape
 
 
+def test_the_box_shows_where_the_lungs_end_and_stays_in_the_volume():
+    hu = np.zeros((40, 60, 60), dtype=np.int16)
+    lungs = np.zeros(hu.shape, dtype=np.uint8)
+    lungs[2:15, 20:30, 20:58] = 1
+
+    box = extract_lungs(hu, lungs, (2.0, 1.0, 1.0), target=(2.0, 1.0, 1.0), margin_mm=0.0).box
+
+    assert box == (slice(0, 20), slice(17, 33), slice(17, 60))
+
+
 def test_the_classifier_sees_the_square_around_the_lungs_and_nothing_outside_them():
     image = np.full((100, 60), 0.5, dtype=np.float32)
     lung = np.zeros(image.shape, dtype=bool)

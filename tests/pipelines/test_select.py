@@ -31,7 +31,8 @@ manifests = ["volumes", "lungs"]
 shares = { "display volumes" = 0.5, "lung slices" = 0.25, "lung volumes" = 0.25 }
 """
 LUNGS = LESIONS.replace('"lesions"', '"lungs"').replace("dimensions = 3", "dimensions = 2")
-LUNGS = LUNGS.replace("[16, 32, 32]", "[32, 32]")
+LUNGS = LUNGS.replace("[16, 32, 32]", "[32, 32]").replace(", lung_margin_mm = 0.0", "")
+LUNGS = LUNGS.replace(", peak = 0.5, minimum_ml = 0.1", "")
 SCREENING = """
 name = "tiny"
 version = "0"

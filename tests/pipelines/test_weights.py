@@ -49,6 +49,49 @@ def test_a_changed_threshold_is_refused(folder: Path):
         open_bundle(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"decision": {"threshold": 0.5, "minimum_ml": 0.1}}, "lacks decision.peak"),
+        ({"preprocessing": {}}, "lacks preprocessing.lung_margin_mm, preprocessing.spacing_mm"),
+        (
+            {"preprocessing": {**CONFIGS["lesions"].preprocessing, "slab_slices": 16}},
+            "has preprocessing.slab_slices, which this release does not know",
+        ),
+        (
+            {"decision": {"threshold": 0.5, "peak": 92, "minimum_ml": 0.1}},
+            "decision.threshold 0.5 and decision.peak 92; 0 <= threshold <= peak <= 1",
+        ),
+        (
+            {"decision": {"threshold": 0.5, "peak": 0.4, "minimum_ml": 0.1}},
+            "decision.threshold 0.5 and decision.peak 0.4",
+        ),
+        ({"purpose": "bones"}, "a model for 'bones'; this release knows lungs, lesions"),
+    ],
+)
+def test_settings_of_another_release_are_refused_before_a_study(
+    tmp_path: Path, changes: dict, told: str
+):
+    config = dataclasses.replace(CONFIGS["lesions"], **changes)
+    write_bundle(tmp_path, config, config.network_with_random_weights())
+
+    with pytest.raises(WeightsError, match=told):
+        open_bundle(tmp_path)
+
+
+def test_another_threshold_is_another_model(tmp_path: Path):
+    torch.manual_seed(0)
+    config = CONFIGS["lungs"]
+    net = config.network_with_random_weights()
+    other = dataclasses.replace(config, decision={"threshold": 0.25})
+    for name, each in (("one", config), ("same", config), ("other", other)):
+        write_bundle(tmp_path / name, each, net)
+
+    one, same, changed = (open_bundle(tmp_path / n).digest for n in ("one", "same", "other"))
+
+    assert one == same != changed
+
+
 def test_a_folder_without_checksums_is_no_model(tmp_path: Path):
     with pytest.raises(WeightsError, match="holds no model"):
         open_bundle(tmp_path)
