@@ -5,6 +5,7 @@ A second opinion and heat maps are added where they are asked for.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -195,18 +196,20 @@ def analyse(
     watch = Stopwatch(progress)
     lungs = segment_lungs(volume, models.lungs)
     measures = measure_lungs(lungs, volume.voxel_ml)
-    quality = assess(volume, lungs)
     watch.done("lungs", left_ml=measures.left_ml, right_ml=measures.right_ml)
 
     config = models.lesions.config
-    extraction = extract_lungs(
-        volume.hu,
-        lungs,
-        volume.spacing,
-        target=config.spacing,
-        margin_mm=float(config.preprocessing["lung_margin_mm"]),
-    )
-    labels = segment_lesions(volume, extraction, models.lesions)
+    with ThreadPoolExecutor(1) as beside:  # the scan is judged while the network computes
+        judged = beside.submit(assess, volume, lungs)
+        extraction = extract_lungs(
+            volume.hu,
+            lungs,
+            volume.spacing,
+            target=config.spacing,
+            margin_mm=float(config.preprocessing["lung_margin_mm"]),
+        )
+        labels = segment_lesions(volume, extraction, models.lesions)
+    quality = judged.result()
     found = measure_lesions(volume, labels, lungs)
     burden = measure_burden(lungs, labels, volume.voxel_ml)
     watch.done("lesions", count=len(found), volume_ml=sum(lesion.volume_ml for lesion in found))
