@@ -32,7 +32,7 @@ from pipelines.engines.choice import EngineChoice
 from pipelines.engines.engine import Engine
 from pipelines.engines.torch import TorchEngine
 from pipelines.evaluation.metrics import dice
-from pipelines.inference import Model
+from pipelines.inference import RIM, Model
 from pipelines.phantom import chest
 from pipelines.series import load_input
 from pipelines.volume import CTVolume
@@ -67,6 +67,7 @@ class Recorded:
         self.engine = engine
         self.description = engine.description
         self.precision = engine.precision
+        self.bytes_a_voxel = engine.bytes_a_voxel
         self.shapes: list[tuple[int, ...]] = []
 
     def predict(self, batch: np.ndarray) -> np.ndarray:
@@ -172,15 +173,16 @@ class SlidingWindow(Model):
     def probability(self, image: np.ndarray) -> np.ndarray:
         from monai.inferers import sliding_window_inference
 
+        rim = ((0, 0), (RIM, RIM), (RIM, RIM))
         with torch.inference_mode():
             blended = sliding_window_inference(
-                torch.from_numpy(image)[None, None].to(self.engine.device),
+                torch.from_numpy(np.pad(image, rim))[None, None].to(self.engine.device),
                 PAPERS_PATCH,
                 sw_batch_size=1,
                 predictor=self.engine.net,
                 overlap=OVERLAP,
             )
-        return torch.sigmoid(blended)[0, 0].cpu().numpy()
+        return torch.sigmoid(blended)[0, 0, :, RIM:-RIM, RIM:-RIM].cpu().numpy()
 
 
 def measure_machine() -> Figures:

@@ -176,7 +176,7 @@ class LesionRecipe:
     def _from_hu(self, rng: np.random.Generator, stack: Stack) -> Patch:
         """Return a patch of a stack in HU, with its own lesions or some put into it.
 
-        One of fewer slices than the patch is filled up with its last, as in inference.
+        One of fewer slices than the patch is filled up with its last.
         """
         z, y, x = _anchor(rng, stack)
         depth = min(self.patch[0], len(stack.image))

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -107,16 +108,12 @@ def train(
     _keep_freed_memory()
     if config.batch % process.count:
         raise PipelineError(f"A batch of {config.batch} does not split over {process.count}.")
-    compiler = os.environ.get("CXX", "g++")
-    if config.compiled and not shutil.which(compiler):
-        raise PipelineError(
-            f"training.compiled needs a C++ compiler, and there is no '{compiler}': install it, "
-            "name another in CXX, or set training.compiled to false."
-        )
+    if config.compiled:
+        _require_compiler()
     folder.mkdir(parents=True, exist_ok=True)
     layout = channels_last(max(parameter.ndim for parameter in net.parameters()))
     net.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
-    made_with = json.dumps([vars(config), made_from], sort_keys=True)
+    made_with = json.dumps([config.taught, made_from], sort_keys=True)
     optimiser = make_optimiser(config, net)
     average = _average(config, net)
     progress = _resume(made_with, net, average, optimiser, folder)
@@ -177,6 +174,21 @@ def train(
     elif average is not None:
         net.load_state_dict(average.module.state_dict())
     net.eval()
+
+
+def _require_compiler() -> None:
+    """Refuse to compile without what `torch.compile` needs."""
+    compiler = os.environ.get("CXX", "g++")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    lacking = [f"a C++ compiler ('{compiler}'; name another in CXX)"]
+    lacking = [] if shutil.which(compiler) else lacking
+    if not header.exists():
+        lacking.append(f"Python's headers ({header}; Debian's package python3-dev)")
+    if lacking:
+        raise PipelineError(
+            f"training.compiled needs {' and '.join(lacking)}: install what is missing, or set "
+            "training.compiled to false."
+        )
 
 
 def _has_ended(config: TrainingConfig, progress: Progress) -> bool:

@@ -55,7 +55,7 @@ class TrainingConfig:
             0 to go on to the last step and keep its weights.
         average: Decay of a moving average of the weights, which is what is kept; 0 for none.
         compiled: Train what `torch.compile` makes of the network. On two cores a step of the 2-D
-            ResNet-50 then takes half the time, one of the 3-D U-Net++ a quarter more.
+            ResNet-50 then takes half the time, one of the 3-D U-Net++ no less.
     """
 
     name: str
@@ -81,6 +81,11 @@ class TrainingConfig:
     patience: int = 0
     average: float = 0.0
     compiled: bool = False
+
+    @property
+    def taught(self) -> dict[str, Any]:
+        """What decides the weights: a training may go on with the rest changed."""
+        return {key: value for key, value in vars(self).items() if key != "compiled"}
 
     @classmethod
     def load(cls, path: Path) -> "TrainingConfig":

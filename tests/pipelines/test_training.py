@@ -3,6 +3,7 @@ import itertools
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import multiprocessing
+from torch._dynamo.utils import counters
 
 from pipelines.display import towards
 from pipelines.errors import PipelineError
@@ -123,8 +125,10 @@ def test_a_compiled_training_learns_what_an_eager_one_learns(tmp_path):
     eager, compiled = network(norm=False), network(norm=False)  # dropout draws otherwise
 
     train(config(), Toy(), eager, tmp_path / "eager", device=CPU)
+    before = counters["stats"]["unique_graphs"]
     train(config(compiled=True), Toy(), compiled, tmp_path / "compiled", device=CPU)
 
+    assert counters["stats"]["unique_graphs"] > before
     for key, tensor in eager.state_dict().items():
         torch.testing.assert_close(tensor, compiled.state_dict()[key], atol=2e-3, rtol=0)
 
@@ -132,16 +136,35 @@ def test_a_compiled_training_learns_what_an_eager_one_learns(tmp_path):
 def test_a_compiled_training_without_a_compiler_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
 
-    with pytest.raises(PipelineError, match="there is no 'no-such-compiler': install it"):
+    with pytest.raises(PipelineError, match=r"needs a C\+\+ compiler \('no-such-compiler'; name"):
         train(config(compiled=True), Toy(), network(), tmp_path, device=CPU)
 
 
-def test_two_processes_that_share_a_batch_learn_what_one_learns(tmp_path):
+def test_a_compiled_training_without_pythons_headers_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+
+    with pytest.raises(PipelineError, match=r"needs Python's headers .* package python3-dev"):
+        train(config(compiled=True), Toy(), network(), tmp_path, device=CPU)
+
+
+def test_a_compiled_training_may_go_on_without_a_compiler(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(config(compiled=True), Toy(stop_at=11), network(), tmp_path, device=CPU)
+
+    train(config(), Toy(), network(), tmp_path, device=CPU)
+
+    assert _progress(tmp_path)["step"] == 8
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_two_processes_that_share_a_batch_learn_what_one_learns(tmp_path, compiled):
     alone = network(norm=False)
     train(config(), Toy(), alone, tmp_path / "alone", device=CPU)
 
     meeting = f"file://{tmp_path}/meeting"
-    multiprocessing.spawn(train_as_one_of_two, (meeting, tmp_path / "two"), nprocs=2)
+    multiprocessing.spawn(
+        train_as_one_of_two, (meeting, tmp_path / "two", config(compiled=compiled)), nprocs=2
+    )
 
     together = network(norm=False)
     train(config(), Toy(), together, tmp_path / "two", device=CPU)  # has ended: only loads
@@ -253,10 +276,12 @@ def test_a_full_disk_ends_in_one_sentence_and_leaves_the_last_good_checkpoint(tm
 
 
 def test_a_training_file_that_lacks_what_its_data_need_says_what(tmp_path):
-    settings = lungs(preprocessing={"spacing_mm": [1, 1, 1]})
+    sets = write_sets(tmp_path)
 
-    with pytest.raises(PipelineError, match="training file of toy lacks 'window_hu' in"):
-        run(settings, write_sets(tmp_path), tmp_path, tmp_path)
+    with pytest.raises(PipelineError, match="training file of toy lacks 'shares' in"):
+        run(lungs(data={"manifests": ["lungs"]}), sets, tmp_path, tmp_path)
+    with pytest.raises(PipelineError, match=r"'toy' lacks preprocessing.window_hu"):
+        run(lungs(preprocessing={"spacing_mm": [1, 1, 1]}), sets, tmp_path, tmp_path)
 
 
 def test_an_unknown_network_ends_a_training_before_it_begins(tmp_path):
@@ -274,6 +299,7 @@ def lungs(**changes: object) -> TrainingConfig:
         "purpose": "lungs",
         "network": network,
         "preprocessing": {"spacing_mm": [8, 8, 8], "window_hu": [-1024, 350]},
+        "decision": {"threshold": 0.5},
         "data": {"manifests": ["lungs"], "shares": {"lung slices": 1.0}},
         "patch": (32, 32),
         "steps": 2,

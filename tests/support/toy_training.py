@@ -89,8 +89,8 @@ def network(*, norm: bool = True) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *between, nn.Conv2d(4, 1, 1))
 
 
-def train_as_one_of_two(place: int, meeting: str, folder: Path) -> None:
+def train_as_one_of_two(place: int, meeting: str, folder: Path, settings: TrainingConfig) -> None:
     distributed.init_process_group("gloo", init_method=meeting, rank=place, world_size=2)
     net = network(norm=False)
-    train(config(), Toy(), net, folder, device=CPU, process=Process(place, 2))
+    train(settings, Toy(), net, folder, device=CPU, process=Process(place, 2))
     distributed.destroy_process_group()
