@@ -4,8 +4,17 @@ ApplianceError            permanent: the same input fails the same way
 ├── ConfigError           the settings file or a credential is wrong; the text says which key
 ├── InvalidMoveError      a move that the table of states does not have: a fault in the caller
 ├── LostRaceError         another process moved the study or took the claim first
+├── SourceError           a file, folder or archive to take instances from that nobody can read
+├── StoreError            one instance is refused, with its status (PS3.4 table B.2-1)
+│   ├── OutOfResourcesError    0xA700  try again later: disk full, database busy
+│   ├── DatasetMismatchError   0xA900  the data set lacks its identifiers or contradicts the command
+│   └── UnreadableDatasetError 0xC000  the data set cannot be parsed
 └── TransientError        the outside world failed: try again later
 """
+
+from typing import ClassVar, Final
+
+COMMENT_CHARACTERS: Final = 64  # Error Comment (0000,0902) is an LO, PS3.5 section 6.2
 
 
 class ApplianceError(Exception):
@@ -36,3 +45,36 @@ class LostRaceError(ApplianceError):
         super().__init__(f"study {study_id} is not {expected} any more")
         self.study_id = study_id
         self.expected = expected
+
+
+class SourceError(ApplianceError):
+    """Nothing can be taken from a file, folder or archive; the text says why."""
+
+
+class StoreError(ApplianceError):
+    """One instance is refused; others may follow."""
+
+    status: ClassVar[int]
+
+    @property
+    def comment(self) -> str:
+        """The message as it fits into the response's Error Comment."""
+        return str(self)[:COMMENT_CHARACTERS]
+
+
+class OutOfResourcesError(StoreError):
+    """Nothing is wrong with the instance, but it cannot be kept now: the sender may try again."""
+
+    status = 0xA700
+
+
+class DatasetMismatchError(StoreError):
+    """The data set lacks its identifiers, or they contradict the command."""
+
+    status = 0xA900
+
+
+class UnreadableDatasetError(StoreError):
+    """The data set cannot be parsed in the transfer syntax it was announced in."""
+
+    status = 0xC000

@@ -55,7 +55,8 @@ def send(
     shuffle: bool,
 ) -> None:
     """Send SOURCE, a DICOM file, a folder of them or a zip file, to a DICOM peer."""
-    from dicom_node import outgoing, scu
+    from appliance import collection
+    from dicom_node import scu
 
     logs.configure("send")
     # What it logs, the results say in other words.
@@ -68,7 +69,7 @@ def send(
         calling_ae=calling_ae,
     )
     with TemporaryDirectory(prefix="send-") as scratch:
-        collected = outgoing.collect(source, scratch=Path(scratch))
+        collected = collection.collect(source, scratch=Path(scratch))
         for path, reason in collected.skipped:
             click.echo(f"skipped {path}: {reason}", err=True)
         if not collected.instances:

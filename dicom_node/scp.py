@@ -21,12 +21,13 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from appliance.config import DicomSettings, Settings
 from appliance.database import open_database
+from appliance.errors import StoreError
+from appliance.part10 import IMPLEMENTATION_CLASS_UID, plain_uid
+from appliance.reception import Command, Reception
 from appliance.store import Store
-from dicom_node.errors import DicomNodeError, StoreError
+from dicom_node.errors import DicomNodeError
 from dicom_node.guard import GuardedServer, Limits
-from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, plain_uid
 from dicom_node.peers import AllowList
-from dicom_node.reception import Command, Reception
 
 log = structlog.get_logger()
 

@@ -17,9 +17,9 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
+from appliance.collection import InstanceFile
+from appliance.part10 import IMPLEMENTATION_CLASS_UID
 from dicom_node.errors import SendError
-from dicom_node.outgoing import Outgoing
-from dicom_node.part10 import IMPLEMENTATION_CLASS_UID
 
 CONTEXTS_LIMIT: Final = 128  # presentation context IDs are the odd numbers to 255, PS3.8 9.3.2.2
 MESSAGE_IDS: Final = 0xFFFF
@@ -43,12 +43,12 @@ class Destination:
 class Sent:
     """What became of one instance; `problem` is "" when the peer took it."""
 
-    instance: Outgoing
+    instance: InstanceFile
     problem: str
 
 
 def send(
-    instances: Sequence[Outgoing],
+    instances: Sequence[InstanceFile],
     destination: Destination,
     *,
     associations: int = 1,
@@ -70,7 +70,7 @@ def send(
     reporting = threading.Lock()
     refused: list[SendError] = []
 
-    def send_share(share: Sequence[Outgoing]) -> list[Sent]:
+    def send_share(share: Sequence[InstanceFile]) -> list[Sent]:
         sent: list[Sent] = []
         try:
             for result in _send_in_turn(share, destination):
@@ -94,7 +94,7 @@ def _taken(share: Sequence[Sent]) -> bool:
     return any(not sent.problem for sent in share)
 
 
-def _send_in_turn(instances: Sequence[Outgoing], destination: Destination) -> Iterator[Sent]:
+def _send_in_turn(instances: Sequence[InstanceFile], destination: Destination) -> Iterator[Sent]:
     for batch in _batches(instances):
         with _association(destination, batch) as assoc:
             lost = False
@@ -105,9 +105,9 @@ def _send_in_turn(instances: Sequence[Outgoing], destination: Destination) -> It
                 lost = lost or problem == NO_ANSWER
 
 
-def _batches(instances: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
+def _batches(instances: Sequence[InstanceFile]) -> Iterator[list[InstanceFile]]:
     """Yield runs of instances that need no more contexts than one association can have."""
-    batch: list[Outgoing] = []
+    batch: list[InstanceFile] = []
     contexts: set[tuple[str, str]] = set()
     for instance in instances:
         if len(contexts | {instance.context}) > CONTEXTS_LIMIT:
@@ -120,7 +120,7 @@ def _batches(instances: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
 
 
 @contextmanager
-def _association(destination: Destination, batch: Sequence[Outgoing]) -> Iterator[Association]:
+def _association(destination: Destination, batch: Sequence[InstanceFile]) -> Iterator[Association]:
     ae = AE(destination.calling_ae)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.connection_timeout = CONNECT_TIMEOUT_S
@@ -163,7 +163,7 @@ def _why_not(assoc: Association, destination: Destination) -> str:
     return f"no association with {peer}: nothing listens there, or it does not answer in DICOM"
 
 
-def _store(assoc: Association, instance: Outgoing, message_id: int) -> str:
+def _store(assoc: Association, instance: InstanceFile, message_id: int) -> str:
     """Send one instance; returns what the peer has against it, "" if it took it."""
     try:
         response = assoc.send_c_store(instance.path, msg_id=message_id)

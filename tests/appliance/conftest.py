@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 
 from appliance.config import Settings
+from appliance.database import Database
+from appliance.reception import Reception
+from appliance.store import Store
 from tests.support.databases import migrated, settings_in
 
 
@@ -27,3 +30,13 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     server = request.getfixturevalue("postgresql")
     template = request.getfixturevalue("postgresql_template")
     return settings_in(tmp_path, database={"url": server.create(template=template)})
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    return Store(settings.store_dir)
+
+
+@pytest.fixture
+def reception(database: Database, store: Store) -> Reception:
+    return Reception(database, store, min_free_bytes=0)

@@ -10,8 +10,8 @@ import pytest
 
 from appliance.config import Settings
 from appliance.database import Database
+from appliance.reception import Reception
 from appliance.store import Store
-from dicom_node.reception import Reception
 from dicom_node.scp import Listener, listening
 from tests.support.databases import settings_in
 from tests.support.pacs import free_port

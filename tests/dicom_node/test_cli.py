@@ -7,8 +7,8 @@ from click.testing import CliRunner, Result
 from appliance import logs
 from appliance.config import SETTINGS_VARIABLE, Settings, to_toml
 from appliance.errors import ApplianceError
+from appliance.reception import Reception
 from dicom_node.cli import send
-from dicom_node.reception import Reception
 from dicom_node.scp import Listener
 from tests.support.instances import Names, as_file, ct_instance
 from tests.support.pacs import free_port

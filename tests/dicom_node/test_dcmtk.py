@@ -9,10 +9,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from appliance import studies
+from appliance import collection, studies
 from appliance.database import Database
 from appliance.store import Store
-from dicom_node import outgoing, scu
+from dicom_node import scu
 from dicom_node.scp import Listener
 from tests.support.instances import (
     REAL_STUDY,
@@ -92,7 +92,7 @@ def test_four_storescu_at_once_make_the_study_that_we_send(
     listener: Listener, database: Database, tmp_path: Path
 ):
     """Whatever brings the study, in whatever order, it is the same instances."""
-    collected = outgoing.collect(REAL_STUDY, scratch=tmp_path)
+    collected = collection.collect(REAL_STUDY, scratch=tmp_path)
     folders = []
     for number in range(4):
         folder = tmp_path / f"share{number}"
@@ -133,7 +133,7 @@ def test_our_sender_is_understood_by_storescp(tmp_path: Path):
         destination = scu.Destination(
             host=HOST, port=port, called_ae="STORESCP", calling_ae="CHESTCT"
         )
-        sent = scu.send(outgoing.collect(path, scratch=tmp_path).instances, destination)
+        sent = scu.send(collection.collect(path, scratch=tmp_path).instances, destination)
         process.terminate()
 
     assert [result.problem for result in sent] == [""]

@@ -21,14 +21,14 @@ from pydicom.uid import (
 )
 from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInformationModelFind
 
-from appliance import studies
+from appliance import collection, studies
 from appliance.config import SETTINGS_VARIABLE, Settings, to_toml
 from appliance.database import Database
 from appliance.lifecycle import State, advance
+from appliance.reception import Reception
 from appliance.store import Incoming, Store
-from dicom_node import outgoing, scu
+from dicom_node import scu
 from dicom_node.errors import DicomNodeError
-from dicom_node.reception import Reception
 from dicom_node.scp import Listener
 from tests.support.instances import (
     REAL_STUDY,
@@ -133,7 +133,7 @@ def test_sixteen_transfer_syntaxes_are_stored_byte_for_byte(
     by_digest = {}
     for path in originals:
         # One UID in sixteen files: each is sent to its own study, by a copy that names another.
-        collected = outgoing.collect(path, scratch=tmp_path)
+        collected = collection.collect(path, scratch=tmp_path)
         (sent,) = scu.send(collected.instances, to(listener))
         assert sent.problem == ""
         by_digest[dataset_bytes(path)] = path.name
@@ -149,7 +149,7 @@ def test_four_associations_in_shuffled_order_make_one_study(
     slices = [ct_instance(names, InstanceNumber=number) for number in range(60)]
     for number, ds in enumerate(slices):
         as_file(ds, tmp_path / f"{number}.dcm")
-    instances = list(outgoing.collect(tmp_path, scratch=tmp_path).instances)
+    instances = list(collection.collect(tmp_path, scratch=tmp_path).instances)
     random.Random(7).shuffle(instances)
 
     sent = scu.send(instances, to(listener), associations=4)
@@ -166,7 +166,7 @@ def test_four_associations_in_shuffled_order_make_one_study(
 def test_the_real_study_whose_uids_are_none_is_one_study(
     listener: Listener, database: Database, tmp_path: Path
 ):
-    collected = outgoing.collect(REAL_STUDY, scratch=tmp_path)
+    collected = collection.collect(REAL_STUDY, scratch=tmp_path)
 
     sent = scu.send(collected.instances, to(listener), associations=4)
     again = scu.send(collected.instances[:10], to(listener))

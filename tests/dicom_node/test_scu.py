@@ -6,7 +6,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import _config
 
-from dicom_node import outgoing, scu
+from appliance import collection
+from dicom_node import scu
 from dicom_node.errors import SendError
 from tests.support.instances import Names, as_file, ct_instance, encoded
 from tests.support.pacs import HOST, free_port, pacs
@@ -26,12 +27,12 @@ def slices():
 def instances(slices: list[Dataset], tmp_path: Path):
     for number, ds in enumerate(slices):
         as_file(ds, tmp_path / f"{number}.dcm")
-    return outgoing.collect(tmp_path, scratch=tmp_path).instances
+    return collection.collect(tmp_path, scratch=tmp_path).instances
 
 
 @pytest.mark.parametrize("associations", [1, 4, 9])
 def test_everything_arrives_as_it_is(
-    slices: list[Dataset], instances: tuple[outgoing.Outgoing, ...], associations: int
+    slices: list[Dataset], instances: tuple[collection.InstanceFile, ...], associations: int
 ):
     reported = []
     with pacs() as running:
@@ -45,7 +46,7 @@ def test_everything_arrives_as_it_is(
 
 
 def test_what_is_refused_is_told_with_the_status(
-    slices: list[Dataset], instances: tuple[outgoing.Outgoing, ...]
+    slices: list[Dataset], instances: tuple[collection.InstanceFile, ...]
 ):
     full = slices[2].SOPInstanceUID
     with pacs(answer=lambda uid: 0xA700 if uid == full else 0) as running:
@@ -56,7 +57,7 @@ def test_what_is_refused_is_told_with_the_status(
     assert set(problems.values()) == {""}
 
 
-def test_a_warning_is_no_failure(instances: tuple[outgoing.Outgoing, ...]):
+def test_a_warning_is_no_failure(instances: tuple[collection.InstanceFile, ...]):
     with pacs(answer=lambda _uid: 0xB000) as running:
         assert {sent.problem for sent in scu.send(instances, to(running.port))} == {""}
 
@@ -67,7 +68,7 @@ def test_a_class_that_the_peer_does_not_take_is_told(
     monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", False)
     as_file(ct_instance(Names.fresh(), SOPClassUID="1.2.3.4"), tmp_path / "a.dcm")
     as_file(ct_instance(Names.fresh()), tmp_path / "b.dcm")
-    instances = outgoing.collect(tmp_path, scratch=tmp_path).instances
+    instances = collection.collect(tmp_path, scratch=tmp_path).instances
 
     with pacs() as running:
         private, ct = scu.send(instances, to(running.port))
@@ -76,7 +77,9 @@ def test_a_class_that_the_peer_does_not_take_is_told(
     assert ct.problem == ""
 
 
-def test_a_peer_that_goes_away_leaves_the_rest_unsent(instances: tuple[outgoing.Outgoing, ...]):
+def test_a_peer_that_goes_away_leaves_the_rest_unsent(
+    instances: tuple[collection.InstanceFile, ...],
+):
     def answer(uid: str) -> int:
         if len(running.received) == 2:
             running.abort_all()
@@ -91,14 +94,14 @@ def test_a_peer_that_goes_away_leaves_the_rest_unsent(instances: tuple[outgoing.
     assert set(problems[3:]) == {"not sent: the association was lost"}
 
 
-def test_a_rejection_is_told_in_the_peers_words(instances: tuple[outgoing.Outgoing, ...]):
+def test_a_rejection_is_told_in_the_peers_words(instances: tuple[collection.InstanceFile, ...]):
     with pacs() as running, pytest.raises(SendError, match=r"OTHER at .* Called AE title"):
         scu.send(instances, to(running.port, "OTHER"))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_peer_that_is_not_there_is_told(
-    instances: tuple[outgoing.Outgoing, ...],
+    instances: tuple[collection.InstanceFile, ...],
 ):  # pynetdicom leaves its socket open
     with pytest.raises(SendError, match="nothing listens there"):
         scu.send(instances, to(free_port()))
@@ -109,7 +112,7 @@ def test_many_contexts_take_several_associations(tmp_path: Path):
     for number in range(150):
         ds = ct_instance(names, SOPClassUID=f"1.2.3.{number}")
         as_file(ds, tmp_path / f"{number:03}.dcm")
-    instances = outgoing.collect(tmp_path, scratch=tmp_path).instances
+    instances = collection.collect(tmp_path, scratch=tmp_path).instances
 
     batches = list(scu._batches(instances))
 

@@ -37,13 +37,13 @@ import click
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from appliance import audit, logs, studies, supervisor
+from appliance import audit, collection, logs, studies, supervisor
 from appliance.config import SETTINGS_VARIABLE, Settings, to_toml
 from appliance.database import Database, open_database
 from appliance.lifecycle import State
 from appliance.store import Store
 from appliance.tables import Analysis, Study
-from dicom_node import outgoing, scu
+from dicom_node import scu
 from dicom_node.errors import SendError
 from pipelines.findings import Analysis as SavedAnalysis
 from pipelines.phantom import Phantom, datasets
@@ -67,7 +67,7 @@ class Sending:
     """A study on its way: its instances, and the digests of those that were answered."""
 
     study_uid: str
-    instances: tuple[outgoing.Outgoing, ...]
+    instances: tuple[collection.InstanceFile, ...]
     digests: dict[str, str]
     taken: set[str] = field(default_factory=set)
     attempts: int = 0
@@ -150,7 +150,7 @@ class Running:
         folder = self._folder / f"study{next(self._numbers):03d}"
         folder.mkdir()
         study_uid, digests = _write_chest(self._chest, folder)
-        collected = outgoing.collect(folder, scratch=folder)
+        collected = collection.collect(folder, scratch=folder)
         return Sending(study_uid, collected.instances, digests)
 
     def send(self, sending: Sending) -> None:

@@ -13,9 +13,8 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from appliance import studies
+from appliance import collection, studies
 from appliance.lifecycle import State
-from dicom_node import outgoing
 from pipelines.findings import Analysis
 from tests.support.instances import REAL_DICOM, REAL_STUDY, needs_real_data
 from tests.support.pacs import HOST, dcmtk
@@ -64,7 +63,7 @@ def test_a_mixed_study_in_four_shuffled_associations_is_analysed_as_the_console_
     like = pydicom.dcmread(min(REAL_STUDY.iterdir()), stop_before_pixels=True)
     for source in (REAL_STUDY, *(REAL_DICOM / name for name in OTHERS)):
         in_study(source, like, mixed)
-    instances = list(outgoing.collect(mixed, scratch=tmp_path / "mixed").instances)
+    instances = list(collection.collect(mixed, scratch=tmp_path / "mixed").instances)
     random.Random(1).shuffle(instances)
     shares = []
     for number in range(4):

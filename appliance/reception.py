@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 
 from appliance import audit, studies
 from appliance.database import Database
+from appliance.errors import DatasetMismatchError, OutOfResourcesError
+from appliance.part10 import Header, file_head, read_header
 from appliance.store import Store, StoredObject
 from appliance.studies import ReceivedInstance, Recorded
-from dicom_node.errors import DatasetMismatchError, OutOfResourcesError
-from dicom_node.part10 import Header, file_head, read_header
 
 log = structlog.get_logger()
 

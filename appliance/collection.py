@@ -20,8 +20,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
 from pynetdicom.dsutils import split_dataset
 
-from dicom_node.errors import DicomNodeError, SendError
-from dicom_node.part10 import file_head, read_header, with_instance_uid
+from appliance.errors import ApplianceError, SourceError
+from appliance.part10 import file_head, read_header, with_instance_uid
 
 # What a zip file may unpack to; a chest CT compresses to a half or a third.
 UNZIPPED_BYTES: Final = 64 << 30
@@ -30,7 +30,7 @@ UNZIPPED_FILES: Final = 100_000
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class InstanceFile:
     """A Part 10 file whose meta information is complete."""
 
     path: Path
@@ -48,7 +48,7 @@ class Outgoing:
 class Collected:
     """What was found: instances in the order of their names, and files that are none, with why."""
 
-    instances: tuple[Outgoing, ...]
+    instances: tuple[InstanceFile, ...]
     skipped: tuple[tuple[Path, str], ...]
 
 
@@ -56,14 +56,14 @@ def collect(source: Path, *, scratch: Path) -> Collected:
     """Return the instances in a file, a folder or a zip file; copies are made in `scratch`.
 
     Raises:
-        SendError: there is no such path, or the zip file is broken or a bomb.
+        SourceError: there is no such path, or the zip file is broken or a bomb.
     """
-    instances: list[Outgoing] = []
+    instances: list[InstanceFile] = []
     skipped: list[tuple[Path, str]] = []
     for path in _files(source, scratch):
         try:
-            instances.append(_outgoing(path, scratch))
-        except DicomNodeError as error:
+            instances.append(_instance(path, scratch))
+        except ApplianceError as error:
             skipped.append((path, str(error)))
     return Collected(tuple(instances), tuple(skipped))
 
@@ -72,7 +72,7 @@ def _files(source: Path, scratch: Path) -> Iterator[Path]:
     if source.is_dir():
         yield from sorted(path for path in source.rglob("*") if path.is_file())
     elif not source.is_file():
-        raise SendError(f"{source}: no such file or folder")
+        raise SourceError(f"{source}: no such file or folder")
     elif zipfile.is_zipfile(source):
         yield from _unzipped(source, scratch)
     else:
@@ -87,39 +87,35 @@ def _unzipped(source: Path, scratch: Path) -> Iterator[Path]:
             members = [member for member in archive.infolist() if not member.is_dir()]
             # The sizes are the archive's own claim, and what zipfile reads at most.
             if len(members) > UNZIPPED_FILES or sum(m.file_size for m in members) > allowed:
-                raise SendError(f"{source}: unpacks to more than an archive of images would")
+                raise SourceError(f"{source}: unpacks to more than an archive of images would")
             for number, member in enumerate(members):
                 target = scratch / f"member-{number:06d}"
                 with archive.open(member) as packed, target.open("xb") as file:
                     shutil.copyfileobj(packed, file)
                 yield target
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise SendError(f"{source}: cannot be unpacked: {error}") from error
+        raise SourceError(f"{source}: cannot be unpacked: {error}") from error
 
 
-def _outgoing(path: Path, scratch: Path) -> Outgoing:
+def _instance(path: Path, scratch: Path) -> InstanceFile:
     meta, offset = _split(path)
     if _uid(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise DicomNodeError("a DICOMDIR, no instance")
+        raise ApplianceError("a DICOMDIR, no instance")
     transfer_syntax_uid = _uid(meta, "TransferSyntaxUID")
     if not transfer_syntax_uid:
-        raise DicomNodeError("the file does not name its transfer syntax")
+        raise ApplianceError("the file does not name its transfer syntax")
     dataset = path.read_bytes()[offset:]
     header = read_header(dataset, transfer_syntax_uid)
     sop_class_uid = header.sop_class_uid or _uid(meta, "MediaStorageSOPClassUID")
     sop_instance_uid = header.sop_instance_uid
     if not sop_class_uid:
-        raise DicomNodeError("SOPClassUID is missing")
+        raise ApplianceError("SOPClassUID is missing")
     if not sop_instance_uid:
         sop_instance_uid = _derived_uid(dataset)
         dataset = with_instance_uid(dataset, transfer_syntax_uid, sop_instance_uid)
-    outgoing = Outgoing(path, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+    found = InstanceFile(path, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
     named = _uid(meta, "MediaStorageSOPClassUID"), _uid(meta, "MediaStorageSOPInstanceUID")
-    return (
-        outgoing
-        if named == (sop_class_uid, sop_instance_uid)
-        else _copy(outgoing, dataset, scratch)
-    )
+    return found if named == (sop_class_uid, sop_instance_uid) else _copy(found, dataset, scratch)
 
 
 def _derived_uid(dataset: bytes) -> str:
@@ -127,17 +123,17 @@ def _derived_uid(dataset: bytes) -> str:
     return f"2.25.{uuid5(NAMESPACE_OID, hashlib.sha256(dataset).hexdigest()).int}"
 
 
-def _copy(outgoing: Outgoing, dataset: bytes, scratch: Path) -> Outgoing:
+def _copy(found: InstanceFile, dataset: bytes, scratch: Path) -> InstanceFile:
     """Return the instance as a file whose meta information agrees with its data set."""
     head = file_head(
-        sop_class_uid=outgoing.sop_class_uid,
-        sop_instance_uid=outgoing.sop_instance_uid,
-        transfer_syntax_uid=outgoing.transfer_syntax_uid,
+        sop_class_uid=found.sop_class_uid,
+        sop_instance_uid=found.sop_instance_uid,
+        transfer_syntax_uid=found.transfer_syntax_uid,
     )
     content = head + dataset
     path = scratch / f"{hashlib.sha256(content).hexdigest()}.dcm"
     path.write_bytes(content)
-    return replace(outgoing, path=path)
+    return replace(found, path=path)
 
 
 def _split(path: Path) -> tuple[Dataset, int]:
@@ -145,9 +141,9 @@ def _split(path: Path) -> tuple[Dataset, int]:
     try:
         return split_dataset(path)
     except InvalidDicomError as error:
-        raise DicomNodeError("no DICOM file") from error
+        raise ApplianceError("no DICOM file") from error
     except Exception as error:  # pydicom raises a dozen kinds on malformed bytes
-        raise DicomNodeError(f"unreadable meta information ({type(error).__name__})") from error
+        raise ApplianceError(f"unreadable meta information ({type(error).__name__})") from error
 
 
 def _uid(meta: Dataset, keyword: str) -> str:

@@ -24,8 +24,8 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from appliance.errors import DatasetMismatchError, UnreadableDatasetError
 from appliance.studies import UID_LIMIT, PatientAttributes, SeriesAttributes, StudyAttributes
-from dicom_node.errors import DatasetMismatchError, UnreadableDatasetError
 
 IMPLEMENTATION_CLASS_UID: Final = "2.25.187230427716743564036048548176326372447"
 """Ours (PS3.7 D.3.3.2). Part of every stored file: it never changes, whatever the release."""

@@ -11,8 +11,8 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from dicom_node import outgoing
-from dicom_node.errors import SendError
+from appliance import collection
+from appliance.errors import SourceError
 from tests.support.instances import Names, as_file, ct_instance, dataset_bytes
 
 
@@ -35,7 +35,7 @@ def test_a_folder_is_searched_to_its_depths_in_the_order_of_names(folder: Path, 
     for number, place in enumerate(["deep/er/2.dcm", "1", "deep/3.ima"]):
         as_file(ct_instance(names, SOPInstanceUID=f"1.2.{number}"), folder / place)
 
-    collected = outgoing.collect(folder, scratch=scratch)
+    collected = collection.collect(folder, scratch=scratch)
 
     assert [found.path.name for found in collected.instances] == ["1", "3.ima", "2.dcm"]
     assert not any(scratch.iterdir())  # nothing had to be changed
@@ -45,9 +45,9 @@ def test_a_file_keeps_its_transfer_syntax(folder: Path, scratch: Path):
     ds = ct_instance(Names.fresh())
     path = as_file(ds, folder / "a.dcm", ImplicitVRLittleEndian)
 
-    (found,) = outgoing.collect(path, scratch=scratch).instances
+    (found,) = collection.collect(path, scratch=scratch).instances
 
-    assert found == outgoing.Outgoing(
+    assert found == collection.InstanceFile(
         path, CTImageStorage, ds.SOPInstanceUID, ImplicitVRLittleEndian
     )
 
@@ -61,7 +61,7 @@ def test_what_is_no_instance_is_skipped_with_the_reason(folder: Path, scratch: P
     directory.SOPClassUID, directory.SOPInstanceUID = MediaStorageDirectoryStorage, "1.2.3"
     as_file(directory, folder / "DICOMDIR")
 
-    collected = outgoing.collect(folder, scratch=scratch)
+    collected = collection.collect(folder, scratch=scratch)
 
     assert collected.instances == ()
     assert {path.name: reason for path, reason in collected.skipped} == {
@@ -76,8 +76,8 @@ def test_what_is_no_instance_is_skipped_with_the_reason(folder: Path, scratch: P
 def test_an_instance_without_a_uid_gets_the_same_one_each_time(folder: Path, scratch: Path):
     path = as_file(ct_instance(Names.fresh(), SOPInstanceUID=""), folder / "a.dcm")
 
-    (first,) = outgoing.collect(path, scratch=scratch).instances
-    (second,) = outgoing.collect(path, scratch=scratch).instances
+    (first,) = collection.collect(path, scratch=scratch).instances
+    (second,) = collection.collect(path, scratch=scratch).instances
 
     assert first == second
     sent = pydicom.dcmread(first.path)
@@ -96,7 +96,7 @@ def test_the_data_sets_uid_counts_when_the_file_meta_names_another(folder: Path,
     other.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
     other.save_as(path)
 
-    (found,) = outgoing.collect(path, scratch=scratch).instances
+    (found,) = collection.collect(path, scratch=scratch).instances
 
     assert found.sop_instance_uid == ds.SOPInstanceUID
     assert dataset_bytes(found.path) == dataset_bytes(path)
@@ -113,7 +113,7 @@ def test_a_zip_file_is_unpacked_into_the_scratch_folder_alone(
         packed.writestr("a/b/c.dcm", path.read_bytes())
     before = {found for found in tmp_path.rglob("*") if scratch not in found.parents}
 
-    collected = outgoing.collect(archive, scratch=scratch)
+    collected = collection.collect(archive, scratch=scratch)
 
     assert len(collected.instances) == 2
     assert {found for found in tmp_path.rglob("*") if scratch not in found.parents} == before
@@ -124,14 +124,14 @@ def test_a_zip_bomb_is_refused_unpacked(scratch: Path, tmp_path: Path):
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("zeros", bytes(64 << 20))
 
-    with pytest.raises(SendError, match="unpacks to more"):
-        outgoing.collect(archive, scratch=scratch)
+    with pytest.raises(SourceError, match="unpacks to more"):
+        collection.collect(archive, scratch=scratch)
     assert not any(scratch.iterdir())
 
 
 def test_a_path_that_is_not_there_is_named(scratch: Path, tmp_path: Path):
-    with pytest.raises(SendError, match="nowhere"):
-        outgoing.collect(tmp_path / "nowhere", scratch=scratch)
+    with pytest.raises(SourceError, match="nowhere"):
+        collection.collect(tmp_path / "nowhere", scratch=scratch)
 
 
 def test_transfer_syntax_is_never_guessed(folder: Path, scratch: Path):
@@ -142,6 +142,6 @@ def test_transfer_syntax_is_never_guessed(folder: Path, scratch: Path):
         pydicom.filewriter.write_file_meta_info(file, ds.file_meta, enforce_standard=False)
     path.write_bytes(bytes(128) + b"DICM" + path.read_bytes())
 
-    ((_, reason),) = outgoing.collect(path, scratch=scratch).skipped
+    ((_, reason),) = collection.collect(path, scratch=scratch).skipped
 
     assert reason == "the file does not name its transfer syntax"

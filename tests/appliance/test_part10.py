@@ -22,8 +22,8 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from dicom_node.errors import DatasetMismatchError, UnreadableDatasetError
-from dicom_node.part10 import INFLATED_HEADER_BYTES, file_head, read_header, with_instance_uid
+from appliance.errors import DatasetMismatchError, UnreadableDatasetError
+from appliance.part10 import INFLATED_HEADER_BYTES, file_head, read_header, with_instance_uid
 from tests.support.instances import (
     SIXTEEN_SYNTAXES,
     Names,

@@ -17,13 +17,13 @@ from sqlalchemy import event, func, select, update
 from appliance import lifecycle, studies
 from appliance.config import Settings
 from appliance.database import Base, Database, open_database
+from appliance.errors import DatasetMismatchError, OutOfResourcesError, UnreadableDatasetError
 from appliance.lifecycle import State
+from appliance.part10 import plain_uid
+from appliance.reception import Command, Reception
 from appliance.store import Incoming, Store, StoredObject
 from appliance.studies import Recorded
 from appliance.tables import AuditEntry, Instance, InstanceConflict, Study
-from dicom_node.errors import DatasetMismatchError, OutOfResourcesError, UnreadableDatasetError
-from dicom_node.part10 import plain_uid
-from dicom_node.reception import Command, Reception
 from tests.support.databases import settings_in
 from tests.support.instances import Names, ct_instance, dataset_bytes, encoded
 
