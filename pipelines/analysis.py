@@ -199,8 +199,8 @@ def analyse(
     watch.done("lungs", left_ml=measures.left_ml, right_ml=measures.right_ml)
 
     config = models.lesions.config
-    with ThreadPoolExecutor(1) as beside:  # the scan is judged while the network computes
-        judged = beside.submit(assess, volume, lungs)
+    with ThreadPoolExecutor(1) as beside:
+        judged = beside.submit(assess, volume, lungs)  # while the network computes
         extraction = extract_lungs(
             volume.hu,
             lungs,
@@ -209,9 +209,9 @@ def analyse(
             margin_mm=float(config.preprocessing["lung_margin_mm"]),
         )
         labels = segment_lesions(volume, extraction, models.lesions)
-    quality = judged.result()
-    found = measure_lesions(volume, labels, lungs)
-    burden = measure_burden(lungs, labels, volume.voxel_ml)
+        weighed = beside.submit(measure_burden, lungs, labels, volume.voxel_ml)
+        found = measure_lesions(volume, labels, lungs)
+    quality, burden = judged.result(), weighed.result()
     watch.done("lesions", count=len(found), volume_ml=sum(lesion.volume_ml for lesion in found))
 
     screening = screen(volume, lungs, labels, found, models.screening)

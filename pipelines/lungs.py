@@ -103,11 +103,15 @@ def without_domes(
             if np.mean(rest[body]) >= STANDS and _is_island(body, lungs[z], outline):
                 dome |= body
         lungs[z] &= ~dome
-    domes = cc3d.connected_components(given & ~lungs, connectivity=26)
-    sizes_ml = np.bincount(domes.ravel()) * float(np.prod(spacing)) / 1000
-    large: NDArray[np.bool_] = sizes_ml > DOME_ML
-    large[0] = False
-    return lungs | large[domes]
+    removed = given & ~lungs
+    if removed.any():
+        box = bounding_box(removed)
+        domes = cc3d.connected_components(removed[box], connectivity=26)
+        sizes_ml = np.bincount(domes.ravel()) * float(np.prod(spacing)) / 1000
+        large: NDArray[np.bool_] = sizes_ml > DOME_ML
+        large[0] = False
+        lungs[box] |= large[domes]
+    return lungs
 
 
 def _is_island(
