@@ -18,7 +18,7 @@ from typing import Any, Final
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from appliance.database import utc_now
+from appliance.database import storable, utc_now
 from appliance.tables import AuditEntry
 
 GENESIS: Final = "0" * 64
@@ -36,9 +36,9 @@ def record(
     last = db.scalar(select(AuditEntry.hash).order_by(AuditEntry.id.desc()).limit(1))
     entry = AuditEntry(
         at=utc_now(),
-        actor=actor,
+        actor=storable(actor),
         tag=tag,
-        subject=subject,
+        subject=storable(subject),
         detail=dict(detail or {}),
         previous_hash=last or GENESIS,
     )

@@ -96,6 +96,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def storable(value: str) -> str:
+    """Return `value` without what PostgreSQL or UTF-8 refuses: NULs and lone surrogates."""
+    return str(value).replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
 def create_engine(settings: Settings) -> Engine:
     """The engine for `settings.database_url`; opens no connection yet."""
     try:
