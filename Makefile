@@ -7,7 +7,7 @@ PACKAGES := appliance pipelines dicom_node webui updater
 SOURCES := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check fix faults bench-inference screenshots
+.PHONY: help setup demo serve test check fix faults bench-inference bench-reception screenshots
 
 help:             ## Say what there is to do.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ faults: $(INSTALLED)  ## Kill the listener 50 times, the worker 20, the broker 1
 
 bench-inference: $(INSTALLED)  ## Time the automatic run beside its networks and MONAI. STUDY=FOLDER, RUNS=3
 	$(BIN)/python -m bench.inference $(if $(STUDY),'$(STUDY)') --runs $(or $(RUNS),3)
+
+bench-reception: $(INSTALLED)  ## Time reception beside storescp, Orthanc and plain pynetdicom. PLACE=FOLDER on the disk to measure
+	$(BIN)/python -m bench.reception $(if $(PLACE),--place '$(PLACE)')
 
 screenshots: $(INSTALLED)  ## Take the README's pictures anew.
 	$(BIN)/python -m tests.webui.screenshots

@@ -104,6 +104,12 @@ class DicomSettings:
         128 * 1024, "the longest P-DATA-TF PDU that a sender may use (PS3.8)", at_least=4096
     )
     max_instance_bytes: int = _key(2 * GIB, "the largest instance that is accepted", at_least=MIB)
+    durability: str = _key(
+        "instance",
+        "when files are synced before Success: each by itself, or together those that wait at the"
+        " same time, of all associations",
+        one_of=("instance", "association"),
+    )
     network_timeout_s: float = _key(
         60.0, "seconds of silence after which an association is aborted", at_least=1
     )

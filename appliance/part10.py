@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Final
+from mmap import mmap
+from typing import BinaryIO, Final, cast
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataelem import RawDataElement
@@ -22,7 +23,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
 )
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
 from appliance.errors import DatasetMismatchError, UnreadableDatasetError
 from appliance.studies import UID_LIMIT, PatientAttributes, SeriesAttributes, StudyAttributes
@@ -53,6 +54,14 @@ IMPLICIT: Final = frozenset(
         "1.2.840.113619.5.2",  # GE private: pixel data big endian, the rest as implicit VR
     }
 )
+
+UNUSUAL: Final = DEFLATED | {ExplicitVRBigEndian}
+ITEM_GROUP: Final = 0xFFFE
+DELIMITERS: Final = frozenset({0xFFFEE00D, 0xFFFEE0DD})  # of an item, of a sequence
+EXPLICIT_HEAD: Final = struct.Struct("<HH2sH")  # PS3.5 section 7.1.2
+LONG_LENGTH: Final = struct.Struct("<L")
+LONG_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
+SHORT_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
 
 REQUIRED: Final[Mapping[str, str]] = {
     "study_uid": "StudyInstanceUID",
@@ -89,6 +98,7 @@ TAGS: Final[Mapping[str, int]] = {
     for names in (REQUIRED, IDENTITY, PATIENT, STUDY, SERIES)
     for keyword in names.values()
 }
+WANTED: Final = frozenset({SPECIFIC_CHARACTER_SET, *TAGS.values()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +133,16 @@ def plain_uid(text: str) -> str:
     return text.replace("\0", "").strip()
 
 
-def read_header(dataset: bytes, transfer_syntax_uid: str) -> Header:
+def read_header(dataset: bytes | mmap, transfer_syntax_uid: str, start: int = 0) -> Header:
     """Return what an encoded data set says about itself, without touching its pixel data.
+
+    The data set begins at byte `start` of what is given.
 
     Raises:
         UnreadableDatasetError: it does not parse, or ends within an element.
         DatasetMismatchError: it names no study or no series, or a UID is too long to be one.
     """
-    values = _Values(dataset, transfer_syntax_uid)
+    values = _Values(dataset, transfer_syntax_uid, start)
     return Header(
         **{name: values.required_uid(keyword) for name, keyword in REQUIRED.items()},
         **{name: values.uid(keyword) for name, keyword in IDENTITY.items()},
@@ -177,20 +189,11 @@ def with_instance_uid(dataset: bytes, transfer_syntax_uid: str, uid: str) -> byt
 class _Values:
     """The attributes that the database keeps, as raw bytes and their character set."""
 
-    def __init__(self, dataset: bytes, transfer_syntax_uid: str) -> None:
-        try:
-            elements = list(_elements(dataset, transfer_syntax_uid))
-        except UnreadableDatasetError:
-            raise
-        except Exception as error:  # pydicom raises a dozen kinds on malformed bytes
-            raise UnreadableDatasetError(
-                f"data set cannot be parsed ({type(error).__name__})"
-            ) from error
-        self._raw = {
-            int(element.tag): element.value or b""
-            for element in elements
-            if isinstance(element.value, bytes)
-        }
+    def __init__(self, dataset: bytes | mmap, transfer_syntax_uid: str, start: int) -> None:
+        plain = None
+        if transfer_syntax_uid not in UNUSUAL:
+            plain = _plain_elements(dataset, start, implicit=transfer_syntax_uid in IMPLICIT)
+        self._raw = _any_elements(dataset, transfer_syntax_uid, start) if plain is None else plain
         charset = self._raw.get(SPECIFIC_CHARACTER_SET, b"").decode("ascii", errors="replace")
         self._encodings = convert_encodings([term.strip(" \0") for term in charset.split("\\")])
 
@@ -217,14 +220,71 @@ class _Values:
         return decode_bytes(raw, self._encodings, set(b"^=\\")).strip(" \0")
 
 
-def _elements(dataset: bytes, transfer_syntax_uid: str) -> Iterable[RawDataElement]:
-    """Yield the wanted elements before the pixel data, or raise UnreadableDatasetError."""
+def _plain_elements(
+    dataset: bytes | mmap, offset: int, *, implicit: bool
+) -> dict[int, bytes] | None:
+    """Return the wanted elements before the pixel data, None where it is not plain to see.
+
+    A fraction of the time of `_any_elements`, which has the last word on anything unusual: value
+    representations that are none, unknown ones of undefined length, a data set that ends too early.
+    """
+    end = len(dataset)
+    found: dict[int, bytes] = {}
+    depth = 0  # of the sequences and items of undefined length that are open
+    while offset + 12 <= end:
+        group, element, vr, length = EXPLICIT_HEAD.unpack_from(dataset, offset)
+        tag = group << 16 | element
+        value = offset + 8
+        if implicit or group == ITEM_GROUP:
+            (length,) = LONG_LENGTH.unpack_from(dataset, offset + 4)
+        elif vr in LONG_VRS:
+            (length,) = LONG_LENGTH.unpack_from(dataset, value)
+            value += 4
+        elif vr not in SHORT_VRS:
+            return None
+        if depth == 0 and tag >= FIRST_PIXEL_DATA_TAG:
+            return found if length == UNDEFINED_LENGTH or value + length <= end else None
+        if length == UNDEFINED_LENGTH:
+            if not (implicit or vr == b"SQ" or group == ITEM_GROUP):
+                return None
+            depth += 1
+            length = 0
+        elif tag in DELIMITERS:
+            depth -= 1
+        offset = value + length
+        if offset > end or depth < 0:
+            return None
+        if depth == 0 and tag in WANTED:
+            found[tag] = dataset[value:offset]
+    return found if offset == end and depth == 0 else None
+
+
+def _any_elements(dataset: bytes | mmap, transfer_syntax_uid: str, start: int) -> dict[int, bytes]:
+    """Return the wanted elements before the pixel data, or raise UnreadableDatasetError."""
+    try:
+        return {
+            int(element.tag): element.value or b""
+            for element in _elements(dataset, transfer_syntax_uid, start)
+            if isinstance(element.value, bytes)
+        }
+    except UnreadableDatasetError:
+        raise
+    except Exception as error:  # pydicom raises a dozen kinds on malformed bytes
+        raise UnreadableDatasetError(
+            f"data set cannot be parsed ({type(error).__name__})"
+        ) from error
+
+
+def _elements(
+    dataset: bytes | mmap, transfer_syntax_uid: str, start: int
+) -> Iterable[RawDataElement]:
     whole = True
     if transfer_syntax_uid in DEFLATED:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        dataset = inflater.decompress(dataset, INFLATED_HEADER_BYTES)
-        whole = inflater.eof
-    stream = BytesIO(dataset)
+        dataset = inflater.decompress(dataset[start:], INFLATED_HEADER_BYTES)
+        start, whole = 0, inflater.eof
+    stream = cast("BinaryIO", dataset) if isinstance(dataset, mmap) else BytesIO(dataset)
+    stream.seek(start)
     bulk: list[tuple[str | None, int]] = []
 
     def reached_bulk(tag: int, vr: str | None, length: int) -> bool:

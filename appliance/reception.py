@@ -7,9 +7,11 @@ bytes sent again, by another association at this very moment perhaps, are the sa
 
 import errno
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 import structlog
@@ -19,13 +21,14 @@ from sqlalchemy.orm import Session
 
 from appliance import audit, studies
 from appliance.database import Database
-from appliance.errors import DatasetMismatchError, OutOfResourcesError
+from appliance.errors import DatasetMismatchError, OutOfResourcesError, StoreError
 from appliance.part10 import Header, file_head, read_header
-from appliance.store import Store, StoredObject
+from appliance.store import Incoming, Store, StoredObject
 from appliance.studies import ReceivedInstance, Recorded
 
 log = structlog.get_logger()
 
+LONGEST_LINE: Final = 64  # instances in one transaction
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 CONFLICT_TAG: Final = "dicom:instance:conflict"
 
@@ -40,27 +43,58 @@ class Command:
     source_ae: str
 
 
-class Reception:
-    """Takes instances, from any number of threads."""
+class Durability(StrEnum):
+    """How bytes are made permanent before Success; the row's commit always is."""
 
-    def __init__(self, database: Database, store: Store, *, min_free_bytes: int) -> None:
+    INSTANCE = "instance"
+    """Each file by itself, as its association comes to it."""
+    ASSOCIATION = "association"
+    """All files that wait at the same time, of however many associations, in one go."""
+
+
+class Reception:
+    """Takes instances, from any number of threads.
+
+    Rows are committed together: while one thread commits, others wait in a line, and the next to
+    commit takes the whole line along.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        *,
+        min_free_bytes: int,
+        durability: Durability = Durability.INSTANCE,
+    ) -> None:
         self._database = database
         self._store = store
         self._min_free_bytes = min_free_bytes
-        # SQLite has one writer at a time anyway, and here they wait in turn instead of polling.
+        self._durability = durability
         self._recording = threading.Lock()
+        self._line: deque[_Waiting] = deque()
+        self._routes = studies.Routes()
         self._idle = threading.Condition()
         self._under_way = 0
         self._stopping = False
 
     def take(self, dataset: bytes, command: Command) -> Recorded:
         """Keep one encoded data set for good; raises StoreError, and then nothing is recorded."""
-        with self._taking():
-            self._check_space(len(dataset))
-            header = read_header(dataset, command.transfer_syntax_uid)
-            _check_identity(header, command)
-            stored = self._keep(dataset, command)
-            return self._record(_received(header, command, stored))
+        with self.taking(command, size_bytes=len(dataset)) as taking:
+            taking.write(dataset)
+            return taking.finish()
+
+    @contextmanager
+    def taking(self, command: Command, *, size_bytes: int = 0) -> Iterator["Taking"]:
+        """Keep a data set of about `size_bytes` that comes in pieces; unfinished, nothing stays.
+
+        Raises StoreError.
+        """
+        with self._counted():
+            if self._store.free_bytes() - size_bytes < self._min_free_bytes:
+                raise OutOfResourcesError("disk space is below the watermark, send again later")
+            with _disk_errors(), self._store.incoming() as incoming:
+                yield Taking(self, incoming, command)
 
     def stop(self, *, timeout_s: float) -> bool:
         """Refuse what comes from now on; return whether what was under way ended in time."""
@@ -69,7 +103,7 @@ class Reception:
             return self._idle.wait_for(lambda: self._under_way == 0, timeout=timeout_s)
 
     @contextmanager
-    def _taking(self) -> Iterator[None]:
+    def _counted(self) -> Iterator[None]:
         with self._idle:
             if self._stopping:
                 raise OutOfResourcesError("the appliance is stopping, send again later")
@@ -81,35 +115,98 @@ class Reception:
                 self._under_way -= 1
                 self._idle.notify_all()
 
-    def _check_space(self, size_bytes: int) -> None:
-        if self._store.free_bytes() - size_bytes < self._min_free_bytes:
-            raise OutOfResourcesError("disk space is below the watermark, send again later")
+    def finish(self, incoming: Incoming, header: Header, command: Command) -> Recorded:
+        """Make a written file permanent, then its row; raises StoreError."""
+        stored = incoming.commit(sync=self._durability is Durability.INSTANCE)
+        waiting = _Waiting(_received(header, command, stored))
+        self._line.append(waiting)
+        with self._recording:
+            while waiting.outcome is None:  # else whoever was before took it along
+                length = min(len(self._line), LONGEST_LINE)
+                self._record([self._line.popleft() for _ in range(length)])
+        match waiting.outcome:
+            case Exception() as error:
+                raise error
+            case Recorded() as recorded:
+                return recorded
+        raise AssertionError("an instance was left without an answer")
 
-    def _keep(self, dataset: bytes, command: Command) -> StoredObject:
+    def _record(self, line: list["_Waiting"]) -> None:
+        """Give everybody in the line an outcome, in one transaction if at all possible."""
+        try:
+            if self._durability is Durability.ASSOCIATION:
+                with _disk_errors():
+                    self._store.sync()
+            outcomes = self._commit([waiting.received for waiting in line])
+        except StoreError as error:
+            outcomes = [error] * len(line)
+        except Exception as error:  # noqa: BLE001 - raised again where the instance came from
+            if len(line) > 1:  # whose fault it is, shows when each is alone
+                for waiting in line:
+                    self._record([waiting])
+                return
+            outcomes = [error]
+        for waiting, outcome in zip(line, outcomes, strict=True):
+            waiting.outcome = outcome
+
+    def _commit(self, received: list[ReceivedInstance]) -> list[Recorded | Exception]:
+        try:
+            with self._database.transaction() as db:
+                recorded = [studies.record_instance(db, one, self._routes) for one in received]
+                for one, what in zip(received, recorded, strict=True):
+                    if what is Recorded.CONFLICT:
+                        _report_conflict(db, one)
+                return [*recorded]
+        except (OperationalError, PoolTimeoutError) as error:
+            raise OutOfResourcesError("the database does not answer, send again later") from error
+
+
+class Taking:
+    """A data set on its way to the disk."""
+
+    def __init__(self, reception: Reception, incoming: Incoming, command: Command) -> None:
+        self._reception = reception
+        self._incoming = incoming
+        self._command = command
         head = file_head(
             sop_class_uid=command.sop_class_uid,
             sop_instance_uid=command.sop_instance_uid,
             transfer_syntax_uid=command.transfer_syntax_uid,
         )
-        try:
-            with self._store.incoming() as incoming:
-                incoming.write(head)
-                incoming.write(dataset)
-                return incoming.commit()
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise OutOfResourcesError("the disk is full, send again later") from error
-            raise
+        self._start = len(head)
+        incoming.write(head)
 
-    def _record(self, received: ReceivedInstance) -> Recorded:
-        try:
-            with self._recording, self._database.transaction() as db:
-                recorded = studies.record_instance(db, received)
-                if recorded is Recorded.CONFLICT:
-                    _report_conflict(db, received)
-                return recorded
-        except (OperationalError, PoolTimeoutError) as error:
-            raise OutOfResourcesError("the database does not answer, send again later") from error
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append a piece of the encoded data set; raises StoreError when the disk is full."""
+        with _disk_errors():
+            self._incoming.write(data)
+
+    def finish(self) -> Recorded:
+        """Keep what was written for good; raises StoreError, and then nothing is recorded."""
+        with _disk_errors():
+            with self._incoming.read_back() as file:
+                header = read_header(file, self._command.transfer_syntax_uid, self._start)
+            _check_identity(header, self._command)
+            return self._reception.finish(self._incoming, header, self._command)
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """An instance whose row is to be committed, and what came of it."""
+
+    received: ReceivedInstance
+    outcome: Recorded | Exception | None = None
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Say in the protocol's terms that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise OutOfResourcesError("the disk is full, send again later") from error
+        raise
 
 
 def _check_identity(header: Header, command: Command) -> None:

@@ -1,22 +1,27 @@
 """Bytes on disk by their content: written aside, synced, renamed; a received UID is never a path.
 
     root/incoming/<random>          being written, worthless
-    root/objects/ab/cd/abcd….dcm    whole, for ever; the name is the SHA-256 of the bytes
+    root/objects/ab/abcd….dcm       whole, for ever; the name is the SHA-256 of the bytes
 
 The store knows no database: a row that names a digest is written after `commit()` returned.
 """
 
+import ctypes
 import hashlib
 import os
 import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from mmap import PROT_READ, mmap
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 DIGEST_PATTERN: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,7 +40,7 @@ class Incoming:
     def __init__(self, store: "Store") -> None:
         self._store = store
         self._path = store.incoming_dir / f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._file = self._path.open("xb")
+        self._file = self._path.open("x+b")
         self._hash = hashlib.sha256()
         self._size_bytes = 0
 
@@ -57,19 +62,29 @@ class Incoming:
         self._hash.update(data)
         self._size_bytes += len(data)
 
-    def commit(self) -> StoredObject:
-        """Make the bytes permanent and return where they are; the same bytes are kept once."""
+    @contextmanager
+    def read_back(self) -> Iterator[mmap]:
+        """Show what was written so far."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        with mmap(self._file.fileno(), 0, prot=PROT_READ) as view:
+            yield view
+
+    def commit(self, *, sync: bool = True) -> StoredObject:
+        """Make the bytes permanent and return where they are; the same bytes are kept once.
+
+        Without `sync` they are permanent after the next `Store.sync()`.
+        """
+        self._file.flush()
+        if sync:
+            os.fsync(self._file.fileno())
         self._file.close()
         digest = self._hash.hexdigest()
         target = self._store.path_of(digest)
         if not target.exists():
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.replace(target)
-        # Every level, also when it was there: whoever made it may not have come to this line yet.
-        for folder in (target.parent, target.parent.parent, self._store.objects_dir):
-            _sync_folder(folder)
+        # Also when it was there: whoever put it there may not have come to this line yet.
+        if sync:
+            _sync_folder(target.parent)
         return StoredObject(digest=digest, size_bytes=self._size_bytes, path=target)
 
 
@@ -80,8 +95,13 @@ class Store:
         self.root = root
         self.incoming_dir = root / "incoming"
         self.objects_dir = root / "objects"
-        for folder in (self.incoming_dir, self.objects_dir):
+        folders = [self.objects_dir / f"{number:02x}" for number in range(256)]
+        missing = [f for f in (self.incoming_dir, self.objects_dir, *folders) if not f.is_dir()]
+        for folder in missing:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if missing:  # then a new file needs its own folder synced, and no other
+            _sync_folder(self.objects_dir)
+            _sync_folder(root)
 
     def incoming(self) -> Incoming:
         """A new file to write to, used as a context manager."""
@@ -91,7 +111,20 @@ class Store:
         """Where the bytes with this SHA-256 lie, or would."""
         if not DIGEST_PATTERN.fullmatch(digest):
             raise ValueError("a digest is 64 hexadecimal digits")
-        return self.objects_dir / digest[:2] / digest[2:4] / f"{digest}.dcm"
+        return self.objects_dir / digest[:2] / f"{digest}.dcm"
+
+    def sync(self) -> None:
+        """Make everything written so far permanent, in one go: syncfs(2).
+
+        Raises OSError when the disk could not take it.
+        """
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if _LIBC.syncfs(descriptor):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+        finally:
+            os.close(descriptor)
 
     def free_bytes(self) -> int:
         """Free space on the store's disk for this user."""

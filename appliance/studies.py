@@ -6,18 +6,30 @@ a running analysis calls with the whole `database`: each is a unit of work of it
 
 import re
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, case, delete, exists, func, select, update
+from sqlalchemy import (
+    Row,
+    Select,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session, aliased
 
 from appliance import audit, lifecycle
-from appliance.database import Database, utc_now
+from appliance.database import Database, storable, utc_now
 from appliance.errors import ApplianceError, LostRaceError
 from appliance.lifecycle import Claim, State
 from appliance.tables import (
@@ -84,6 +96,9 @@ class ReceivedInstance:
     patient: PatientAttributes = field(default_factory=PatientAttributes)
     study: StudyAttributes = field(default_factory=StudyAttributes)
     series: SeriesAttributes = field(default_factory=SeriesAttributes)
+
+
+ROUTES: Final = 256  # series under way at the same time that are remembered
 
 
 class Recorded(StrEnum):
@@ -208,8 +223,38 @@ class Pulse:
     moving: tuple[Moving, ...]
 
 
-def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
-    """Note an instance that is in the store, in a transaction of its own.
+class Routes:
+    """Where instances of a series and a person went last, so that the next is added at a glance.
+
+    Only a memory: whoever follows a route looks whether everything is still as it was.
+    """
+
+    def __init__(self) -> None:
+        self._routes: OrderedDict[_Kind, _Route] = OrderedDict()
+
+    def of(self, kind: "_Kind") -> "_Route | None":
+        """The route of instances of this kind."""
+        return self._routes.get(kind)
+
+    def remember(self, kind: "_Kind", route: "_Route") -> None:
+        """Keep a route, and forget the oldest of many."""
+        self._routes[kind] = route
+        self._routes.move_to_end(kind)
+        if len(self._routes) > ROUTES:
+            self._routes.popitem(last=False)
+
+
+_Kind = tuple[str, str, PatientAttributes]
+"""Study, series and person as instances name them."""
+
+_Route = tuple[int, int, int]
+"""The rows of the series, the study and the person that they belong to."""
+
+
+def record_instance(
+    db: Session, received: ReceivedInstance, routes: Routes | None = None
+) -> Recorded:
+    """Note an instance that is in the store.
 
     A new one counts up the study's revision and, when the study was closed, opens it again. The
     same bytes again, and what is kept aside as a conflict, change nothing but, in a study being
@@ -217,6 +262,88 @@ def record_instance(db: Session, received: ReceivedInstance) -> Recorded:
     """
     now = utc_now()
     instance = _clean(received)
+    kind = (instance.study_uid, instance.series_uid, instance.patient)
+    if routes is not None and (route := routes.of(kind)) and _follow(db, route, instance, now):
+        return Recorded.NEW
+    recorded = _record(db, instance, now)
+    if routes is not None and recorded is Recorded.NEW:
+        routes.remember(kind, _route(db, instance))
+    return recorded
+
+
+def _follow(db: Session, route: _Route, instance: ReceivedInstance, now: datetime) -> bool:
+    """Add a new instance where others like it went; changes nothing unless all is as it was."""
+    series_id, study_id, _ = route
+    connection = db.connection()
+    if connection.dialect.name == "postgresql":
+        connection.execute(LOCK_UID, {"study_uid": instance.study_uid})
+    uids = {
+        "study_uid": instance.study_uid,
+        "series_uid": instance.series_uid,
+        "sop_instance_uid": instance.sop_instance_uid,
+    }
+    at_work = (State.RECEIVING, State.ANALYSING)  # what `lifecycle.reopen` leaves as it is
+    places = connection.execute(SAME_SERIES, uids).all()
+    if [tuple(place[:3]) for place in places] != [route] or places[0].state not in at_work:
+        return False
+    if places[0].is_known:
+        return False
+    connection.execute(ADD_INSTANCE, _instance_row(instance, study_id, series_id, now))
+    connection.execute(COUNT_IN_SERIES, {"of_series": series_id})
+    connection.execute(COUNT_IN_STUDY, {"of_study": study_id, "now": now})
+    return True
+
+
+_OF_UID: Final = aliased(Study)
+SAME_SERIES: Final = (
+    select(
+        Series.id,
+        Study.id,
+        Study.patient_key,
+        Study.state,
+        exists()
+        .where(Instance.study_id == _OF_UID.id)
+        .where(_OF_UID.study_uid == bindparam("study_uid"))
+        .where(Instance.sop_instance_uid == bindparam("sop_instance_uid"))
+        .label("is_known"),
+    )
+    .join(Study, Series.study_id == Study.id)
+    .where(Study.study_uid == bindparam("study_uid"), Series.series_uid == bindparam("series_uid"))
+    .with_for_update(of=Study, key_share=True)
+)
+ADD_INSTANCE: Final = insert(Instance)
+COUNT_IN_SERIES: Final = (
+    update(Series)
+    .where(Series.id == bindparam("of_series"))
+    .values(instance_count=Series.instance_count + 1)
+)
+COUNT_IN_STUDY: Final = (
+    update(Study)
+    .where(Study.id == bindparam("of_study"))
+    .values(revision=Study.revision + 1, last_received_at=bindparam("now"))
+)
+LOCK_UID: Final = select(
+    func.pg_advisory_xact_lock(func.hashtextextended(bindparam("study_uid"), 0))
+)
+
+
+def _route(db: Session, instance: ReceivedInstance) -> _Route:
+    """Where an instance went that was just recorded."""
+    row = db.execute(
+        select(Series.id, Study.id, Study.patient_key)
+        .select_from(Instance)
+        .join(Series, Instance.series_id == Series.id)
+        .join(Study, Instance.study_id == Study.id)
+        .where(Study.study_uid == instance.study_uid)
+        .where(Instance.sop_instance_uid == instance.sop_instance_uid)
+        .where(Instance.digest == instance.digest)
+    ).first()
+    if row is None:
+        raise ApplianceError("an instance that was just recorded is not there")
+    return (row[0], row[1], row[2])
+
+
+def _record(db: Session, instance: ReceivedInstance, now: datetime) -> Recorded:
     parts = _locked_parts(db, instance.study_uid)
     kept = _kept(db, instance)
     for row in kept:
@@ -456,7 +583,7 @@ def _set_step(db: Session, claim: Claim, values: dict[str, Any]) -> None:
 
 def _clean(received: ReceivedInstance) -> ReceivedInstance:
     """The same instance with text that both databases can hold, or a refusal."""
-    uids = {name: _text(getattr(received, name)).strip() for name in _UIDS}
+    uids = {name: storable(getattr(received, name)).strip() for name in _UIDS}
     for name, uid in uids.items():
         if not 0 < len(uid) <= UID_LIMIT:
             raise ApplianceError(f"the instance's {name} is {'empty' if not uid else 'too long'}")
@@ -464,7 +591,7 @@ def _clean(received: ReceivedInstance) -> ReceivedInstance:
         **uids,
         digest=received.digest,
         size_bytes=received.size_bytes,
-        source_ae=_text(received.source_ae).strip(),
+        source_ae=storable(received.source_ae).strip(),
         patient=PatientAttributes(**_texts(received.patient)),
         study=StudyAttributes(**_texts(received.study)),
         series=SeriesAttributes(**_texts(received.series)),
@@ -481,12 +608,7 @@ _UIDS: Final = (
 
 
 def _texts(attributes: PatientAttributes | StudyAttributes | SeriesAttributes) -> dict[str, str]:
-    return {name: _text(value) for name, value in vars(attributes).items()}
-
-
-def _text(value: str) -> str:
-    """`value` without what PostgreSQL or UTF-8 refuses: NUL padding and lone surrogates."""
-    return str(value).replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+    return {name: storable(value) for name, value in vars(attributes).items()}
 
 
 def _named(study_uid: str) -> Select[Study]:
@@ -500,7 +622,7 @@ def _locked_parts(db: Session, study_uid: str) -> Sequence[Study]:
     row yet, and then the rows, against their moving through the lifecycle meanwhile.
     """
     if db.get_bind().dialect.name == "postgresql":
-        db.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(study_uid, 0))))
+        db.execute(LOCK_UID, {"study_uid": study_uid})
     locked = _named(study_uid).with_for_update(of=Study, key_share=True)
     return db.scalars(locked.execution_options(populate_existing=True)).all()
 
@@ -559,21 +681,24 @@ def _add(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) 
         db.add(new)
         db.flush()
         series_id = new.id
-    db.add(
-        Instance(
-            study_id=study_id,
-            series_id=series_id,
-            sop_instance_uid=instance.sop_instance_uid,
-            sop_class_uid=instance.sop_class_uid,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
-            digest=instance.digest,
-            size_bytes=instance.size_bytes,
-            source_ae=instance.source_ae,
-            received_at=now,
-        )
-    )
-    count_up = update(Series).where(Series.id == series_id)
-    db.execute(count_up.values(instance_count=Series.instance_count + 1))
+    db.execute(ADD_INSTANCE, _instance_row(instance, study_id, series_id, now))
+    db.execute(COUNT_IN_SERIES, {"of_series": series_id})
+
+
+def _instance_row(
+    instance: ReceivedInstance, study_id: int, series_id: int, now: datetime
+) -> dict[str, Any]:
+    return {
+        "study_id": study_id,
+        "series_id": series_id,
+        "sop_instance_uid": instance.sop_instance_uid,
+        "sop_class_uid": instance.sop_class_uid,
+        "transfer_syntax_uid": instance.transfer_syntax_uid,
+        "digest": instance.digest,
+        "size_bytes": instance.size_bytes,
+        "source_ae": instance.source_ae,
+        "received_at": now,
+    }
 
 
 def _part_of(db: Session, parts: Sequence[Study], instance: ReceivedInstance) -> Study | None:

@@ -8,14 +8,11 @@ allow-list; then the same reader feeds pynetdicom whole PDUs that arrived in tim
 """
 
 import socket
-import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import IntEnum
 from socketserver import BaseServer
 from typing import Any, Final
 
@@ -25,154 +22,18 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from appliance.reception import Reception
+from dicom_node.direct import DirectAssociation, Proposal
 from dicom_node.errors import PduError
+from dicom_node.pdu import AbortReason, Limits, PduReader, PduType, hang_up
 from dicom_node.peers import AllowList, Rejection
 
 log = structlog.get_logger()
 
-HEADER: Final = struct.Struct(">BxL")  # PDU type, reserved, length: PS3.8 section 9.3.1
-PDV_HEADER: Final = struct.Struct(">LBB")  # length, context ID, control header: PS3.8 E.2
 CALLED_AE_TITLE: Final = slice(10, 26)  # PS3.8 table 9-11
 CALLING_AE_TITLE: Final = slice(26, 42)
-
-# 128 contexts, each with all of the standard's transfer syntaxes, take a third of this.
-LONGEST_REQUEST_BYTES: Final = 1 << 20
-# A command set holds a dozen short elements (PS3.7 section 9.3).
-LONGEST_COMMAND_BYTES: Final = 64 << 10
 # Connections beyond the associations allowed: enough to tell callers that the limit is reached.
 SPARE_CONNECTIONS: Final = 64
-LINGER_S: Final = 1.0
-
-
-class PduType(IntEnum):
-    """PS3.8 section 9.3.1."""
-
-    ASSOCIATE_RQ = 0x01
-    DATA_TF = 0x04
-    RELEASE_RQ = 0x05
-    RELEASE_RP = 0x06
-    ABORT = 0x07
-
-
-class AbortReason(IntEnum):
-    """Reason/Diagnostic of an A-ABORT by the service provider, PS3.8 section 9.3.8."""
-
-    NOT_SPECIFIED = 0
-    UNRECOGNISED_PDU = 1
-    UNEXPECTED_PDU = 2
-    INVALID_PARAMETER_VALUE = 6
-
-    def pdu(self) -> bytes:
-        """Return the A-ABORT PDU; source 2 is the service provider."""
-        return bytes((PduType.ABORT, 0, 0, 0, 0, 4, 0, 0, 2, self))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one peer may ask of this node."""
-
-    pdu_bytes: int
-    """The longest P-DATA-TF, announced as Maximum Length Received (PS3.8 D.1)."""
-    message_bytes: int
-    """The longest data set of one DIMSE message."""
-    pdu_timeout_s: float
-    """From a PDU's first byte to its last, and from the connection to its A-ASSOCIATE-RQ."""
-    associations: int
-
-    def longest(self, pdu_type: PduType) -> int:
-        """Return the longest length that a PDU header of this type may claim."""
-        match pdu_type:
-            case PduType.ASSOCIATE_RQ:
-                return LONGEST_REQUEST_BYTES
-            case PduType.DATA_TF:
-                return self.pdu_bytes
-            case PduType.RELEASE_RQ | PduType.RELEASE_RP | PduType.ABORT:
-                return 4
-
-
-class MessageMeter:
-    """The size of the message under way, summed over its fragments (PS3.8 annex E)."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._bytes = 0
-
-    def add(self, pdu: bytearray) -> None:
-        """Count the fragments in a whole P-DATA-TF; raises PduError beyond the limit."""
-        offset = HEADER.size
-        while offset < len(pdu):
-            if offset + PDV_HEADER.size > len(pdu):
-                raise PduError("a PDV is cut off", reason=AbortReason.INVALID_PARAMETER_VALUE)
-            length, _context_id, control = PDV_HEADER.unpack_from(pdu, offset)
-            offset += 4 + length
-            if length < 2 or offset > len(pdu):
-                raise PduError("a PDV overruns", reason=AbortReason.INVALID_PARAMETER_VALUE)
-            is_command, is_last = control & 1, control & 2
-            self._bytes += length - 2
-            if self._bytes > (LONGEST_COMMAND_BYTES if is_command else self._limit_bytes):
-                raise PduError("a message is too long", reason=AbortReason.INVALID_PARAMETER_VALUE)
-            if is_last:
-                self._bytes = 0
-
-
-class PduReader:
-    """Reads whole PDUs from a connection, each within its limit and its time."""
-
-    def __init__(self, connection: socket.socket, limits: Limits) -> None:
-        self._connection = connection
-        self._limits = limits
-        self._meter = MessageMeter(limits.message_bytes)
-
-    def read(self) -> bytearray:
-        """Return the next PDU, empty when the peer has gone; raises PduError."""
-        deadline = time.monotonic() + self._limits.pdu_timeout_s
-        pdu = bytearray(HEADER.size)
-        if not self._fill(pdu, 0, deadline=deadline):
-            return bytearray()
-        number, length = HEADER.unpack(pdu)
-        pdu_type = self._recognise(number, length)
-        pdu.extend(bytes(length))
-        if not self._fill(pdu, HEADER.size, deadline=deadline):
-            return bytearray()
-        # What is sent next has its own time.
-        self._connection.settimeout(self._limits.pdu_timeout_s)
-        if pdu_type is PduType.DATA_TF:
-            self._meter.add(pdu)
-        return pdu
-
-    def _recognise(self, number: int, length: int) -> PduType:
-        try:
-            pdu_type = PduType(number)
-        except ValueError:
-            raise PduError(
-                f"PDU type 0x{number:02X}", reason=AbortReason.UNRECOGNISED_PDU
-            ) from None
-        if length > self._limits.longest(pdu_type):
-            raise PduError(
-                f"{pdu_type.name} of {length} bytes", reason=AbortReason.INVALID_PARAMETER_VALUE
-            )
-        return pdu_type
-
-    def _fill(self, pdu: bytearray, start: int, *, deadline: float) -> bool:
-        """Read into `pdu` from `start` to its end; false when the peer goes away before."""
-        with memoryview(pdu) as view:
-            while start < len(view):
-                remaining_s = deadline - time.monotonic()
-                try:
-                    if remaining_s <= 0:
-                        raise TimeoutError  # noqa: TRY301 - as the socket's own
-                    self._connection.settimeout(remaining_s)
-                    count = self._connection.recv_into(view[start:])
-                except TimeoutError:
-                    raise PduError(
-                        "a PDU was not finished in time", reason=AbortReason.NOT_SPECIFIED
-                    ) from None
-                except OSError:
-                    count = 0  # a reset is one way to go away
-                if not count:
-                    return False
-                start += count
-        return True
 
 
 class GuardedSocket(AssociationSocket):
@@ -208,19 +69,6 @@ class GuardedSocket(AssociationSocket):
         return taken
 
 
-def hang_up(connection: socket.socket, *, farewell: bytes) -> None:
-    """Send a last PDU and close our side, giving the peer a moment to read it.
-
-    Closing at once would let the kernel answer unread bytes with a reset, which throws the farewell
-    away (PS3.8 section 9.2, Sta13, waits for the peer for the same reason).
-    """
-    with suppress(OSError):  # the peer has gone already
-        connection.settimeout(LINGER_S)
-        connection.sendall(farewell)
-        connection.shutdown(socket.SHUT_WR)
-        connection.recv(LONGEST_COMMAND_BYTES)
-
-
 class GuardedHandler(RequestHandler):
     """One connection, from its first byte until the association's threads have ended."""
 
@@ -233,19 +81,22 @@ class GuardedHandler(RequestHandler):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         reader = PduReader(connection, self.server.limits)
         try:
-            request = self._read_request(reader)
+            encoded = self._read_request(reader)
+            request = _decoded(bytes(encoded)) if encoded else None
         except PduError as error:
             log.warning("connection.aborted", address=self.client_address[0], reason=str(error))
             hang_up(connection, farewell=AbortReason(error.reason).pdu())
             return
-        if not request:
+        if request is None:
             return
-        if (rejection := self._judge(request)) is not None:
+        if (rejection := self._judge(encoded)) is not None:
             self._reject(rejection)
             return
         with self.server.admission() as admitted:
-            if admitted:
-                self._associate(reader, request)
+            if admitted and (proposal := Proposal.of(request)) is not None:
+                self._serve(proposal)
+            elif admitted:
+                self._associate(reader, encoded)
         if not admitted:
             self._reject(Rejection.LOCAL_LIMIT_EXCEEDED)
 
@@ -257,7 +108,6 @@ class GuardedHandler(RequestHandler):
             return pdu
         if pdu[0] != PduType.ASSOCIATE_RQ:
             raise PduError("no A-ASSOCIATE-RQ", reason=AbortReason.UNEXPECTED_PDU)
-        _check_request(bytes(pdu))
         return pdu
 
     def _judge(self, request: bytearray) -> Rejection | None:
@@ -270,6 +120,22 @@ class GuardedHandler(RequestHandler):
     def _reject(self, rejection: Rejection) -> None:
         log.warning("association.rejected", address=self.client_address[0], reason=rejection.name)
         hang_up(self.request, farewell=rejection.pdu())
+
+    def _serve(self, proposal: Proposal) -> None:
+        """Serve storage and verification here, on the connection's own thread."""
+        peer = {"address": self.client_address[0], "calling_ae": proposal.calling_ae}
+        log.info("association.accepted", **peer)
+        association = DirectAssociation(
+            self.request, proposal, self.server.reception, self.server.limits
+        )
+        with self.server.under_way(association):
+            try:
+                ended = association.serve()
+            except PduError as error:
+                log.warning("association.aborted", reason=str(error))
+                ended = "aborted"
+        name = "association.released" if ended == "released" else "association.ended_by_abort"
+        log.info(name, **peer)
 
     def _associate(self, reader: PduReader, request: bytearray) -> None:
         """Hand the connection to pynetdicom and wait until it is done with it."""
@@ -302,10 +168,13 @@ class GuardedServer(ThreadedAssociationServer):
         *,
         allow_list: AllowList,
         limits: Limits,
+        reception: Reception,
         evt_handlers: list[Any],
     ) -> None:
         self.allow_list = allow_list
         self.limits = limits
+        self.reception = reception
+        self._direct: set[DirectAssociation] = set()
         self._open: set[socket.socket] = set()
         self._associations = threading.BoundedSemaphore(limits.associations)
         super().__init__(
@@ -326,6 +195,15 @@ class GuardedServer(ThreadedAssociationServer):
         finally:
             if admitted:
                 self._associations.release()
+
+    @contextmanager
+    def under_way(self, association: DirectAssociation) -> Iterator[None]:
+        """Know an association for as long as it is served, so that it can be aborted."""
+        self._direct.add(association)
+        try:
+            yield
+        finally:
+            self._direct.discard(association)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread, unless there are too many of them."""
@@ -356,6 +234,8 @@ class GuardedServer(ThreadedAssociationServer):
         associations = self.active_associations
         for assoc in associations:
             assoc.abort(block=False)
+        for direct in tuple(self._direct):
+            direct.abort()
         deadline = time.monotonic() + timeout_s
         for assoc in associations:
             assoc.join(max(0.0, deadline - time.monotonic()))
@@ -364,10 +244,10 @@ class GuardedServer(ThreadedAssociationServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
 
-def _check_request(pdu: bytes) -> None:
-    """Raise PduError unless pynetdicom can decode and negotiate this A-ASSOCIATE-RQ.
+def _decoded(pdu: bytes) -> A_ASSOCIATE_RQ:
+    """Return a request that can be negotiated, or raise PduError.
 
-    Its own threads would die of an exception in there and leave the connection open.
+    pynetdicom's own threads would die of an exception in there and leave the connection open.
     """
     request = A_ASSOCIATE_RQ()
     try:
@@ -382,6 +262,7 @@ def _check_request(pdu: bytes) -> None:
         raise PduError(
             "A-ASSOCIATE-RQ without contexts", reason=AbortReason.INVALID_PARAMETER_VALUE
         )
+    return request
 
 
 def _ae_title(field: bytearray) -> str:

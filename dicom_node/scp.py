@@ -23,10 +23,11 @@ from appliance.config import DicomSettings, Settings
 from appliance.database import open_database
 from appliance.errors import StoreError
 from appliance.part10 import IMPLEMENTATION_CLASS_UID, plain_uid
-from appliance.reception import Command, Reception
+from appliance.reception import Command, Durability, Reception
 from appliance.store import Store
 from dicom_node.errors import DicomNodeError
-from dicom_node.guard import GuardedServer, Limits
+from dicom_node.guard import GuardedServer
+from dicom_node.pdu import Limits
 from dicom_node.peers import AllowList
 
 log = structlog.get_logger()
@@ -55,6 +56,7 @@ class Listener:
                 (settings.host, settings.port),
                 allow_list=AllowList.from_settings(settings),
                 limits=_limits(settings),
+                reception=reception,
                 evt_handlers=[
                     (evt.EVT_C_STORE, handle_store, [reception]),
                     *((event, note, [name]) for event, name in NOTED.items()),
@@ -112,6 +114,7 @@ def serve(settings: Settings, stopping: threading.Event) -> None:
         open_database(settings),
         Store(settings.store_dir),
         min_free_bytes=settings.dicom.min_free_bytes,
+        durability=Durability(settings.dicom.durability),
     )
     with listening(settings.dicom, reception):
         stopping.wait()

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -23,7 +24,14 @@ from pydicom.uid import (
 )
 
 from appliance.errors import DatasetMismatchError, UnreadableDatasetError
-from appliance.part10 import INFLATED_HEADER_BYTES, file_head, read_header, with_instance_uid
+from appliance.part10 import (
+    INFLATED_HEADER_BYTES,
+    _any_elements,
+    _plain_elements,
+    file_head,
+    read_header,
+    with_instance_uid,
+)
 from tests.support.instances import (
     SIXTEEN_SYNTAXES,
     Names,
@@ -64,6 +72,58 @@ def test_a_deflated_header_is_read():
     deflated = deflater.compress(slice_bytes()) + deflater.flush()
 
     assert read_header(deflated, DeflatedExplicitVRLittleEndian).study_uid == "1.2.3"
+
+
+@st.composite
+def nested(draw: st.DrawFn) -> tuple[bytes, str]:
+    """An encoded data set with sequences in sequences, of defined and undefined lengths."""
+
+    def dataset(depth: int) -> Dataset:
+        ds = Dataset()
+        ds.StudyDescription = draw(st.text("abc ", max_size=9))
+        ds.PatientID = draw(st.text("123", max_size=5))
+        ds.add_new(0x00091001, draw(st.sampled_from(["UN", "OB", "LO"])), b"A1")
+        for keyword in ("ReferencedStudySequence", "ProcedureCodeSequence"):
+            if depth and draw(st.booleans()):
+                items = [dataset(depth - 1) for _ in range(draw(st.integers(0, 2)))]
+                for item in items:
+                    item.is_undefined_length_sequence_item = draw(st.booleans())
+                ds[keyword] = pydicom.DataElement(Tag(keyword), "SQ", Sequence(items))
+                ds[keyword].is_undefined_length = draw(st.booleans())
+        return ds
+
+    syntax = draw(st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian]))
+    ds = ct_instance(Names("1.2.3", "1.2.3.4"))
+    ds.update(dataset(3))
+    whole = encoded(ds, syntax)
+    return whole[: draw(st.sampled_from([len(whole), len(whole) // 2, len(whole) - 3]))], syntax
+
+
+@given(nested())
+def test_a_header_read_at_a_glance_is_what_pydicom_reads(given_set: tuple[bytes, str]):
+    dataset, syntax = given_set
+
+    at_a_glance = _plain_elements(dataset, 0, implicit=syntax == ImplicitVRLittleEndian)
+
+    if at_a_glance is not None:
+        both = at_a_glance, _any_elements(dataset, syntax, 0)
+        glance, pydicoms = ({tag: v for tag, v in each.items() if v} for each in both)
+        assert glance == pydicoms
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("undefined", [False, True])
+def test_an_ordinary_header_is_read_at_a_glance(syntax: str, undefined: bool):  # noqa: FBT001
+    inner = Dataset()
+    inner.StudyDescription = "not this one"
+    ds = ct_instance(Names("1.2.3", "1.2.3.4"), ReferencedStudySequence=Sequence([inner]))
+    ds["ReferencedStudySequence"].is_undefined_length = undefined
+
+    found = _plain_elements(encoded(ds, syntax), 0, implicit=syntax == ImplicitVRLittleEndian)
+
+    assert found is not None
+    assert found[0x0020000D] == b"1.2.3\0"
+    assert b"Thorax" in found[0x00081030]
 
 
 @needs_real_data

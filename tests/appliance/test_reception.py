@@ -2,7 +2,10 @@
 
 import errno
 import os
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy import event, func, select, update
+from sqlalchemy.orm import Session
 
 from appliance import lifecycle, studies
 from appliance.config import Settings
@@ -20,10 +24,10 @@ from appliance.database import Base, Database, open_database
 from appliance.errors import DatasetMismatchError, OutOfResourcesError, UnreadableDatasetError
 from appliance.lifecycle import State
 from appliance.part10 import plain_uid
-from appliance.reception import Command, Reception
+from appliance.reception import Command, Durability, Reception
 from appliance.store import Incoming, Store, StoredObject
-from appliance.studies import Recorded
-from appliance.tables import AuditEntry, Instance, InstanceConflict, Study
+from appliance.studies import ReceivedInstance, Recorded
+from appliance.tables import AuditEntry, Instance, InstanceConflict, Series, Study
 from tests.support.databases import settings_in
 from tests.support.instances import Names, ct_instance, dataset_bytes, encoded
 
@@ -200,7 +204,7 @@ def test_a_disk_that_fills_while_writing_refuses_and_leaves_nothing(
     database: Database, store: Store, number: int
 ):
     class Full(Incoming):
-        def commit(self) -> StoredObject:
+        def commit(self, *, sync: bool = True) -> StoredObject:
             raise OSError(number, os.strerror(number))
 
     class FullStore(Store):
@@ -265,6 +269,19 @@ def test_a_stopping_reception_refuses(reception: Reception):
 
     with pytest.raises(OutOfResourcesError, match="stopping"):
         take(reception, ct_instance(Names.fresh()))
+
+
+def test_a_conflict_is_reported_whatever_the_sender_is_called(
+    reception: Reception, database: Database
+):
+    ds = ct_instance(Names.fresh())
+    take(reception, ds)
+    ds.PatientWeight = 71
+
+    assert take(reception, ds, source_ae="A\0B") is Recorded.CONFLICT
+
+    with database.snapshot() as db:
+        assert db.scalars(select(AuditEntry.actor)).all() == ["peer AB"]
 
 
 HOSTILE = st.one_of(
@@ -344,3 +361,84 @@ def test_a_class_that_nobody_knows_is_taken(reception: Reception, database: Data
     assert take(reception, ds) is Recorded.NEW
     assert rows(database, InstanceConflict) == 0
     assert CTImageStorage != ds.SOPClassUID
+
+
+class SlowDatabase:
+    """A database that waits before each commit, so that others come to stand in line."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.transactions = 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with self._database.transaction() as db:
+            yield db
+            self.transactions += 1
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize("durability", Durability)
+def test_instances_that_come_at_once_are_committed_together(
+    database: Database, store: Store, durability: Durability
+):
+    slow = SlowDatabase(database)
+    reception = Reception(slow, store, min_free_bytes=0, durability=durability)
+    names = Names.fresh()
+    instances = [ct_instance(names) for _ in range(12)]
+
+    with ThreadPoolExecutor(len(instances)) as pool:
+        outcomes = list(pool.map(lambda ds: take(reception, ds), instances))
+
+    assert outcomes == [Recorded.NEW] * 12
+    assert slow.transactions < 6
+    assert rows(database, Instance) == 12
+    with database.snapshot() as db:
+        assert db.scalars(select(Study.revision)).one() == 12
+        assert db.scalars(select(Series.instance_count)).one() == 12
+
+
+def test_one_bad_instance_in_a_line_harms_no_other(
+    database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    slow = SlowDatabase(database)
+    reception = Reception(slow, store, min_free_bytes=0)
+    names = Names.fresh()
+    instances = [ct_instance(names) for _ in range(8)]
+    bad = str(instances[3].SOPInstanceUID)
+    record = studies.record_instance
+
+    def fail(db: Session, received: ReceivedInstance, routes: studies.Routes) -> Recorded:
+        if received.sop_instance_uid == bad:
+            raise ValueError("poison")
+        return record(db, received, routes)
+
+    monkeypatch.setattr(studies, "record_instance", fail)
+    with ThreadPoolExecutor(len(instances)) as pool:
+        futures = [pool.submit(take, reception, ds) for ds in instances]
+
+    assert [type(f.exception()) for f in futures].count(ValueError) == 1
+    assert rows(database, Instance) == 7
+
+
+def test_a_known_series_is_added_to_only_while_everything_is_as_it_was(
+    reception: Reception, database: Database
+):
+    names = Names.fresh()
+    take(reception, ct_instance(names))
+    first = ct_instance(names)
+    assert take(reception, first) is Recorded.NEW
+
+    assert take(reception, first) is Recorded.DUPLICATE
+    first.PatientWeight = 80
+    assert take(reception, first) is Recorded.CONFLICT
+    with database.transaction() as db:
+        db.execute(update(Study).values(state=State.READY))
+    assert take(reception, ct_instance(names)) is Recorded.NEW
+    with database.snapshot() as db:
+        assert db.scalars(select(Study.state)).one() == State.RECEIVING
+        assert db.scalars(select(Study.revision)).one() == 3
+    assert take(reception, ct_instance(names, PatientID="P-2", PatientName="Other^One")) is (
+        Recorded.NEW
+    )
+    assert rows(database, Study) == 2

@@ -85,9 +85,39 @@ def test_file_and_folders_are_synced_before_the_object_counts(
         file.write(b"bytes")
         stored = file.commit()
 
-    parent = stored.path.parent
     assert "/incoming/" in synced[0]
-    assert synced[1:] == [str(parent), str(parent.parent), str(store.objects_dir)]
+    assert synced[1:] == [str(stored.path.parent)]
+
+
+def test_the_folders_of_a_new_store_are_synced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    synced = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    store = Store(tmp_path / "new")
+    Store(tmp_path / "new")
+
+    assert synced == [str(store.objects_dir), str(store.root)]
+
+
+def test_what_is_not_synced_by_itself_is_synced_with_the_rest(store: Store, monkeypatch):
+    def refuse(descriptor: int) -> None:
+        raise AssertionError(f"descriptor {descriptor} is synced by itself")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with store.incoming() as file:
+        file.write(b"bytes")
+        stored = file.commit(sync=False)
+
+    store.sync()
+
+    assert stored.path.read_bytes() == b"bytes"
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "1.2.840", f"{'a' * 64}\n"])

@@ -16,7 +16,7 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 from appliance.config import PeerSettings
 from appliance.store import Store
 from dicom_node.errors import PduError
-from dicom_node.guard import (
+from dicom_node.pdu import (
     LONGEST_COMMAND_BYTES,
     LONGEST_REQUEST_BYTES,
     AbortReason,
