@@ -40,7 +40,7 @@ def _key(
     at_least: float | None = None,
     at_most: float | None = None,
     one_of: tuple[str, ...] = (),
-    example: str | None = None,
+    example: str | int | None = None,
 ) -> Any:
     """A setting with its meaning, its unit and what it may be; an example where it has no value."""
     bounds = {"at_least": at_least, "at_most": at_most, "one_of": one_of, "example": example}
@@ -104,6 +104,28 @@ class DicomSettings:
         128 * 1024, "the longest P-DATA-TF PDU that a sender may use (PS3.8)", at_least=4096
     )
     max_instance_bytes: int = _key(2 * GIB, "the largest instance that is accepted", at_least=MIB)
+    tls_port: int | None = _key(
+        None,
+        "the TCP port to listen on for DICOM TLS; absent: none",
+        at_least=1,
+        at_most=HIGHEST_PORT,
+        example=2762,
+    )
+    tls_only: bool = _key(
+        False,  # noqa: FBT003 - a default, as every other
+        "listen on tls_port alone, not on port",
+    )
+    tls_certificate: Path | None = _key(  # noqa: RUF009 - a field, as every other
+        None, "our certificate with its chain, PEM", example="/etc/chest-ct-appliance/dicom.crt"
+    )
+    tls_key: Path | None = _key(  # noqa: RUF009
+        None, "its private key, PEM", example="/etc/chest-ct-appliance/dicom.key"
+    )
+    tls_authorities: Path | None = _key(  # noqa: RUF009
+        None,
+        "the authorities that sign the certificates of peers, PEM; each peer must show one",
+        example="/etc/chest-ct-appliance/authorities.crt",
+    )
     durability: str = _key(
         "instance",
         "when files are synced before Success: each by itself, or together those that wait at the"

@@ -8,6 +8,7 @@ allow-list; then the same reader feeds pynetdicom whole PDUs that arrived in tim
 """
 
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from dicom_node.direct import DirectAssociation, Proposal
 from dicom_node.errors import PduError
 from dicom_node.pdu import AbortReason, Limits, PduReader, PduType, hang_up
 from dicom_node.peers import AllowList, Rejection
+from dicom_node.tls import ServerContext
 
 log = structlog.get_logger()
 
@@ -34,6 +36,9 @@ CALLED_AE_TITLE: Final = slice(10, 26)  # PS3.8 table 9-11
 CALLING_AE_TITLE: Final = slice(26, 42)
 # Connections beyond the associations allowed: enough to tell callers that the limit is reached.
 SPARE_CONNECTIONS: Final = 64
+
+
+Connection = socket.socket
 
 
 class GuardedSocket(AssociationSocket):
@@ -53,7 +58,9 @@ class GuardedSocket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        return bool(self._unread) or super().ready
+        # What TLS has decrypted already, the system no longer shows.
+        pending = isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()
+        return bool(self._unread or pending) or super().ready
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Return the next bytes of the PDU under way; empty ends the association (PS3.8 Evt17)."""
@@ -77,8 +84,10 @@ class GuardedHandler(RequestHandler):
 
     def handle(self) -> None:
         """Take the connection through request, allow-list and limit to an association."""
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._secure():
+            return
         connection = self.request
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         reader = PduReader(connection, self.server.limits)
         try:
             encoded = self._read_request(reader)
@@ -99,6 +108,21 @@ class GuardedHandler(RequestHandler):
                 self._associate(reader, encoded)
         if not admitted:
             self._reject(Rejection.LOCAL_LIMIT_EXCEEDED)
+
+    def _secure(self) -> bool:
+        """Shake hands where TLS is wanted; false when that fails."""
+        if self.server.tls is None:
+            return True
+        plain = self.request
+        plain.settimeout(self.server.limits.pdu_timeout_s)
+        try:
+            self.request = self.server.tls.current().wrap_socket(plain, server_side=True)
+        except OSError as error:  # ssl.SSLError and a peer that went away are among them
+            reason = getattr(error, "reason", None) or type(error).__name__
+            log.warning("connection.insecure", address=self.client_address[0], reason=reason)
+            return False
+        self.server.replace(plain, self.request)
+        return True
 
     @staticmethod
     def _read_request(reader: PduReader) -> bytearray:
@@ -169,11 +193,13 @@ class GuardedServer(ThreadedAssociationServer):
         allow_list: AllowList,
         limits: Limits,
         reception: Reception,
+        tls: ServerContext | None = None,
         evt_handlers: list[Any],
     ) -> None:
         self.allow_list = allow_list
         self.limits = limits
         self.reception = reception
+        self.tls = tls
         self._direct: set[DirectAssociation] = set()
         self._open: set[socket.socket] = set()
         self._associations = threading.BoundedSemaphore(limits.associations)
@@ -213,6 +239,11 @@ class GuardedServer(ThreadedAssociationServer):
             return
         self._open.add(request)
         super().process_request(request, client_address)
+
+    def replace(self, plain: Connection, secured: Connection) -> None:
+        """Know a connection by the socket that it has now."""
+        self._open.discard(plain)
+        self._open.add(secured)
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection; every one of them ends here."""

@@ -7,7 +7,7 @@ as it came; `reception` says what taking means, `guard` what a connection must s
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final, cast
 
 import structlog
@@ -29,6 +29,7 @@ from dicom_node.errors import DicomNodeError
 from dicom_node.guard import GuardedServer
 from dicom_node.pdu import Limits
 from dicom_node.peers import AllowList
+from dicom_node.tls import Credentials, ServerContext
 
 log = structlog.get_logger()
 
@@ -48,15 +49,21 @@ FAREWELL_S: Final = 2.0
 class Listener:
     """A listening socket and the associations that came in by it."""
 
-    def __init__(self, settings: DicomSettings, reception: Reception) -> None:
+    def __init__(
+        self, settings: DicomSettings, reception: Reception, *, secure: bool = False
+    ) -> None:
+        """Bind the port, for TLS if `secure`; raises DicomNodeError."""
         self._reception = reception
+        port = (settings.tls_port or 0) if secure else settings.port
+        tls = ServerContext(Credentials.of(settings)) if secure else None
         try:
             self._server = GuardedServer(
                 _application_entity(settings),
-                (settings.host, settings.port),
+                (settings.host, port),
                 allow_list=AllowList.from_settings(settings),
                 limits=_limits(settings),
                 reception=reception,
+                tls=tls,
                 evt_handlers=[
                     (evt.EVT_C_STORE, handle_store, [reception]),
                     *((event, note, [name]) for event, name in NOTED.items()),
@@ -64,7 +71,7 @@ class Listener:
             )
         except OSError as error:
             raise DicomNodeError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror};"
+                f"cannot listen on {settings.host}:{port}: {error.strerror};"
                 " end the other program or change [dicom] host and port"
             ) from error
         self._thread = threading.Thread(
@@ -90,11 +97,13 @@ class Listener:
 
 
 @contextmanager
-def listening(settings: DicomSettings, reception: Reception) -> Iterator[Listener]:
+def listening(
+    settings: DicomSettings, reception: Reception, *, secure: bool = False
+) -> Iterator[Listener]:
     """Listen for as long as the block runs."""
-    listener = Listener(settings, reception)
+    listener = Listener(settings, reception, secure=secure)
     listener.start()
-    log.info("listener.ready", host=settings.host, port=listener.port)
+    log.info("listener.ready", host=settings.host, port=listener.port, tls=secure)
     try:
         yield listener
     finally:
@@ -116,7 +125,13 @@ def serve(settings: Settings, stopping: threading.Event) -> None:
         min_free_bytes=settings.dicom.min_free_bytes,
         durability=Durability(settings.dicom.durability),
     )
-    with listening(settings.dicom, reception):
+    with ExitStack() as running:
+        if settings.dicom.tls_port is not None:
+            running.enter_context(listening(settings.dicom, reception, secure=True))
+        elif settings.dicom.tls_only:
+            raise DicomNodeError("[dicom] tls_only needs tls_port: nothing would be listened to")
+        if not settings.dicom.tls_only:
+            running.enter_context(listening(settings.dicom, reception))
         stopping.wait()
 
 

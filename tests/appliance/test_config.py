@@ -40,7 +40,8 @@ def test_every_line_of_the_reference_can_be_taken_into_use():
 
     settings = Settings.parse(tomllib.loads(setting.sub(r"\1", reference())))
 
-    assert settings.dicom == Settings.parse({}).dicom
+    assert settings.web == Settings.parse({}).web
+    assert settings.dicom.tls_port == 2762
     assert settings.broker_url == "redis://host:6379/0"
 
 

@@ -1,0 +1,206 @@
+"""DICOM TLS with DCMTK as the peer, and without a certificate."""
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from appliance.config import Settings
+from appliance.reception import Reception
+from appliance.store import Store
+from dicom_node.errors import DicomNodeError
+from dicom_node.scp import Listener, listening
+from dicom_node.tls import Credentials
+from tests.support.instances import Names, as_file, ct_instance, dataset_bytes, encoded
+from tests.support.pacs import DCMTK_ENVIRONMENT, HOST, echo, free_port
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("openssl") and shutil.which("storescu")),
+    reason="openssl or DCMTK is not installed: no certificates, no peer",
+)
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def authority(folder: Path, name: str) -> Path:
+    """Make an authority that signs certificates; returns its own."""
+    certificate = folder / f"{name}.crt"
+    openssl(
+        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2, "-subj", f"/CN={name}"),
+        *("-keyout", folder / f"{name}.key", "-out", certificate),
+    )
+    return certificate
+
+
+def signed(folder: Path, name: str, by: Path) -> Credentials:
+    """Make a key and a certificate signed by an authority."""
+    key, certificate, asked = (folder / f"{name}.{end}" for end in ("key", "crt", "csr"))
+    openssl(
+        *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"),
+        *("-keyout", key, "-out", asked),
+    )
+    openssl(
+        *("x509", "-req", "-in", asked, "-days", 2, "-CA", by, "-CAkey", by.with_suffix(".key")),
+        *("-CAcreateserial", "-out", certificate),
+    )
+    return Credentials(certificate, key, by)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("certificates")
+
+
+@pytest.fixture(scope="module")
+def hospital(folder: Path) -> Path:
+    return authority(folder, "hospital")
+
+
+@pytest.fixture(scope="module")
+def scanner(folder: Path, hospital: Path) -> Credentials:
+    return signed(folder, "scanner", hospital)
+
+
+@pytest.fixture
+def ours(tmp_path: Path, hospital: Path) -> Credentials:
+    return signed(tmp_path, "appliance", hospital)
+
+
+@pytest.fixture
+def listener(settings: Settings, reception: Reception, ours: Credentials):
+    chosen = replace(
+        settings.dicom,
+        tls_port=free_port(),
+        tls_certificate=ours.certificate,
+        tls_key=ours.key,
+        tls_authorities=ours.authorities,
+        network_timeout_s=3,
+    )
+    with listening(chosen, reception, secure=True) as running:
+        yield running
+
+
+def storescu(listener: Listener, path: Path, by: Credentials) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *("storescu", "-aec", "CHESTCT", "+tls", by.key, by.certificate),
+            *("+cf", by.authorities, HOST, str(listener.port), path),
+        ],
+        env=DCMTK_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def reached(listener: Listener, context: ssl.SSLContext) -> bool:
+    """Whether the handshake came to its end; in TLS 1.3 the first read tells."""
+    try:
+        with (
+            socket.create_connection((HOST, listener.port), timeout=10) as plain,
+            context.wrap_socket(plain) as secured,
+        ):
+            secured.settimeout(1)
+            return bool(secured.recv(1))
+    except TimeoutError:
+        return True  # it waits for an A-ASSOCIATE-RQ
+    except OSError:
+        return False
+
+
+def test_a_known_scanner_stores_over_tls(
+    listener: Listener, store: Store, scanner: Credentials, tmp_path: Path
+):
+    ds = ct_instance(Names.fresh(), PixelData=os.urandom(300_000))
+    path = as_file(ds, tmp_path / "slice.dcm")
+
+    done = storescu(listener, path, scanner)
+
+    assert done.returncode == 0, done.stderr
+    (file,) = store.objects_dir.rglob("*.dcm")
+    assert dataset_bytes(file) == encoded(ds)
+
+
+@pytest.mark.parametrize("stranger", ["of another authority", "without a certificate"])
+def test_a_stranger_is_refused_and_nobody_else(
+    listener: Listener, scanner: Credentials, tmp_path: Path, stranger: str
+):
+    other = signed(tmp_path, "stranger", authority(tmp_path, "elsewhere"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(scanner.authorities)
+    if stranger == "of another authority":
+        context.load_cert_chain(other.certificate, other.key)
+
+    assert not reached(listener, context)
+    context.load_cert_chain(scanner.certificate, scanner.key)
+    assert reached(listener, context)
+
+
+def test_tls_1_1_is_refused(listener: Listener, scanner: Credentials):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.load_verify_locations(scanner.authorities)
+    context.load_cert_chain(scanner.certificate, scanner.key)
+    with pytest.warns(DeprecationWarning, match="TLSv1_1 is deprecated"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.warns(DeprecationWarning, match="TLSv1_1 is deprecated"):
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+
+    assert not reached(listener, context)
+
+
+def test_who_speaks_without_tls_is_dropped_in_time(listener: Listener):
+    assert not echo(listener.port)
+    with socket.create_connection((HOST, listener.port), timeout=10) as silent:
+        assert silent.recv(1) == b""
+
+
+def test_a_renewed_certificate_needs_no_restart(
+    listener: Listener, ours: Credentials, scanner: Credentials, tmp_path: Path
+):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(scanner.authorities)
+    context.load_cert_chain(scanner.certificate, scanner.key)
+
+    def serial() -> str:
+        with (
+            socket.create_connection((HOST, listener.port), timeout=10) as plain,
+            context.wrap_socket(plain) as secured,
+        ):
+            return str(secured.getpeercert()["serialNumber"])
+
+    before = serial()
+    renewed = signed(tmp_path, "renewed", ours.authorities)
+    ours.key.write_bytes(renewed.key.read_bytes())
+    ours.certificate.write_bytes(renewed.certificate.read_bytes())
+    after = serial()
+    ours.certificate.write_text("half")
+    with capture_logs() as logs:
+        assert serial() == after
+
+    assert before != after
+    assert [entry["event"] for entry in logs if "tls" in entry["event"]] == [
+        "tls.certificates_unusable"
+    ]
+
+
+def test_tls_without_its_files_is_refused_by_name(settings: Settings, reception: Reception):
+    chosen = replace(settings.dicom, tls_port=free_port())
+
+    with (
+        pytest.raises(DicomNodeError, match="tls_certificate, tls_key, tls_authorities"),
+        listening(chosen, reception, secure=True),
+    ):
+        pass
