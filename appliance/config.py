@@ -97,6 +97,12 @@ class DicomSettings:
     port: int = _key(11112, "the TCP port to listen on", at_least=1, at_most=HIGHEST_PORT)
     peers: tuple[PeerSettings, ...] = _key(THIS_MACHINE, "who may send; by default this machine")
     max_associations: int = _key(64, "associations open at once; more are refused", at_least=1)
+    max_connections_per_s: float = _key(
+        50.0,
+        "new connections a second from one address, after a burst of ten times as many; more are"
+        " closed unread",
+        at_least=1,
+    )
     min_free_bytes: int = _key(
         2 * GIB, "free disk space below which senders are told to try later (0xA700)", at_least=0
     )

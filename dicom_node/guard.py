@@ -27,7 +27,7 @@ from appliance.reception import Reception
 from dicom_node.direct import DirectAssociation, Proposal
 from dicom_node.errors import PduError
 from dicom_node.pdu import AbortReason, Limits, PduReader, PduType, hang_up
-from dicom_node.peers import AllowList, Rejection
+from dicom_node.peers import AllowList, Arrivals, Rejection
 from dicom_node.tls import ServerContext
 
 log = structlog.get_logger()
@@ -200,6 +200,7 @@ class GuardedServer(ThreadedAssociationServer):
         self.limits = limits
         self.reception = reception
         self.tls = tls
+        self._arrivals = Arrivals(limits.connections_per_s)
         self._direct: set[DirectAssociation] = set()
         self._open: set[socket.socket] = set()
         self._associations = threading.BoundedSemaphore(limits.associations)
@@ -232,9 +233,17 @@ class GuardedServer(ThreadedAssociationServer):
             self._direct.discard(association)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start the connection's thread, unless there are too many of them."""
-        if len(self._open) >= self.limits.associations + SPARE_CONNECTIONS:
-            log.warning("connection.dropped", address=client_address[0], reason="too many")
+        """Start the connection's thread, unless the caller is nobody's or there are too many."""
+        address = client_address[0]
+        reason = ""
+        if not self.allow_list.knows(address):
+            reason = "not in the allow-list"
+        elif not self._arrivals.admit(address):
+            reason = "too many a second"
+        elif len(self._open) >= self.limits.associations + SPARE_CONNECTIONS:
+            reason = "too many"
+        if reason:
+            log.warning("connection.dropped", address=address, reason=reason)
             self.shutdown_request(request)
             return
         self._open.add(request)

@@ -54,6 +54,8 @@ class Limits:
     pdu_timeout_s: float
     """From a PDU's first byte to its last, and from the connection to its A-ASSOCIATE-RQ."""
     associations: int
+    connections_per_s: float
+    """New connections of one address."""
 
     def recognise(self, number: int, length: int) -> PduType:
         """Return the type in a PDU's header; raises PduError if it is none or claims too much."""

@@ -4,7 +4,9 @@ The answers are those of PS3.8 section 9.3.4 (A-ASSOCIATE-RJ), so that a PACS ad
 the reason in the PACS's own log.
 """
 
-from collections.abc import Iterable
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -14,6 +16,8 @@ from appliance.config import DicomSettings
 from dicom_node.errors import DicomNodeError
 
 ANY: Final = "*"
+BURST_S: Final = 10.0
+ADDRESSES: Final = 4096
 
 
 class Rejection(Enum):
@@ -69,6 +73,11 @@ class AllowList:
             tuple(Peer.parse(peer.ae_title, peer.address) for peer in settings.peers),
         )
 
+    def knows(self, address: str) -> bool:
+        """Return whether anybody at this address may call, whatever the AE title."""
+        plain = _plain(address)
+        return any(peer.network is None or plain in peer.network for peer in self.peers)
+
     def judge(self, *, called: str, calling: str, address: str) -> Rejection | None:
         """Return why this caller is refused, or `None` if it may come in."""
         if not _any_matches(self.peers, calling, _plain(address)):
@@ -76,6 +85,30 @@ class AllowList:
         if called != self.ae_title:
             return Rejection.CALLED_AE_TITLE_NOT_RECOGNISED
         return None
+
+
+class Arrivals:
+    """New connections of each address, held to a rate: a token bucket for each (RFC 2697's idea).
+
+    `per_s` refill a bucket, which holds `BURST_S` times as many; the longest unheard of many
+    addresses is forgotten.
+    """
+
+    def __init__(self, per_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_s
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, when
+
+    def admit(self, address: str) -> bool:
+        """Count a connection; return whether it is within the rate."""
+        now = self._clock()
+        tokens, then = self._buckets.pop(address, (self._per_s * BURST_S, now))
+        tokens = min(tokens + (now - then) * self._per_s, self._per_s * BURST_S)
+        admitted = tokens >= 1
+        self._buckets[address] = (tokens - 1 if admitted else tokens, now)
+        if len(self._buckets) > ADDRESSES:
+            self._buckets.popitem(last=False)
+        return admitted
 
 
 def _any_matches(peers: Iterable[Peer], ae_title: str, address: IPv4Address | IPv6Address) -> bool:

@@ -200,4 +200,5 @@ def _limits(settings: DicomSettings) -> Limits:
         message_bytes=settings.max_instance_bytes,
         pdu_timeout_s=settings.network_timeout_s,
         associations=settings.max_associations,
+        connections_per_s=settings.max_connections_per_s,
     )

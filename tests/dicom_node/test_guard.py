@@ -124,7 +124,9 @@ def test_a_length_beyond_the_limit_is_refused_before_anything_is_read(
     pdu_type: PduType, length: int
 ):
     ours, theirs = socket.socketpair()
-    limits = Limits(pdu_bytes=4096, message_bytes=1 << 20, pdu_timeout_s=5, associations=1)
+    limits = Limits(
+        pdu_bytes=4096, message_bytes=1 << 20, pdu_timeout_s=5, associations=1, connections_per_s=1
+    )
     with ours, theirs:
         theirs.sendall(struct.pack(">BxL", pdu_type, length) + b"follows")
 
@@ -136,7 +138,13 @@ def test_a_length_beyond_the_limit_is_refused_before_anything_is_read(
 
 def test_a_pdu_that_trickles_is_dropped_when_its_time_is_up():
     ours, theirs = socket.socketpair()
-    limits = Limits(pdu_bytes=4096, message_bytes=1 << 20, pdu_timeout_s=0.5, associations=1)
+    limits = Limits(
+        pdu_bytes=4096,
+        message_bytes=1 << 20,
+        pdu_timeout_s=0.5,
+        associations=1,
+        connections_per_s=1,
+    )
 
     def trickle() -> None:
         try:
@@ -282,6 +290,24 @@ def test_one_association_too_many_may_come_again_later(listen: Callable[..., Lis
             answer = third.acceptor.primitive
         assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
 
+    assert eventually(lambda: echo(listener.port))
+
+
+def test_a_stranger_is_dropped_before_anything_is_read(listen: Callable[..., Listener]):
+    listener = listen(peers=(PeerSettings(address="192.0.2.0/24"),))
+
+    with connect(listener.port) as connection:
+        assert connection.recv(1) == b""
+
+
+def test_a_flood_from_one_address_is_dropped_and_passes(listen: Callable[..., Listener]):
+    listener = listen(max_connections_per_s=2.0)
+
+    with ExitStack() as flood:
+        connections = [flood.enter_context(connect(listener.port)) for _ in range(25)]
+        dropped = [connection.recv(1) == b"" for connection in connections[-3:]]
+
+    assert all(dropped)
     assert eventually(lambda: echo(listener.port))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from appliance.config import Settings
 from dicom_node.errors import DicomNodeError
-from dicom_node.peers import AllowList, Peer, Rejection
+from dicom_node.peers import AllowList, Arrivals, Peer, Rejection
 
 
 def allow_list(*peers: tuple[str, str]) -> AllowList:
@@ -64,3 +64,20 @@ def test_a_rejection_is_encoded_as_the_standard_says():
     pdu = Rejection.LOCAL_LIMIT_EXCEEDED.pdu()
 
     assert pdu == b"\x03\x00\x00\x00\x00\x04\x00\x02\x03\x02"  # PS3.8 table 9-21
+
+
+@pytest.mark.parametrize(
+    ("address", "known"), [("10.1.2.3", True), ("::ffff:10.1.2.3", True), ("10.2.0.1", False)]
+)
+def test_an_address_of_no_peer_is_known_before_anything_is_read(address: str, *, known: bool):
+    assert allow_list(("CT1", "10.1.0.0/16"), ("CT2", "192.0.2.7")).knows(address) is known
+
+
+def test_connections_of_one_address_are_held_to_a_rate_and_others_are_not():
+    now = 0.0
+    arrivals = Arrivals(2.0, clock=lambda: now)
+
+    assert [arrivals.admit("10.0.0.1") for _ in range(22)] == [True] * 20 + [False] * 2
+    assert arrivals.admit("10.0.0.2")
+    now = 1.0
+    assert [arrivals.admit("10.0.0.1") for _ in range(3)] == [True, True, False]
