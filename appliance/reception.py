@@ -71,8 +71,9 @@ class Reception:
         self._store = store
         self._min_free_bytes = min_free_bytes
         self._durability = durability
-        self._recording = threading.Lock()
+        self._turn = threading.Condition()
         self._line: deque[_Waiting] = deque()
+        self._committing = False
         self._routes = studies.Routes()
         self._idle = threading.Condition()
         self._under_way = 0
@@ -119,17 +120,32 @@ class Reception:
         """Make a written file permanent, then its row; raises StoreError."""
         stored = incoming.commit(sync=self._durability is Durability.INSTANCE)
         waiting = _Waiting(_received(header, command, stored))
-        self._line.append(waiting)
-        with self._recording:
-            while waiting.outcome is None:  # else whoever was before took it along
-                length = min(len(self._line), LONGEST_LINE)
-                self._record([self._line.popleft() for _ in range(length)])
+        with self._turn:
+            self._line.append(waiting)
+        while (line := self._next_line(waiting)) is not None:
+            try:
+                self._record(line)
+            finally:
+                with self._turn:
+                    self._committing = False
+                    self._turn.notify_all()
         match waiting.outcome:
             case Exception() as error:
                 raise error
             case Recorded() as recorded:
                 return recorded
         raise AssertionError("an instance was left without an answer")
+
+    def _next_line(self, waiting: "_Waiting") -> list["_Waiting"] | None:
+        """Return whose rows this thread is to commit, None once its own has been."""
+        with self._turn:
+            self._turn.wait_for(lambda: waiting.outcome is not None or not self._committing)
+            if waiting.outcome is not None:
+                return None
+            if waiting not in self._line:  # whoever took it along died
+                raise OutOfResourcesError("the instance was not recorded, send again")
+            self._committing = True
+            return [self._line.popleft() for _ in range(min(len(self._line), LONGEST_LINE))]
 
     def _record(self, line: list["_Waiting"]) -> None:
         """Give everybody in the line an outcome, in one transaction if at all possible."""
