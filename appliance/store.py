@@ -72,19 +72,24 @@ class Incoming:
     def commit(self, *, sync: bool = True) -> StoredObject:
         """Make the bytes permanent and return where they are; the same bytes are kept once.
 
-        Without `sync` they are permanent after the next `Store.sync()`.
+        Without `sync` they are permanent after the next `Store.sync()`. The name is given before
+        the sync, so that one write of the file system's journal holds both. After a crash in
+        between it may stand for less than its bytes: no row has it then, and the bytes sent again
+        take its place.
         """
         self._file.flush()
-        if sync:
-            os.fsync(self._file.fileno())
-        self._file.close()
         digest = self._hash.hexdigest()
         target = self._store.path_of(digest)
-        if not target.exists():
+        if _holds(target, digest):
+            if sync:  # whoever put it there may not have come to this line yet
+                _sync(target)
+        else:
             self._path.replace(target)
-        # Also when it was there: whoever put it there may not have come to this line yet.
+            if sync:
+                os.fsync(self._file.fileno())
+        self._file.close()
         if sync:
-            _sync_folder(target.parent)
+            _sync(target.parent)
         return StoredObject(digest=digest, size_bytes=self._size_bytes, path=target)
 
 
@@ -100,8 +105,8 @@ class Store:
         for folder in missing:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if missing:  # then a new file needs its own folder synced, and no other
-            _sync_folder(self.objects_dir)
-            _sync_folder(root)
+            _sync(self.objects_dir)
+            _sync(root)
 
     def incoming(self) -> Incoming:
         """A new file to write to, used as a context manager."""
@@ -147,9 +152,18 @@ class Store:
         return removed
 
 
-def _sync_folder(folder: Path) -> None:
-    """A rename is durable once its folder is synced (POSIX leaves it open until then)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _holds(path: Path, digest: str) -> bool:
+    """Whether the file is there, and whole."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except FileNotFoundError:
+        return False
+
+
+def _sync(path: Path) -> None:
+    """Sync a file, or a folder: a name in it is durable then (POSIX leaves it open before)."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

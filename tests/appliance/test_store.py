@@ -85,8 +85,22 @@ def test_file_and_folders_are_synced_before_the_object_counts(
         file.write(b"bytes")
         stored = file.commit()
 
-    assert "/incoming/" in synced[0]
-    assert synced[1:] == [str(stored.path.parent)]
+    assert synced == [str(stored.path), str(stored.path.parent)]
+
+
+def test_a_name_that_a_crash_left_without_its_bytes_gets_them(store: Store):
+    with store.incoming() as file:
+        file.write(b"bytes")
+        stored = file.commit()
+    stored.path.write_bytes(b"")
+
+    with store.incoming() as file:
+        file.write(b"bytes")
+        again = file.commit()
+
+    assert again == stored
+    assert stored.path.read_bytes() == b"bytes"
+    assert files_below(store.root) == [stored.path]
 
 
 def test_the_folders_of_a_new_store_are_synced_once(
