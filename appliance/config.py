@@ -95,6 +95,9 @@ class DicomSettings:
     ae_title: str = _key("CHESTCT", "the AE title that senders must call")
     host: str = _key("127.0.0.1", "the address to listen on; 0.0.0.0 for every interface")
     port: int = _key(11112, "the TCP port to listen on", at_least=1, at_most=HIGHEST_PORT)
+    serial_number: str = _key(
+        "0", "this box's own number, in every object it makes; 1 to 64 characters"
+    )
     peers: tuple[PeerSettings, ...] = _key(THIS_MACHINE, "who may send; by default this machine")
     max_associations: int = _key(64, "associations open at once; more are refused", at_least=1)
     max_connections_per_s: float = _key(

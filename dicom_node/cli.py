@@ -1,10 +1,11 @@
-"""`appliance listen` and `appliance send`."""
+"""`appliance listen`, `appliance send`, and what `appliance analyse --dicom` writes."""
 
 import logging
 import random
 import signal
 import threading
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from appliance.config import Settings
 
 if TYPE_CHECKING:
     from dicom_node.scu import Sent
+    from pipelines.findings import Analysis
 
 
 @click.command()
@@ -85,6 +87,33 @@ def send(
                 report=lambda _sent: bar.update(1),
             )
     _conclude(sent)
+
+
+def write_dicom(analysis: "Analysis", source: Path, folder: Path) -> None:
+    """Write the result objects of an analysis that has just ended into a new folder.
+
+    Args:
+        analysis: Of a series in `source`.
+        source: A DICOM file, a folder of them or a zip file.
+        folder: Where to; it is made.
+
+    Raises:
+        ApplianceError: The source cannot be read again, or no object can be made of it.
+        DecodeError: The pixel data of a key image are damaged.
+    """
+    from appliance import collection
+    from dicom_node.objects.build import build_objects, write_objects
+    from dicom_node.objects.provenance import Equipment
+
+    with TemporaryDirectory(prefix="objects-") as scratch:
+        collected = collection.collect(source, scratch=Path(scratch))
+        objects = build_objects(
+            analysis,
+            [instance.path for instance in collected.instances],
+            analysed_at=datetime.now(UTC).astimezone(),
+            equipment=Equipment.here(Settings.load().dicom.serial_number),
+        )
+    write_objects(objects, folder)
 
 
 def _conclude(sent: "list[Sent]") -> None:

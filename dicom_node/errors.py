@@ -1,6 +1,7 @@
-"""What can go wrong between this node and a peer.
+"""What can go wrong between this node and a peer, and on the way to the objects it sends.
 
 DicomNodeError   a setting or an input that nobody can use
+├── ObjectError  no result object can be made of an analysis and these images
 ├── PduError     the peer broke PS3.8 or a limit: the association is aborted
 └── SendError    as an SCU: no association, or instances the peer did not take
 """
@@ -10,6 +11,10 @@ from appliance.errors import ApplianceError
 
 class DicomNodeError(ApplianceError):
     """A setting or an input that this node cannot use."""
+
+
+class ObjectError(DicomNodeError):
+    """The images do not belong to the analysis, or lack what an object must say of them."""
 
 
 class PduError(DicomNodeError):

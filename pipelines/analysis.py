@@ -252,6 +252,7 @@ def analyse(
         burden=burden,
         second_opinion=opinion,
         heat_maps=maps,
+        sop_instance_uids=volume.sop_instance_uids,
     )
 
 

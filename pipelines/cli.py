@@ -5,6 +5,7 @@ imported until one of them runs.
 """
 
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,13 @@ import click
 from pipelines.errors import PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from pipelines.findings import Analysis
     from pipelines.series import Candidate
+
+OUTPUTS = "appliance.outputs"
+"""Entry points that write an analysis in another form: (analysis, source, new folder) → None."""
 
 of_sets = click.option(
     "--sets", required=True, type=click.Path(exists=True, path_type=Path), help="The manifests."
@@ -37,6 +42,7 @@ with_threads = click.option("--threads", default=0, show_default="all", help="Pr
 @click.option("--weights", type=click.Path(exists=True, path_type=Path), help="Folder of models.")
 @click.option("--second-opinion", is_flag=True, help="Also say which kind of pneumonia it looks.")
 @click.option("--heat-map", is_flag=True, help="Also write where the classifiers looked.")
+@click.option("--dicom", is_flag=True, help="Also write DICOM objects: SEG, SR, images, PDF.")
 def analyse(
     source: Path,
     out: Path,
@@ -45,17 +51,20 @@ def analyse(
     weights: Path | None,
     second_opinion: bool,  # noqa: FBT001
     heat_map: bool,  # noqa: FBT001
+    dicom: bool,  # noqa: FBT001
 ) -> None:
     """Analyse a DICOM folder, a zip or a NIfTI file without any server.
 
     Writes analysis.json, lungs.nii.gz, lesions.nii.gz (in the input's own geometry) and
-    contact_sheet.png to a new folder. Research use only, not for primary diagnosis.
+    contact_sheet.png to a new folder, with --dicom also the objects that go to a PACS, in a folder
+    dicom. Research use only, not for primary diagnosis.
     """
     from pipelines import analysis, presentation
     from pipelines.engines.choice import EngineChoice
     from pipelines.findings import whole_folder
     from pipelines.series import candidates
 
+    write_dicom = _dicom_writer(source) if dicom else None
     try:
         with whole_folder(out) as staging:
             models = analysis.Models.open(
@@ -75,6 +84,8 @@ def analyse(
             )
             found.write(staging, volume)
             presentation.contact_sheet(volume, found).save(staging / "contact_sheet.png")
+            if write_dicom is not None:
+                write_dicom(found, source, staging / "dicom")
     except (PipelineError, OSError) as error:
         raise click.ClickException(str(error)) from error
     for refusal in found.refused_series:
@@ -238,6 +249,18 @@ def evaluate(
     except (PipelineError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"Written: {out / 'report.html'} and metrics.json beside it.")
+
+
+def _dicom_writer(source: Path) -> "Callable[[Analysis, Path, Path], None]":
+    """Return what writes DICOM objects; it lives in a package that this one does not know."""
+    if source.name.lower().endswith((".nii", ".nii.gz")):
+        raise click.ClickException(
+            "--dicom needs DICOM images: a NIfTI file names no patient and no study."
+        )
+    for entry in metadata.entry_points(group=OUTPUTS, name="dicom"):
+        writer: Callable[[Analysis, Path, Path], None] = entry.load()
+        return writer
+    raise click.ClickException("Nothing here writes DICOM objects: install the appliance again.")
 
 
 def _told(candidates: "Iterable[Candidate]") -> "Iterator[Candidate]":

@@ -255,6 +255,7 @@ class Analysis:
         burden: How much of the lungs is lesion; None likewise.
         second_opinion: Of the network that tells kinds of pneumonia apart; None unless asked for.
         heat_maps: None but those asked for.
+        sop_instance_uids: Of the images, one for each canonical z; empty for NIfTI.
     """
 
     ANALYSIS_FILE: ClassVar[str] = "analysis.json"
@@ -281,6 +282,7 @@ class Analysis:
     burden: Burden | None = None
     second_opinion: SecondOpinion | None = None
     heat_maps: tuple[HeatMap, ...] = ()
+    sop_instance_uids: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Return what ``analysis.json`` holds: every field but the arrays, as JSON types."""
@@ -407,6 +409,7 @@ def _typed(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
             HeatMap(**row, heat=load_mask(folder / HeatMap.FILES[row["purpose"]]).astype(np.uint8))
             for row in summary.get("heat_maps", ())
         ),
+        "sop_instance_uids": tuple(summary.get("sop_instance_uids", ())),
     }
 
 

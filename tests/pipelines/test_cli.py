@@ -1,13 +1,17 @@
 """`appliance analyse`, `phantom` and `train` as a person types them."""
 
 import json
+import shutil
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from pydicom import dcmread
 
 from pipelines import cli
 from tests.support import ct_series
@@ -44,6 +48,7 @@ def test_a_dicom_folder_is_analysed_into_four_files(tmp_path, models):
     ]
     written = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert written["shape"] == [24, 128, 128]
+    assert len(set(written["sop_instance_uids"])) == 24
     assert set(written["timings_s"]) == {"lungs", "lesions", "screening"}
     assert written["burden"]["grade"].startswith("CT-")
     assert (written["second_opinion"], written["heat_maps"]) == (None, [])
@@ -106,6 +111,71 @@ def test_masks_of_a_nifti_lie_in_its_own_geometry(tmp_path, models):
     lungs = nib.load(tmp_path / "out" / "lungs.nii.gz")
     assert lungs.shape == array.shape
     np.testing.assert_allclose(lungs.affine, affine)
+
+
+class DicomWriter:
+    """What the entry point `dicom` would load in an installation of this release."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[dict[str, str]] = []
+        # Of the command alone: torch looks for entry points too.
+        monkeypatch.setattr(cli, "metadata", SimpleNamespace(entry_points=self._entry_points))
+
+    def _entry_points(self, **asked: str) -> list[metadata.EntryPoint]:
+        self.asked.append(asked)
+        return [metadata.EntryPoint("dicom", "dicom_node.cli:write_dicom", asked["group"])]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_study_comes_back_as_dicom_objects(tmp_path, models, monkeypatch, kind):
+    writer = DicomWriter(monkeypatch)
+    monkeypatch.setenv("APPLIANCE_SETTINGS", str(tmp_path / "settings.toml"))
+    (tmp_path / "settings.toml").write_text('[dicom]\nserial_number = "box 7"\n')
+    source = tmp_path / "study"
+    ct_series.write(ct_series.slices(24), source)
+    if kind == "zip":
+        source = Path(shutil.make_archive(str(source), "zip", source))
+
+    code, output = run(
+        "analyse", source, "--out", tmp_path / "out", "--engine", "torch", "--weights", models,
+        "--dicom",
+    )  # fmt: skip
+
+    assert code == 0, output
+    assert writer.asked == [{"group": "appliance.outputs", "name": "dicom"}]
+    made = [dcmread(path) for path in sorted((tmp_path / "out" / "dicom").iterdir())]
+    assert [ds.Modality for ds in made][:2] == ["SEG", "SR"]
+    assert {ds.Modality for ds in made} == {"SEG", "SR", "OT", "DOC"}
+    assert {ds.DeviceSerialNumber for ds in made} == {"box 7"}
+
+
+def test_a_nifti_file_cannot_become_dicom_objects(tmp_path, models, monkeypatch):
+    writer = DicomWriter(monkeypatch)
+    (tmp_path / "chest.nii.gz").write_bytes(b"")
+
+    code, output = run(
+        "analyse", tmp_path / "chest.nii.gz", "--out", tmp_path / "out", "--dicom",
+        "--weights", models,
+    )  # fmt: skip
+
+    assert code == 1
+    assert output.splitlines() == [
+        "Error: --dicom needs DICOM images: a NIfTI file names no patient and no study."
+    ]
+    assert writer.asked == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_installation_without_a_writer_says_so(tmp_path, models, monkeypatch):
+    monkeypatch.setattr(cli, "metadata", SimpleNamespace(entry_points=lambda **_asked: []))
+    ct_series.write(ct_series.slices(5), tmp_path / "study")
+
+    code, output = run(
+        "analyse", tmp_path / "study", "--out", tmp_path / "out", "--dicom", "--weights", models
+    )
+
+    assert code == 1
+    assert "install the appliance again" in output
 
 
 def test_an_unusable_study_ends_in_one_sentence(tmp_path, models):

@@ -74,6 +74,7 @@ def make_analysis(volume: CTVolume) -> Analysis:
             HeatMap("screening", "COVID-likeness", 0.5, np.where(lesions > 0, 255, 0).astype("u1")),
             HeatMap("pneumonia", "COVID-19", None, np.zeros(volume.shape, np.uint8)),
         ),
+        sop_instance_uids=("1.2.3.1", "1.2.3.2", "1.2.3.3"),
     )  # fmt: skip
 
 

@@ -1,0 +1,64 @@
+"""An analysis as the objects that go to the PACS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from dicom_node.objects.capture import build_captures
+from dicom_node.objects.document import build_document
+from dicom_node.objects.provenance import Equipment, Provenance, Verification, tolerant
+from dicom_node.objects.report import build_report
+from dicom_node.objects.segmentation import build_segmentation
+from dicom_node.objects.source import read_source
+from pipelines.files import whole_file
+from pipelines.findings import Analysis
+
+
+def build_objects(
+    analysis: Analysis,
+    source_paths: Iterable[Path],
+    *,
+    analysed_at: datetime,
+    equipment: Equipment,
+    verification: Verification | None = None,
+) -> tuple[Dataset, ...]:
+    """Return Segmentation, report, key images and document, in this order, ready to be written.
+
+    Called again with the same arguments it returns the same bytes. With a verification, the report
+    and the document are new instances and the others are those of the machine's delivery.
+
+    Args:
+        analysis: What was found.
+        source_paths: Files of the analysed images, in any order; others beside them do no harm.
+        analysed_at: When the analysis ended, with its time zone.
+        equipment: The box that made it.
+        verification: Who answers for the report; None as long as nobody does.
+
+    Raises:
+        ObjectError: The images are not those of the analysis, or it does not name its networks.
+        DecodeError: The pixel data of a key image are damaged.
+    """
+    with tolerant():
+        source = read_source(analysis, source_paths)
+        provenance = Provenance(analysis, source, analysed_at, equipment, verification)
+        return (
+            build_segmentation(provenance),
+            build_report(provenance),
+            *build_captures(provenance),
+            build_document(provenance),
+        )
+
+
+def write_objects(objects: Iterable[Dataset], folder: Path) -> list[Path]:
+    """Write objects as Part 10 files named by what they are, and return their paths."""
+    paths = []
+    for number, ds in enumerate(objects, start=1):
+        path = folder / f"{number:02d}-{ds.Modality}.dcm"
+        with tolerant(), whole_file(path) as file:
+            ds.save_as(file, enforce_file_format=True)
+        paths.append(path)
+    return paths

@@ -1,0 +1,266 @@
+"""The measurements as a Comprehensive 3D SR (PS3.3 A.35.13) on TID 1500 (PS3.16).
+
+One TID 1411 group for each lung and each lesion refers to its segment; one TID 1501 group is about
+the case. The machine's own report is PARTIAL and UNVERIFIED; a verified one is COMPLETE, names the
+person, and names the machine's as its predecessor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    LanguageOfContentItemAndDescendants,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    ReferencedSegment,
+    RelationshipTypeValues,
+    SourceSeriesForSegmentation,
+    TextContentItem,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.valuerep import PersonName
+
+from dicom_node.objects import codes, segmentation
+from dicom_node.objects.provenance import (
+    MANUFACTURER,
+    MODEL_NAME,
+    NOTICE,
+    Provenance,
+    Verification,
+    reference,
+)
+from dicom_node.objects.segmentation import Segment, segments
+from pipelines.findings import ModelRef, Side
+
+ROLE: Final = "report"
+SERIES_NUMBER: Final = 9102
+
+_DECIMALS: Final = 4
+
+
+def build_report(provenance: Provenance) -> Dataset:
+    """Return the report of an analysis, verified if `provenance` says by whom.
+
+    Raises:
+        ObjectError: The analysis does not name the networks.
+    """
+    ds = provenance.new_object(
+        Comprehensive3DSRStorage,
+        provenance.verified_uid(ROLE),
+        series=ROLE,
+        series_number=SERIES_NUMBER,
+        modality="SR",
+        written_at=provenance.written_at,
+    )
+    ds.CodingSchemeIdentificationSequence = [codes.scheme_item()]
+    ds.ReferencedPerformedProcedureStepSequence = []
+    ds.PerformedProcedureCodeSequence = []
+    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(provenance)]
+    ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = (
+        "PARTIAL",
+        "UNVERIFIED",
+        "PRELIMINARY",
+    )
+    if provenance.verification is not None:
+        _verify(ds, provenance, provenance.verification)
+    (content,) = _content(provenance)
+    ds.update(content)
+    return ds
+
+
+def _verify(ds: Dataset, provenance: Provenance, verification: Verification) -> None:
+    """Name the verifying observer and the report that this one supersedes (PS3.3 C.17.2)."""
+    ds.InstanceNumber = 2
+    ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "VERIFIED", "FINAL"
+    observer = Dataset()
+    observer.VerifyingObserverName = PersonName(verification.person_name)
+    observer.VerifyingOrganization = verification.organisation
+    observer.VerificationDateTime = f"{provenance.written_at:%Y%m%d%H%M%S%z}"
+    observer.VerifyingObserverIdentificationCodeSequence = []
+    ds.VerifyingObserverSequence = [observer]
+    ds.PredecessorDocumentsSequence = [
+        _instances(
+            ds.StudyInstanceUID,
+            {ds.SeriesInstanceUID: [reference(ds.SOPClassUID, provenance.uid(ROLE))]},
+        )
+    ]
+
+
+def _evidence(provenance: Provenance) -> Dataset:
+    """Return the Segmentation and the images it was made of."""
+    source, study_uid = provenance.source, provenance.source.attributes.StudyInstanceUID
+    masks = reference(SegmentationStorage, provenance.uid(segmentation.ROLE))
+    images = [reference(image.sop_class_uid, image.sop_instance_uid) for image in source.images]
+    return _instances(
+        study_uid,
+        {
+            provenance.uid("series", segmentation.ROLE): [masks],
+            provenance.analysis.series_uid: images,
+        },
+    )
+
+
+def _instances(study_uid: str, series: dict[str, list[Dataset]]) -> Dataset:
+    """Return instances of one study by their series (PS3.3 table C.17-3)."""
+    item = Dataset()
+    item.StudyInstanceUID = study_uid
+    item.ReferencedSeriesSequence = []
+    for uid, instances in series.items():
+        of_series = Dataset()
+        of_series.SeriesInstanceUID = uid
+        of_series.ReferencedSOPSequence = instances
+        item.ReferencedSeriesSequence.append(of_series)
+    return item
+
+
+def _content(provenance: Provenance) -> MeasurementReport:
+    described = segments(provenance)
+    groups = [
+        _lung(provenance, s) if s.lesion is None else _lesion(provenance, s) for s in described
+    ]
+    equipment = provenance.equipment
+    device = DeviceObserverIdentifyingAttributes(
+        uid=equipment.uid,
+        name=MODEL_NAME,
+        manufacturer_name=MANUFACTURER,
+        model_name=MODEL_NAME,
+        serial_number=equipment.serial_number,
+    )
+    return MeasurementReport(
+        ObservationContext(observer_device_context=ObserverContext(_concept(codes.DEVICE), device)),
+        procedure_reported=codes.CT,
+        imaging_measurements=[_case(provenance), *groups],
+        title=codes.MEASUREMENT_REPORT,
+        language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(
+            _concept(codes.ENGLISH)
+        ),
+    )
+
+
+def _case(provenance: Provenance) -> MeasurementsAndQualitativeEvaluations:
+    """Return what is said of the whole case, and what its reader must know (TID 1501)."""
+    analysis, screening = provenance.analysis, _algorithm(provenance.model("screening"))
+    volume_ml = sum(lesion.volume_ml for lesion in analysis.lesions)
+    measured = [
+        _number(codes.COVID_PROBABILITY, analysis.probability, codes.NO_UNITS, screening),
+        _number(codes.COVID_THRESHOLD, analysis.threshold, codes.NO_UNITS, screening),
+        _number(codes.LESION_COUNT, len(analysis.lesions), codes.NO_UNITS),
+        _number(codes.LESION_VOLUME, volume_ml, codes.MILLILITRE),
+    ]
+    if analysis.burden is not None:
+        measured.append(_number(codes.BURDEN, 100 * analysis.burden.both.share, codes.PERCENT))
+    answer = codes.POSITIVE if analysis.positive else codes.NEGATIVE
+    case = MeasurementsAndQualitativeEvaluations(
+        TrackingIdentifier(provenance.uid("tracking", "Case"), "Case"),
+        finding_type=codes.FINDING,
+        finding_sites=[_site(Side.BOTH)],
+        measurements=measured,
+        qualitative_evaluations=[QualitativeEvaluation(codes.COVID_LIKE, answer)],
+    )
+    for sentence in (NOTICE, *analysis.warnings, *_made_by(provenance)):
+        comment = TextContentItem(codes.COMMENT, sentence, RelationshipTypeValues.CONTAINS)
+        case[0].ContentSequence.append(comment)
+    return case
+
+
+def _made_by(provenance: Provenance) -> list[str]:
+    """Return a sentence for each network that took part, and one for what computed them."""
+    analysis = provenance.analysis
+    networks = [
+        f"Network for {model.purpose}: {model.name} {model.version}, sha256 {model.digest}."
+        for model in analysis.models
+    ]
+    return [*networks, f"Computed by {analysis.engine}."]
+
+
+def _lung(
+    provenance: Provenance, segment: Segment
+) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
+    analysis = provenance.analysis
+    is_left = segment.side is Side.LEFT
+    volume_ml = analysis.lungs.left_ml if is_left else analysis.lungs.right_ml
+    measured = [_number(codes.VOLUME, volume_ml, codes.MILLILITRE)]
+    if analysis.burden is not None:
+        involved = analysis.burden.left if is_left else analysis.burden.right
+        measured.append(_number(codes.BURDEN, 100 * involved.whole.share, codes.PERCENT))
+    return _group(provenance, segment, measured)
+
+
+def _lesion(
+    provenance: Provenance, segment: Segment
+) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
+    lesion = segment.lesion
+    assert lesion is not None
+    measured = [
+        _number(codes.VOLUME, lesion.volume_ml, codes.MILLILITRE),
+        _number(codes.LONG_AXIS, lesion.diameter_mm, codes.MILLIMETRE),
+        _number(codes.ATTENUATION, lesion.mean_hu, codes.HOUNSFIELD, derivation=codes.MEAN),
+        _number(codes.LUNG_SHARE, 100 * lesion.lung_share, codes.PERCENT),
+    ]
+    if lesion.probability is not None:
+        screening = _algorithm(provenance.model("screening"))
+        measured.append(
+            _number(codes.COVID_PROBABILITY, lesion.probability, codes.NO_UNITS, screening)
+        )
+    return _group(provenance, segment, measured)
+
+
+def _group(
+    provenance: Provenance, segment: Segment, measured: Sequence[Measurement]
+) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """Return the measurements of one segment (TID 1411)."""
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        TrackingIdentifier(segment.tracking_uid, segment.name),
+        # Built by hand: highdicom finds no frame groups in a Segmentation of a single segment.
+        referenced_segment=ReferencedSegment(
+            SegmentationStorage,
+            provenance.uid(segmentation.ROLE),
+            segment.number,
+            source_series=SourceSeriesForSegmentation(provenance.analysis.series_uid),
+        ),
+        finding_category=segment.category,
+        finding_type=segment.kind,
+        algorithm_id=_algorithm(segment.model),
+        finding_sites=[_site(segment.side)],
+        measurements=measured,
+    )
+
+
+def _number(
+    name: Code,
+    value: float,
+    unit: Code,
+    algorithm: AlgorithmIdentification | None = None,
+    *,
+    derivation: Code | None = None,
+) -> Measurement:
+    """Return one measurement (TID 300, TID 1419)."""
+    rounded = round(float(value), _DECIMALS)
+    return Measurement(name, rounded, unit, algorithm_id=algorithm, derivation=derivation)
+
+
+def _algorithm(model: ModelRef) -> AlgorithmIdentification:
+    """Return a network as TID 4019 has it."""
+    return AlgorithmIdentification(model.name, model.version, parameters=[f"sha256 {model.digest}"])
+
+
+def _site(side: Side) -> FindingSite:
+    return FindingSite(codes.LUNG, laterality=codes.LATERALITY[side])
+
+
+def _concept(code: Code) -> CodedConcept:
+    return CodedConcept.from_code(code)
