@@ -8,6 +8,7 @@ default.
 import difflib
 import math
 import os
+import re
 import secrets
 import tomllib
 import types
@@ -31,6 +32,13 @@ MIB: Final = 2**20
 
 
 HIGHEST_PORT: Final = 65535
+# PS3.5 table 6.2-1; a blank at either end does not count, hence none is allowed there.
+AE_TITLE: Final = re.compile(r"(?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! )")
+
+
+def _required(doc: str, *, at_least: float | None = None, at_most: float | None = None) -> Any:
+    """A setting that must be given."""
+    return field(metadata={"doc": doc, "at_least": at_least, "at_most": at_most})
 
 
 def _key(
@@ -89,6 +97,20 @@ THIS_MACHINE: Final = (PeerSettings(address="127.0.0.1"),)
 
 
 @dataclass(frozen=True, kw_only=True)
+class DestinationSettings:
+    """Another DICOM node that this one talks to."""
+
+    name: str = _required("what it is called in these settings and in commands")
+    ae_title: str = _required("its AE title (PS3.8)")
+    host: str = _required("its address")
+    port: int = _required("its TCP port", at_least=1, at_most=HIGHEST_PORT)
+    query: bool = _key(
+        False,  # noqa: FBT003 - a default, as every other
+        "whether it is a PACS that is asked for studies: standing queries, prior studies",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DicomSettings:
     """The DICOM listener."""
 
@@ -98,7 +120,15 @@ class DicomSettings:
     serial_number: str = _key(
         "0", "this box's own number, in every object it makes; 1 to 64 characters"
     )
-    peers: tuple[PeerSettings, ...] = _key(THIS_MACHINE, "who may send; by default this machine")
+    peers: tuple[PeerSettings, ...] = _key(
+        THIS_MACHINE, "who may send and query; by default this machine"
+    )
+    destinations: tuple[DestinationSettings, ...] = _key(
+        (), "other nodes: name, ae_title, host, port, query; C-MOVE goes to these alone"
+    )
+    max_answers: int = _key(
+        2000, "answers to one C-FIND; a query that matches more is told so (0xA700)", at_least=1
+    )
     max_associations: int = _key(64, "associations open at once; more are refused", at_least=1)
     max_connections_per_s: float = _key(
         50.0,
@@ -144,6 +174,59 @@ class DicomSettings:
     network_timeout_s: float = _key(
         60.0, "seconds of silence after which an association is aborted", at_least=1
     )
+
+    def destination(self, name: str) -> DestinationSettings:
+        """The destination of this name; raises ConfigError with the nearest if there is none."""
+        for destination in self.destinations:
+            if destination.name == name:
+                return destination
+        known = [destination.name for destination in self.destinations]
+        raise ConfigError(
+            f"no destination is called {name!r}: {_nearest(name, known)}"
+            if known
+            else f"no destination is called {name!r}: there is none in [[dicom.destinations]]"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandingQuerySettings:
+    """What is asked of a PACS again and again."""
+
+    destination: str = _required("the name of the destination that is asked")
+    modality: str = _key("CT", "the modality that a study must have")
+    description: str = _key("", 'the study description, wildcards allowed ("*thorax*"); "" for any')
+    days: int = _key(1, "how many days back, today included", at_least=1, at_most=366)
+    every_s: float = _key(300.0, "seconds between two queries", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveSettings:
+    """What this node gets from a PACS by itself."""
+
+    standing_queries: tuple[StandingQuerySettings, ...] = _key(
+        (), "what to look for: destination, modality, description, days, every_s"
+    )
+    priors: int = _key(
+        0,
+        "how many earlier CT studies of a new study's patient are retrieved; 0 for none",
+        at_least=0,
+        at_most=20,
+    )
+    priors_max_age_days: int = _key(
+        1825, "days before the new study beyond which no prior is retrieved", at_least=1
+    )
+    max_answers: int = _key(
+        500, "answers to one query of ours after which it is cancelled", at_least=1
+    )
+    max_attempts: int = _key(24, "tries to retrieve a study before it is given up", at_least=1)
+    retry_s: float = _key(
+        60.0, "seconds before the second try; doubled after each, up to an hour", at_least=1
+    )
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is retrieved without somebody's asking."""
+        return bool(self.standing_queries) or self.priors > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +283,7 @@ class Settings:
     receive: ReceiveSettings = field(default_factory=ReceiveSettings)
     lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
     dicom: DicomSettings = field(default_factory=DicomSettings)
+    retrieve: RetrieveSettings = field(default_factory=RetrieveSettings)
     web: WebSettings = field(default_factory=WebSettings)
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
 
@@ -231,6 +315,9 @@ class Settings:
         for name, key in (("database", "url"), ("broker", "url")):
             _refuse_unknown(tables[name], known=[key], where=name)
         data_dir = _data_dir(document, folder=folder)
+        dicom = _build(DicomSettings, tables["dicom"], where="dicom", folder=folder)
+        retrieve = _build(RetrieveSettings, tables["retrieve"], where="retrieve", folder=folder)
+        _check_destinations(dicom, retrieve)
         return cls(
             data_dir=data_dir,
             database_url=_text(tables["database"], "url", where="database")
@@ -240,7 +327,8 @@ class Settings:
             lifecycle=_build(
                 LifecycleSettings, tables["lifecycle"], where="lifecycle", folder=folder
             ),
-            dicom=_build(DicomSettings, tables["dicom"], where="dicom", folder=folder),
+            dicom=dicom,
+            retrieve=retrieve,
             web=_build(WebSettings, tables["web"], where="web", folder=folder),
             analysis=_build(AnalysisSettings, tables["analysis"], where="analysis", folder=folder),
         )
@@ -287,6 +375,7 @@ SECTIONS: Final[Mapping[str, type | None]] = {
     "receive": ReceiveSettings,
     "lifecycle": LifecycleSettings,
     "dicom": DicomSettings,
+    "retrieve": RetrieveSettings,
     "web": WebSettings,
     "analysis": AnalysisSettings,
 }
@@ -367,8 +456,9 @@ def _toml(value: Any) -> str:
             # A TOML basic string escapes as JSON does, so quoting is safe for any path.
             escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
             return f'"{escaped}"'
-        case PeerSettings():
-            return f"{{ ae_title = {_toml(value.ae_title)}, address = {_toml(value.address)} }}"
+        case PeerSettings() | DestinationSettings() | StandingQuerySettings():
+            keys = ((key.name, getattr(value, key.name)) for key in fields(value))
+            return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in keys) + " }"
         case tuple():
             return f"[{', '.join(_toml(item) for item in value)}]"
         case _:
@@ -380,9 +470,36 @@ def _refuse_unknown(table: Mapping[str, Any], *, known: list[str], where: str) -
         if key in known:
             continue
         place = f"[{where}] {key}" if where else key
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-        raise ConfigError(f"unknown setting {place}: {hint}")
+        raise ConfigError(f"unknown setting {place}: {_nearest(key, known)}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+
+
+def _check_destinations(dicom: DicomSettings, retrieve: RetrieveSettings) -> None:
+    """Refuse destinations that are no use or ambiguous, and standing queries to none of them."""
+    place = "[dicom.destinations]"
+    for destination in dicom.destinations:
+        for key in ("name", "host"):
+            if not getattr(destination, key).strip():
+                raise ConfigError(f"{place} {key} must not be empty")
+        if not AE_TITLE.fullmatch(destination.ae_title):
+            raise ConfigError(
+                f"{place} ae_title must be 1 to 16 printable ASCII characters without a backslash,"
+                f" not {destination.ae_title!r}"
+            )
+    for key in ("name", "ae_title"):
+        values = [getattr(destination, key) for destination in dicom.destinations]
+        if twice := {value for value in values if values.count(value) > 1}:
+            raise ConfigError(f"{place} {key} {min(twice)!r} is there twice")
+    for query in retrieve.standing_queries:
+        if not dicom.destination(query.destination).query:
+            raise ConfigError(
+                f"[retrieve.standing_queries] asks {query.destination!r}:"
+                " set query = true in its [[dicom.destinations]]"
+            )
 
 
 def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

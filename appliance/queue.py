@@ -43,6 +43,7 @@ OWN_TASKS: Final = "appliance.maintenance"
 
 VISIBILITY_MARGIN_S: Final = 600
 ORPHANS_EVERY_S: Final = 900.0
+RETRIEVE_EVERY_S: Final = 10.0
 
 
 class Application(Celery):
@@ -154,6 +155,7 @@ def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
             "schedule": ORPHANS_EVERY_S,
             "options": {"expires": ORPHANS_EVERY_S},
         },
+        **_retrieve_schedule(settings),
         **{
             f"hear {queue}": {
                 "task": "appliance.hear",
@@ -163,3 +165,24 @@ def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
             for queue in QUEUES
         },
     }
+
+
+def _retrieve_schedule(settings: Settings) -> dict[str, dict[str, object]]:
+    """What asks other nodes for studies, where the settings want it."""
+    if not settings.retrieve.active:
+        return {}
+    standing = {
+        f"standing query {number}": {
+            "task": "dicom_node.run_standing_query",
+            "args": (number,),
+            "schedule": query.every_s,
+            "options": {"expires": query.every_s},
+        }
+        for number, query in enumerate(settings.retrieve.standing_queries)
+    }
+    waiting = {
+        "task": "dicom_node.retrieve_waiting",
+        "schedule": RETRIEVE_EVERY_S,
+        "options": {"expires": RETRIEVE_EVERY_S},
+    }
+    return {**standing, "retrieve waiting": waiting}

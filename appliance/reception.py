@@ -79,6 +79,16 @@ class Reception:
         self._under_way = 0
         self._stopping = False
 
+    @property
+    def database(self) -> Database:
+        """Where instances are noted."""
+        return self._database
+
+    @property
+    def store(self) -> Store:
+        """Where their bytes are kept."""
+        return self._store
+
     def take(self, dataset: bytes, command: Command) -> Recorded:
         """Keep one encoded data set for good; raises StoreError, and then nothing is recorded."""
         with self.taking(command, size_bytes=len(dataset)) as taking:

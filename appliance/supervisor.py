@@ -368,7 +368,11 @@ def programs(settings: Settings) -> list[Program]:
     listed = []
     if settings.broker_url is None:
         listed.append(Program(BROKER, broker.prepare(settings), before=_mend_broker(settings)))
-    at_once = {queue.GPU: settings.analysis.at_once}
+    # A retrieval takes as long as the PACS does; the second process does all else meanwhile.
+    at_once = {
+        queue.GPU: settings.analysis.at_once,
+        queue.DICOM: 2 if settings.retrieve.active else 1,
+    }
     listed.extend(_worker(name, at_once.get(name, 1)) for name in queue.QUEUES)
     listed += [
         Program("beat", (*CELERY, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "")),

@@ -30,6 +30,15 @@ OUTCOMES: Final = ("analysed", "refused")
 CONFLICTS: Final = ("bytes", "place")
 """The values of `InstanceConflict.reason`; `studies.Conflict` gives them their meaning."""
 
+RETRIEVAL_STATES: Final = ("WAITING", "RUNNING", "DONE", "FAILED")
+"""The values of `Retrieval.state`; `retrievals.RetrievalState` gives them their meaning."""
+
+AIMS: Final = ("study", "priors")
+"""The values of `Retrieval.aim`; `retrievals.Aim` gives them their meaning."""
+
+WHYS: Final = ("standing query", "prior", "new study")
+"""The values of `Retrieval.why`; `retrievals.Why` gives them their meaning."""
+
 ROLES: Final = ("radiologist", "administrator", "viewer")
 """The values of `Account.role`; `accounts.Role` gives them their meaning."""
 
@@ -221,6 +230,35 @@ class StepResult(Base):
     seconds: Mapped[float]
     summary: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     at: Mapped[datetime]
+
+
+class Retrieval(Base):
+    """What is asked of another node, once for each study: its images, or its patient's priors."""
+
+    __tablename__ = "retrieval"
+    __table_args__ = (
+        UniqueConstraint("destination", "aim", "study_uid"),
+        CheckConstraint(_one_of("aim", AIMS), name="aim"),
+        CheckConstraint(_one_of("why", WHYS), name="why"),
+        CheckConstraint(_one_of("state", RETRIEVAL_STATES), name="state"),
+        Index("ix_retrieval_state_next_try_at", "state", "next_try_at"),
+        Index("ix_retrieval_study_uid", "study_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    # The name in the settings; the node behind it may move to another address.
+    destination: Mapped[str] = mapped_column(Text)
+    aim: Mapped[str] = mapped_column(Text)
+    study_uid: Mapped[str] = mapped_column(Text)
+    why: Mapped[str] = mapped_column(Text)
+    # How many instances the node said it has, 0 where it did not say.
+    expected: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime]
+    lease_until: Mapped[datetime | None]
+    last_problem: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
 
 
 class Account(Base):

@@ -1,14 +1,16 @@
-"""`appliance listen`, `appliance send`, and what `appliance analyse --dicom` writes."""
+"""`appliance listen`, `send` and `dicom`, and what `appliance analyse --dicom` writes."""
 
 import logging
 import random
 import signal
 import threading
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +18,9 @@ from appliance import logs
 from appliance.config import Settings
 
 if TYPE_CHECKING:
-    from dicom_node.scu import Sent
+    from appliance.reception import Reception
+    from dicom_node.query import StudyAnswer
+    from dicom_node.scu import Destination, Sent
     from pipelines.findings import Analysis
 
 
@@ -123,3 +127,233 @@ def _conclude(sent: "list[Sent]") -> None:
     if problems:
         reasons = "; ".join(f"{count} × {problem}" for problem, count in problems.most_common())
         raise click.ClickException(reasons)
+
+
+@click.group()
+def dicom() -> None:
+    """Ask other DICOM nodes: those of [[dicom.destinations]], by name."""
+    from pydicom.config import IGNORE
+    from pydicom.config import settings as pydicom_settings
+
+    logs.configure("dicom")
+    # What it logs, the results say in other words.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    pydicom_settings.reading_validation_mode = IGNORE
+    pydicom_settings.writing_validation_mode = IGNORE
+
+
+@dicom.command()
+@click.argument("node")
+def echo(node: str) -> None:
+    """Send NODE a C-ECHO."""
+    from dicom_node import query
+    from dicom_node.scu import Destination
+
+    query.echo(Destination.configured(Settings.load().dicom, node))
+    click.echo(f"{node} answers")
+
+
+@dicom.command()
+@click.argument("node")
+@click.option("--patient-id", default="", help="The patient's number.")
+@click.option("--accession", default="", help="The accession number.")
+@click.option("--date", default="", help="A day, 20260131, or a range, 20260101-20260131.")
+@click.option("--modality", default="", help="The modality, CT.")
+@click.option("--description", default="", help='The study description, "*thorax*".')
+def find(
+    node: str, patient_id: str, accession: str, date: str, modality: str, description: str
+) -> None:
+    """List the studies that NODE holds."""
+    from dicom_node import query
+    from dicom_node.scu import Destination
+
+    settings = Settings.load()
+    keys = query.StudyKeys(
+        patient_id=patient_id,
+        accession_number=accession,
+        study_date=date,
+        modality=modality,
+        description=description,
+    )
+    if keys == query.StudyKeys():
+        raise click.UsageError("name at least one key, or the node would list all that it has")
+    with _stopping_on_interrupt() as stop:
+        found = query.find_studies(
+            Destination.configured(settings.dicom, node),
+            keys,
+            at_most=settings.retrieve.max_answers,
+            stop=stop,
+        )
+    for line in _table(found.answers):
+        click.echo(line)
+    click.echo(f"{len(found.answers)} studies")
+    if found.cut_off:
+        click.echo(f"{node} has more: narrow the query, or raise [retrieve] max_answers", err=True)
+
+
+@dicom.command()
+@click.argument("node")
+@click.option("--study-uid", "study_uids", multiple=True, help="A Study Instance UID.")
+@click.option("--accession", default="", help="The accession number of the studies.")
+@click.option("--patient-id", default="", help="The patient whose studies are wanted.")
+@click.option(
+    "--prior",
+    type=click.IntRange(0, 20),
+    default=0,
+    show_default=True,
+    help="As many earlier chest CT studies of the patient as well.",
+)
+def fetch(
+    node: str, study_uids: tuple[str, ...], accession: str, patient_id: str, prior: int
+) -> None:
+    """Retrieve studies from NODE: by C-GET, else by C-MOVE to this appliance."""
+    from appliance.database import open_database, require_tables
+    from appliance.reception import Reception
+    from appliance.store import Store
+    from dicom_node import query
+    from dicom_node.priors import NewStudy, find_priors
+    from dicom_node.scu import Destination
+
+    settings = Settings.load()
+    if not (study_uids or accession or patient_id):
+        raise click.UsageError("name what to fetch: --study-uid, --accession or --patient-id")
+    destination = Destination.configured(settings.dicom, node)
+    require_tables(settings)
+    at_most = settings.retrieve.max_answers
+    keys = query.StudyKeys(
+        study_uid="\\".join(study_uids), accession_number=accession, patient_id=patient_id
+    )
+    found = query.find_studies(destination, keys, at_most=at_most)
+    if found.cut_off:
+        raise click.ClickException(f"that is more than {at_most} studies: name fewer")
+    wanted = {answer.study_uid: answer for answer in found.answers}
+    if not wanted:
+        raise click.ClickException(f"{node} holds no such study")
+    for answer in found.answers if prior else ():
+        new = NewStudy(
+            study_uid=answer.study_uid,
+            patient_id=answer.patient_id,
+            birth_date=answer.birth_date,
+            study_date=answer.study_date,
+            study_time=answer.study_time,
+        )
+        max_age_days = settings.retrieve.priors_max_age_days
+        for earlier in find_priors(
+            destination, new, count=prior, max_age_days=max_age_days, at_most=at_most
+        ):
+            wanted[earlier.study_uid] = earlier
+    database = open_database(settings)
+    reception = Reception(
+        database, Store(settings.store_dir), min_free_bytes=settings.dicom.min_free_bytes
+    )
+    with _stopping_on_interrupt() as stop:
+        complete = [
+            _fetch_one(destination, answer, reception, stop)
+            for answer in wanted.values()
+            if not stop.is_set()
+        ]
+    if complete.count(True) < len(wanted):
+        raise click.ClickException(
+            f"{complete.count(True)} of {len(wanted)} studies came whole;"
+            " what came is kept, run the command again for the rest"
+        )
+
+
+def _fetch_one(
+    destination: "Destination",
+    answer: "StudyAnswer",
+    reception: "Reception",
+    stop: threading.Event,
+) -> bool:
+    """Retrieve one study with a progress bar; whether all of it came."""
+    from appliance import retrievals
+    from dicom_node import query
+    from dicom_node.errors import AssociationError, QueryError
+
+    name = f"{_shown(answer.study_date)} {_shown(answer.description)}".strip() or "study"
+    bar: Any
+    with click.progressbar(length=answer.instance_count or None, label=name) as bar:
+
+        def report(counts: query.Counts) -> None:
+            bar.update(max(0, counts.completed + counts.failed + counts.warning - bar.pos))
+
+        try:
+            got = query.retrieve(destination, answer.study_uid, reception, report=report, stop=stop)
+        except (AssociationError, QueryError) as error:
+            click.echo(f"{name}: {error}", err=True)
+            return False
+    with reception.database.snapshot() as db:
+        here = retrievals.held(db, answer.study_uid)
+    told = f" of {answer.instance_count}" if answer.instance_count else ""
+    click.echo(f"{name}: {got.service}, {here}{told} instances are here")
+    if got.problem:
+        click.echo(f"{name}: {_shown(got.problem)}", err=True)
+    if got.counts.failed:
+        click.echo(f"{name}: {got.counts.failed} instances did not come", err=True)
+    for uid in got.failed_uids:
+        click.echo(f"  {_shown(uid)}", err=True)
+    return not got.problem and here >= answer.instance_count
+
+
+@dicom.command()
+def retrievals() -> None:
+    """List what waits to be retrieved, and what was given up."""
+    from appliance import retrievals as core
+    from appliance.database import open_database, require_tables
+
+    settings = Settings.load()
+    require_tables(settings)
+    with open_database(settings).snapshot() as db:
+        rows = core.unfinished(db)
+    for row in rows:
+        problem = f": {_shown(row.last_problem)}" if row.last_problem else ""
+        click.echo(
+            f"{row.id}  {row.state}  {row.destination}  {row.aim} ({row.why})"
+            f"  {_shown(row.study_uid)}  try {row.attempts}{problem}"
+        )
+    click.echo(f"{len(rows)} retrievals")
+
+
+@contextmanager
+def _stopping_on_interrupt() -> Iterator[threading.Event]:
+    """Yield what the first Ctrl-C sets, so that the peer is sent a cancel; a second one ends us."""
+    stop = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(_number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _table(answers: "Sequence[StudyAnswer]") -> Iterator[str]:
+    """Yield the lines of a table, the columns as wide as what stands in them."""
+    columns = {
+        "date": "study_date",
+        "time": "study_time",
+        "modality": "modalities",
+        "images": "instances",
+        "patient": "patient_id",
+        "name": "patient_name",
+        "born": "birth_date",
+        "accession": "accession_number",
+        "description": "description",
+        "study UID": "study_uid",
+    }
+    rows = [
+        list(columns),
+        *([_shown(getattr(answer, name)) for name in columns.values()] for answer in answers),
+    ]
+    widths = [max(len(row[number]) for row in rows) for number in range(len(columns))]
+    for row in rows:
+        yield "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True))
+
+
+def _shown(text: str) -> str:
+    """Return received text without what a terminal would take for a command."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

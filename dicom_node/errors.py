@@ -3,7 +3,11 @@
 DicomNodeError   a setting or an input that nobody can use
 ├── ObjectError  no result object can be made of an analysis and these images
 ├── PduError     the peer broke PS3.8 or a limit: the association is aborted
-└── SendError    as an SCU: no association, or instances the peer did not take
+├── SendError    as an SCU: no association, or instances the peer did not take
+│   └── AssociationError   no association came about, for now or for good
+├── IdentifierError  a query's identifier contradicts its information model
+└── QueryError   as an SCU: a C-ECHO, C-FIND, C-MOVE or C-GET was not answered as it should be
+    └── NotOfferedError    it accepts no presentation context of the service
 """
 
 from appliance.errors import ApplianceError
@@ -28,3 +32,32 @@ class PduError(DicomNodeError):
 
 class SendError(DicomNodeError):
     """A peer could not be reached, refused the association, or did not take every instance."""
+
+
+class AssociationError(SendError):
+    """A peer could not be reached or refused the association."""
+
+    def __init__(self, message: str, *, retriable: bool) -> None:
+        super().__init__(message)
+        self.retriable = retriable
+        """Whether it may come about later; a peer may also reject us for good (PS3.8 9.3.4)."""
+
+
+class QueryError(DicomNodeError):
+    """A peer does not offer the service, or failed in it."""
+
+    def __init__(self, message: str, *, retriable: bool) -> None:
+        super().__init__(message)
+        self.retriable = retriable
+        """Whether the same request may succeed later."""
+
+
+class NotOfferedError(QueryError):
+    """A peer accepts no presentation context of a service."""
+
+    def __init__(self, service: str, ae_title: str) -> None:
+        super().__init__(f"{ae_title} offers no {service}", retriable=False)
+
+
+class IdentifierError(DicomNodeError):
+    """The identifier of a query or retrieve does not match its SOP class (0xA900)."""

@@ -1,5 +1,7 @@
 """The listener: C-ECHO and C-STORE as a service class provider (PS3.4 annexes A and B).
 
+Queries and retrieves (annex C) are `query_scp`'s.
+
 Every storage SOP class is taken, private and unknown ones too, in every transfer syntax, and kept
 as it came; `reception` says what taking means, `guard` what a connection must show before.
 """
@@ -25,6 +27,7 @@ from appliance.errors import StoreError
 from appliance.part10 import IMPLEMENTATION_CLASS_UID, plain_uid
 from appliance.reception import Command, Durability, Reception
 from appliance.store import Store
+from dicom_node import query_scp
 from dicom_node.errors import DicomNodeError
 from dicom_node.guard import GuardedServer
 from dicom_node.pdu import Limits
@@ -66,6 +69,7 @@ class Listener:
                 tls=tls,
                 evt_handlers=[
                     (evt.EVT_C_STORE, handle_store, [reception]),
+                    *query_scp.handlers(reception.database, reception.store, settings),
                     *((event, note, [name]) for event, name in NOTED.items()),
                 ],
             )
@@ -191,6 +195,8 @@ def _application_entity(settings: DicomSettings) -> AE:
     for timeout in ("acse_timeout", "dimse_timeout", "network_timeout"):
         setattr(ae, timeout, settings.network_timeout_s)
     ae.add_supported_context(Verification)
+    for context in query_scp.contexts():
+        ae.add_supported_context(str(context.abstract_syntax), context.transfer_syntax)
     return ae
 
 

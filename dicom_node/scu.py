@@ -9,22 +9,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
-from pynetdicom.presentation import build_context
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
 from appliance.collection import InstanceFile
+from appliance.config import DicomSettings
 from appliance.part10 import IMPLEMENTATION_CLASS_UID
-from dicom_node.errors import SendError
+from dicom_node.errors import AssociationError, SendError
 
 CONTEXTS_LIMIT: Final = 128  # presentation context IDs are the odd numbers to 255, PS3.8 9.3.2.2
 MESSAGE_IDS: Final = 0xFFFF
 CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 120.0
+REJECTED_TRANSIENT: Final = 0x02  # the A-ASSOCIATE-RJ's result, PS3.8 table 9-21
 NO_ANSWER: Final = "no answer: the association was lost"
 NOT_SENT: Final = "not sent: the association was lost"
 
@@ -37,6 +40,14 @@ class Destination:
     port: int
     called_ae: str
     calling_ae: str
+
+    @classmethod
+    def configured(cls, dicom: DicomSettings, name: str) -> Self:
+        """Return the node of this name in the settings; raises ConfigError if there is none."""
+        node = dicom.destination(name)
+        return cls(
+            host=node.host, port=node.port, called_ae=node.ae_title, calling_ae=dicom.ae_title
+        )
 
 
 @dataclass(frozen=True)
@@ -95,8 +106,8 @@ def _taken(share: Sequence[Sent]) -> bool:
 
 
 def _send_in_turn(instances: Sequence[InstanceFile], destination: Destination) -> Iterator[Sent]:
-    for batch in _batches(instances):
-        with _association(destination, batch) as assoc:
+    for batch in batches(instances):
+        with associated(destination, contexts_of(batch)) as assoc:
             lost = False
             for number, instance in enumerate(batch):
                 problem = NOT_SENT if lost else _store(assoc, instance, number % MESSAGE_IDS + 1)
@@ -105,9 +116,20 @@ def _send_in_turn(instances: Sequence[InstanceFile], destination: Destination) -
                 lost = lost or problem == NO_ANSWER
 
 
-def _batches(instances: Sequence[InstanceFile]) -> Iterator[list[InstanceFile]]:
+class Sendable(Protocol):
+    """What goes out by C-STORE."""
+
+    @property
+    def context(self) -> tuple[str, str]:
+        """SOP class and transfer syntax."""
+
+
+Item = TypeVar("Item", bound=Sendable)
+
+
+def batches(instances: Sequence[Item]) -> Iterator[list[Item]]:
     """Yield runs of instances that need no more contexts than one association can have."""
-    batch: list[InstanceFile] = []
+    batch: list[Item] = []
     contexts: set[tuple[str, str]] = set()
     for instance in instances:
         if len(contexts | {instance.context}) > CONTEXTS_LIMIT:
@@ -119,22 +141,48 @@ def _batches(instances: Sequence[InstanceFile]) -> Iterator[list[InstanceFile]]:
         yield batch
 
 
+def contexts_of(batch: Sequence[Sendable]) -> list[PresentationContext]:
+    """Return one context for each pair of SOP class and transfer syntax."""
+    return [
+        build_context(abstract_syntax, transfer_syntax)
+        for abstract_syntax, transfer_syntax in sorted({instance.context for instance in batch})
+    ]
+
+
 @contextmanager
-def _association(destination: Destination, batch: Sequence[InstanceFile]) -> Iterator[Association]:
+def associated(
+    destination: Destination,
+    contexts: Sequence[PresentationContext],
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[tuple[Any, ...]] = (),
+) -> Iterator[Association]:
+    """Hold one association; released at the end of the block, aborted when that raises.
+
+    Args:
+        destination: the peer.
+        contexts: the presentation contexts to propose.
+        roles: role selections to propose (PS3.7 D.3.3.4).
+        handlers: pynetdicom's event handlers.
+
+    Raises:
+        AssociationError: it did not come about.
+    """
     ae = AE(destination.calling_ae)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.connection_timeout = CONNECT_TIMEOUT_S
     ae.acse_timeout = CONNECT_TIMEOUT_S
     ae.dimse_timeout = ANSWER_TIMEOUT_S
-    contexts = [
-        build_context(abstract_syntax, transfer_syntax)
-        for abstract_syntax, transfer_syntax in sorted({instance.context for instance in batch})
-    ]
     assoc = ae.associate(
-        destination.host, destination.port, contexts, ae_title=destination.called_ae
+        destination.host,
+        destination.port,
+        list(contexts),
+        ae_title=destination.called_ae,
+        ext_neg=list(roles),
+        evt_handlers=list(handlers),
     )
     if not assoc.is_established:
-        raise SendError(_why_not(assoc, destination))
+        raise _why_not(assoc, destination)
     with _closing(assoc):
         yield assoc
         assoc.release()
@@ -154,13 +202,21 @@ def _closing(assoc: Association) -> Iterator[None]:
             connection.close()
 
 
-def _why_not(assoc: Association, destination: Destination) -> str:
-    """Return why there is no association, in words for the person who wants to send."""
+def _why_not(assoc: Association, destination: Destination) -> AssociationError:
+    """Return why there is no association, in words for the person who wants one."""
     peer = f"{destination.called_ae} at {destination.host}:{destination.port}"
     answer = assoc.acceptor.primitive
     if assoc.is_rejected and answer is not None:
-        return f"{peer} rejects us as {destination.calling_ae}: {answer.reason_str}"
-    return f"no association with {peer}: nothing listens there, or it does not answer in DICOM"
+        return AssociationError(
+            f"{peer} rejects us as {destination.calling_ae}: {answer.reason_str}",
+            retriable=answer.result == REJECTED_TRANSIENT,
+        )
+    if assoc.is_aborted and answer is not None:
+        return AssociationError(f"{peer} takes none of what was proposed to it", retriable=False)
+    return AssociationError(
+        f"no association with {peer}: nothing listens there, or it does not answer in DICOM",
+        retriable=True,
+    )
 
 
 def _store(assoc: Association, instance: InstanceFile, message_id: int) -> str:

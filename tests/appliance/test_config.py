@@ -69,6 +69,46 @@ def test_peers_are_read_as_a_list_of_tables(tmp_path: Path):
     )
 
 
+PACS = {"name": "pacs", "ae_title": "PACS", "host": "10.0.0.1", "port": 104}
+
+
+@pytest.mark.parametrize(
+    ("destinations", "said"),
+    [
+        ([{**PACS, "aetitle": "X"}], "[dicom.destinations] aetitle: did you mean ae_title?"),
+        ([{"name": "pacs"}], "[dicom.destinations] lacks ae_title, host, port"),
+        ([{**PACS, "port": 0}], "[dicom.destinations] port must be at least 1, not 0"),
+        ([{**PACS, "ae_title": "A" * 17}], "1 to 16 printable ASCII characters"),
+        ([{**PACS, "ae_title": "A\\B"}], "without a backslash"),
+        ([{**PACS, "ae_title": ""}], "ae_title must be 1 to 16"),
+        ([{**PACS, "host": " "}], "[dicom.destinations] host must not be empty"),
+        ([PACS, {**PACS, "ae_title": "B"}], "name 'pacs' is there twice"),
+        ([PACS, {**PACS, "name": "b"}], "ae_title 'PACS' is there twice"),
+    ],
+)
+def test_a_destination_of_no_use_is_refused(destinations: list[dict[str, Any]], said: str):
+    with pytest.raises(ConfigError) as refused:
+        Settings.parse({"dicom": {"destinations": destinations}})
+
+    assert said in str(refused.value)
+
+
+def test_a_standing_query_asks_a_destination_that_is_there_to_be_asked():
+    standing = {"standing_queries": [{"destination": "pasc"}]}
+    with pytest.raises(ConfigError, match=r"no destination is called 'pasc': did you mean pacs\?"):
+        Settings.parse({"dicom": {"destinations": [PACS]}, "retrieve": standing})
+    with pytest.raises(ConfigError, match="there is none in"):
+        Settings.parse({"retrieve": standing})
+
+    standing = {"standing_queries": [{"destination": "pacs"}]}
+    with pytest.raises(ConfigError, match="set query = true"):
+        Settings.parse({"dicom": {"destinations": [PACS]}, "retrieve": standing})
+    settings = Settings.parse(
+        {"dicom": {"destinations": [{**PACS, "query": True}]}, "retrieve": standing}
+    )
+    assert settings.retrieve.active
+
+
 @pytest.mark.parametrize(
     ("document", "said"),
     [

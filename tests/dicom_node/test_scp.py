@@ -19,7 +19,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     generate_uid,
 )
-from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInformationModelFind
+from pynetdicom.sop_class import CompositeInstanceRetrieveWithoutBulkDataGet, CTImageStorage
 
 from appliance import collection, studies
 from appliance.config import SETTINGS_VARIABLE, Settings, to_toml
@@ -95,7 +95,7 @@ def test_private_and_unknown_storage_classes_are_taken(listener: Listener, sop_c
 
 
 def test_a_service_that_is_not_ours_is_not_accepted(listener: Listener):
-    find = str(PatientRootQueryRetrieveInformationModelFind)
+    find = str(CompositeInstanceRetrieveWithoutBulkDataGet)
     with association(listener.port, [(CTImageStorage, EXPLICIT), (find, EXPLICIT)]) as assoc:
         assert [cx.abstract_syntax for cx in assoc.accepted_contexts] == [CTImageStorage]
 

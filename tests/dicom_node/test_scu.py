@@ -114,7 +114,7 @@ def test_many_contexts_take_several_associations(tmp_path: Path):
         as_file(ds, tmp_path / f"{number:03}.dcm")
     instances = collection.collect(tmp_path, scratch=tmp_path).instances
 
-    batches = list(scu._batches(instances))
+    batches = list(scu.batches(instances))
 
     assert [len(batch) for batch in batches] == [128, 22]
     assert [found for batch in batches for found in batch] == list(instances)

@@ -22,7 +22,7 @@ from pipelines.lesions import label_regions
 from pipelines.series import load_input
 from tests.dicom_node.objects.conftest import Study
 from tests.support import ct_series
-from tests.support.orthanc import get, orthanc, post
+from tests.support.archives import orthanc
 from tests.support.results import analysis_of
 from tests.support.validators import dcentvfy_errors, dciodvfy_errors, dcmqi_segments, on_grid
 
@@ -55,13 +55,13 @@ def test_dicom3tools_finds_no_error_without_lesions(healthy, tmp_path):
 
 
 def test_orthanc_takes_each_and_gives_it_back_byte_for_byte(files, tmp_path):
-    with orthanc(tmp_path) as address:
+    with orthanc(tmp_path) as running:
         for path in files:
-            stored = post(f"{address}/instances", path.read_bytes())
+            stored = running.post("/instances", path.read_bytes())
 
             assert stored["Status"] == "Success"
-            assert get(f"{address}/instances/{stored['ID']}/file") == path.read_bytes()
-            again = post(f"{address}/instances", path.read_bytes())
+            assert running.get(f"/instances/{stored['ID']}/file") == path.read_bytes()
+            again = running.post("/instances", path.read_bytes())
             assert again["Status"] == "AlreadyStored"
 
 

@@ -1,0 +1,258 @@
+"""What is asked of other nodes, and how far it is: rows moved by compare-and-set, like studies.
+
+    WAITING ──claim──► RUNNING ──► DONE
+       ▲                 │  └────► FAILED    the peer refuses for good, or every try used up
+       └── try later ────┘
+
+A claim is a lease; when it expires, because its worker died, the next claim takes the row again.
+A study is asked for once, and again only when the peer has come to have more of it than it had.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session, aliased
+
+from appliance.database import Database, utc_now
+from appliance.lifecycle import State
+from appliance.tables import Instance, InstanceConflict, Patient, Retrieval, Study
+
+LONGEST_DELAY_S: Final = 3600.0
+
+
+class RetrievalState(StrEnum):
+    """Where a retrieval stands."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+
+
+class Aim(StrEnum):
+    """What is wanted of the peer."""
+
+    STUDY = "study"
+    """The images of the study."""
+    PRIORS = "priors"
+    """To know which earlier studies there are of the study's patient."""
+
+
+class Why(StrEnum):
+    """What asked for it."""
+
+    STANDING_QUERY = "standing query"
+    PRIOR = "prior"
+    NEW_STUDY = "new study"
+
+
+@dataclass(frozen=True)
+class Order:
+    """The right to carry out one retrieval, as long as its lease is renewed."""
+
+    id: int
+    destination: str
+    aim: Aim
+    study_uid: str
+    expected: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A study that came lately and whose priors nobody asked for."""
+
+    study_id: int
+    study_uid: str
+
+
+def ask(
+    db: Session, *, destination: str, aim: Aim, study_uid: str, why: Why, expected: int = 0
+) -> bool:
+    """Note that something is wanted of a peer; whether there was anything to note.
+
+    Nothing is when the study is here, is coming in right now, or was asked for when the peer had as
+    much of it.
+
+    Args:
+        db: the caller's transaction.
+        destination: the peer's name in the settings.
+        aim: what is wanted.
+        study_uid: of the study that is wanted, or whose priors are.
+        why: what asked for it.
+        expected: how many instances the peer says it has; 0 where it does not say.
+    """
+    if aim is Aim.STUDY and not _lacking(db, study_uid, expected):
+        return False
+    # Images may come from any peer; what one knows of priors another does not.
+    same = [Retrieval.destination == destination]
+    if aim is Aim.STUDY:
+        same.append(Retrieval.state != RetrievalState.FAILED)
+    asked_before = exists().where(
+        Retrieval.study_uid == study_uid,
+        Retrieval.aim == aim,
+        Retrieval.expected >= expected,
+        or_(*same),
+    )
+    if db.scalar(select(asked_before)):
+        return False
+    now = utc_now()
+    again = {
+        "expected": expected,
+        "why": why,
+        "state": RetrievalState.WAITING,
+        "attempts": 0,
+        "next_try_at": now,
+        "last_problem": None,
+    }
+    key = {"destination": destination, "aim": aim, "study_uid": study_uid}
+    dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
+    inserted = dialect.insert(Retrieval).values(**key, **again, created_at=now)
+    noted = inserted.on_conflict_do_update(
+        index_elements=list(key),
+        set_=again,
+        where=Retrieval.state.in_((RetrievalState.DONE, RetrievalState.FAILED)),
+    )
+    return db.execute(noted.returning(Retrieval.id)).first() is not None
+
+
+def held(db: Session, study_uid: str) -> int:
+    """How many instances under this UID are here, those that were kept aside too."""
+    of_study = select(Study.id).where(Study.study_uid == study_uid)
+    return sum(
+        db.scalar(select(func.count()).where(table.study_id.in_(of_study))) or 0
+        for table in (Instance, InstanceConflict)
+    )
+
+
+def fresh(db: Session, *, destination: str, since: datetime) -> list[Fresh]:
+    """The studies that came since then whose priors this peer was not asked for.
+
+    Those that came as priors themselves are left out, or one would bring the whole past.
+    """
+    of_study = Retrieval.study_uid == Study.study_uid
+    sought = exists().where(
+        of_study, Retrieval.aim == Aim.PRIORS, Retrieval.destination == destination
+    )
+    is_prior = exists().where(of_study, Retrieval.why == Why.PRIOR)
+    rows = db.execute(
+        select(Study.id, Study.study_uid)
+        .join(Patient, Study.patient_key == Patient.id)
+        .where(Study.first_received_at >= since, Patient.patient_id != "", ~sought, ~is_prior)
+        .order_by(Study.id)
+    )
+    return [Fresh(*row) for row in rows]
+
+
+def claim_next(database: Database, *, lease_s: float, now: datetime | None = None) -> Order | None:
+    """The retrieval whose turn it is, or nothing: none is due, or one is under way.
+
+    One at a time, so that retrieving never takes every worker from what else they have to do.
+    """
+    moment = now or utc_now()
+    until = moment + timedelta(seconds=lease_s)
+    first, other = aliased(Retrieval), aliased(Retrieval)
+    oldest = select(first.id).where(_due(first, moment)).order_by(first.next_try_at, first.id)
+    under_way = exists().where(other.state == RetrievalState.RUNNING, other.lease_until >= moment)
+    claim = (
+        update(Retrieval)
+        .where(Retrieval.id == oldest.limit(1).scalar_subquery())
+        .where(_due(Retrieval, moment), ~under_way)
+        .values(
+            state=RetrievalState.RUNNING,
+            attempts=Retrieval.attempts + 1,
+            lease_until=until,
+            next_try_at=until,  # behind the others, if its worker dies
+        )
+        .returning(
+            Retrieval.id,
+            Retrieval.destination,
+            Retrieval.aim,
+            Retrieval.study_uid,
+            Retrieval.expected,
+            Retrieval.attempts,
+        )
+    )
+    with database.transaction() as db:
+        row = db.execute(claim, execution_options={"synchronize_session": False}).one_or_none()
+    if row is None:
+        return None
+    return Order(row.id, row.destination, Aim(row.aim), row.study_uid, row.expected, row.attempts)
+
+
+def renew(database: Database, order: Order, *, lease_s: float) -> bool:
+    """Whether the order still holds, its lease prolonged if it does."""
+    until = utc_now() + timedelta(seconds=lease_s)
+    return _change(database, order, lease_until=until)
+
+
+def finish(database: Database, order: Order) -> bool:
+    """End a retrieval as done; whether the order still held."""
+    return _change(database, order, state=RetrievalState.DONE, lease_until=None, last_problem=None)
+
+
+def put_off(
+    database: Database,
+    order: Order,
+    problem: str,
+    *,
+    retriable: bool,
+    max_attempts: int,
+    retry_s: float,
+) -> RetrievalState | None:
+    """Try again later, ever later, or give it up; the state it is in now, none if it was lost."""
+    state = RetrievalState.WAITING
+    if not retriable or order.attempt >= max_attempts:
+        state = RetrievalState.FAILED
+    delay_s = min(LONGEST_DELAY_S, retry_s * 2.0 ** min(order.attempt - 1, 30))
+    changed = _change(
+        database,
+        order,
+        state=state,
+        lease_until=None,
+        next_try_at=utc_now() + timedelta(seconds=delay_s),
+        last_problem=problem,
+    )
+    return state if changed else None
+
+
+def unfinished(db: Session) -> Sequence[Retrieval]:
+    """What waits, runs or was given up, oldest first."""
+    rows = select(Retrieval).where(Retrieval.state != RetrievalState.DONE)
+    return db.scalars(rows.order_by(Retrieval.id)).all()
+
+
+def _due(table: Any, moment: datetime) -> ColumnElement[bool]:
+    """Whose time has come, or whose worker has died."""
+    waiting = and_(table.state == RetrievalState.WAITING, table.next_try_at <= moment)
+    left = and_(table.state == RetrievalState.RUNNING, table.lease_until < moment)
+    return or_(waiting, left)
+
+
+def _lacking(db: Session, study_uid: str, expected: int) -> bool:
+    """Whether something of a study is still to be had, and nobody is sending it right now."""
+    coming = select(Study.id).where(Study.study_uid == study_uid, Study.state == State.RECEIVING)
+    if db.scalar(coming.limit(1)) is not None:
+        return False
+    here = held(db, study_uid)
+    return here < expected if expected else here == 0
+
+
+def _change(database: Database, order: Order, **values: object) -> bool:
+    statement = (
+        update(Retrieval)
+        .where(
+            Retrieval.id == order.id,
+            Retrieval.state == RetrievalState.RUNNING,
+            Retrieval.attempts == order.attempt,
+        )
+        .values(**values)
+        .returning(Retrieval.id)
+    )
+    with database.transaction() as db:
+        return db.scalar(statement) is not None

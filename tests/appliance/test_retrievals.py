@@ -1,0 +1,147 @@
+"""What is asked of other nodes: once, again when there is more, later when it failed."""
+
+from datetime import timedelta
+from typing import Any
+
+from appliance import retrievals
+from appliance.database import Database, utc_now
+from appliance.lifecycle import State
+from appliance.retrievals import Aim, Order, RetrievalState, Why
+from appliance.studies import PatientAttributes
+from tests.appliance import world
+
+SOON = timedelta(days=1)
+
+
+def ask(database: Database, **changes: Any) -> bool:
+    values: dict[str, Any] = {
+        "destination": "pacs",
+        "aim": Aim.STUDY,
+        "study_uid": "1.2.3",
+        "why": Why.STANDING_QUERY,
+        "expected": 5,
+    }
+    with database.transaction() as db:
+        return retrievals.ask(db, **{**values, **changes})
+
+
+def claim(database: Database, *, after: timedelta = timedelta(0)) -> Order | None:
+    return retrievals.claim_next(database, lease_s=60, now=utc_now() + after)
+
+
+def claimed(database: Database, *, after: timedelta = timedelta(0)) -> Order:
+    order = claim(database, after=after)
+    assert order is not None
+    return order
+
+
+def put_off(database: Database, order: Order, **changes: Any) -> RetrievalState | None:
+    values = {"retriable": True, "max_attempts": 3, "retry_s": 60.0}
+    return retrievals.put_off(database, order, "away", **{**values, **changes})
+
+
+def test_a_study_is_asked_for_once(database: Database):
+    assert ask(database)
+    assert not ask(database)
+    assert not ask(database, destination="other")
+
+    retrievals.finish(database, claimed(database))
+
+    assert not ask(database)
+    assert claim(database) is None
+
+
+def test_a_study_that_grew_there_is_asked_for_again(database: Database):
+    ask(database)
+    retrievals.finish(database, claimed(database))
+
+    assert ask(database, expected=6)
+    assert claimed(database).attempt == 1
+
+
+def test_what_is_here_or_coming_is_not_asked_for(database: Database):
+    study_id = world.queued(database, study_uid="1.2.3")
+
+    assert not ask(database, expected=1)
+    assert not ask(database, expected=0)
+    assert ask(database, expected=2)
+    world.receive(database, world.instance(2, study_uid="1.2.3"))
+    assert world.state_of(database, study_id) is State.RECEIVING
+    assert not ask(database, expected=3)
+
+
+def test_one_is_carried_out_at_a_time(database: Database):
+    ask(database)
+    ask(database, study_uid="1.2.4")
+
+    first = claimed(database)
+    assert claim(database) is None
+    retrievals.finish(database, first)
+
+    assert claimed(database).study_uid == "1.2.4"
+
+
+def test_a_dead_workers_retrieval_is_taken_over_and_its_answer_comes_too_late(database: Database):
+    ask(database)
+    first = claimed(database)
+
+    second = claimed(database, after=timedelta(seconds=61))
+
+    assert second.attempt == 2
+    assert not retrievals.finish(database, first)
+    assert not retrievals.renew(database, first, lease_s=60)
+    assert put_off(database, first) is None
+    assert retrievals.renew(database, second, lease_s=60)
+
+
+def test_a_failure_is_tried_again_ever_later(database: Database):
+    ask(database)
+
+    assert put_off(database, claimed(database)) is RetrievalState.WAITING
+    assert claim(database, after=timedelta(seconds=55)) is None
+    second = claimed(database, after=timedelta(seconds=65))
+    assert put_off(database, second) is RetrievalState.WAITING
+    assert claim(database, after=timedelta(seconds=115)) is None
+    third = claimed(database, after=timedelta(seconds=125))
+    assert put_off(database, third) is RetrievalState.FAILED
+    assert claim(database, after=SOON) is None
+
+    with database.snapshot() as db:
+        (row,) = retrievals.unfinished(db)
+    assert (row.state, row.last_problem) == ("FAILED", "away")
+    assert ask(database, destination="other")
+
+
+def test_what_is_refused_for_good_is_not_tried_again(database: Database):
+    ask(database)
+
+    assert put_off(database, claimed(database), retriable=False) is RetrievalState.FAILED
+    assert not ask(database)
+
+
+def test_priors_bring_no_priors(database: Database):
+    person = PatientAttributes(patient_id="P")
+    world.receive(database, world.instance(study_uid="1.2.3", patient=person))
+    world.receive(database, world.instance(study_uid="1.2.4"))
+    ask(database, study_uid="1.2.5", why=Why.PRIOR)
+    world.receive(database, world.instance(study_uid="1.2.5", patient=person))
+
+    def fresh(since: timedelta) -> list[str]:
+        with database.snapshot() as db:
+            found = retrievals.fresh(db, destination="pacs", since=utc_now() - since)
+        return [study.study_uid for study in found]
+
+    assert fresh(SOON) == ["1.2.3"]
+    assert fresh(-SOON) == []
+    ask(database, aim=Aim.PRIORS, why=Why.NEW_STUDY, expected=0)
+    assert fresh(SOON) == []
+
+
+def test_what_kills_its_worker_lets_the_others_go_first(database: Database):
+    ask(database)
+    first = claimed(database)
+    ask(database, study_uid="1.2.4")
+
+    second = claimed(database, after=timedelta(seconds=61))
+
+    assert (first.study_uid, second.study_uid) == ("1.2.3", "1.2.4")

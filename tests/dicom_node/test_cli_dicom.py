@@ -1,0 +1,155 @@
+"""`appliance dicom`, asking an Orthanc."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from pydicom.uid import ExplicitVRLittleEndian
+
+from appliance import logs, retrievals
+from appliance.config import SETTINGS_VARIABLE
+from appliance.database import Database
+from appliance.errors import ConfigError
+from dicom_node.cli import dicom
+from dicom_node.scp import Listener
+from tests.support import archives
+from tests.support.archives import Orthanc
+from tests.support.instances import Names, ct_instance
+from tests.support.pacs import HOST, free_port
+
+SETTINGS = """
+data_dir = "data"
+[dicom]
+min_free_bytes = 0
+[[dicom.destinations]]
+name = "pacs"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = {port}
+"""
+
+
+@pytest.fixture
+def orthanc(listener: Listener, tmp_path: Path) -> Iterator[Orthanc]:
+    with archives.orthanc(tmp_path, box_port=listener.port) as running:
+        yield running
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run `appliance dicom` with a PACS at a port."""
+
+    def run(*arguments: str, port: int) -> Result:
+        file = tmp_path / "settings.toml"
+        file.write_text(SETTINGS.format(port=port))
+        monkeypatch.setenv(SETTINGS_VARIABLE, str(file))
+        monkeypatch.setattr(logs, "configure", lambda _process: None)  # for this process alone
+        return CliRunner().invoke(dicom, list(arguments))
+
+    return run
+
+
+def test_an_echo_and_a_table_of_studies(
+    invoke: Callable[..., Result], orthanc: Orthanc, tmp_path: Path
+):
+    names = Names.fresh()
+    orthanc.keep(
+        [ct_instance(names, PatientName="Zoë^\x07Bell", SpecificCharacterSet="ISO_IR 192")],
+        tmp_path,
+        ExplicitVRLittleEndian,
+    )
+
+    echoed = invoke("echo", "pacs", port=orthanc.dicom_port)
+    found = invoke(
+        "find", "pacs", "--patient-id", "P-1", "--modality", "CT", "--date", "20260101-20260103",
+        "--description", "*horax*", port=orthanc.dicom_port,
+    )  # fmt: skip
+
+    assert echoed.output == "pacs answers\n"
+    header, line, total = found.output.splitlines()
+    assert header.startswith("date      time    modality  images  patient  name")
+    assert "20260102  030405  CT        1       P-1" in line
+    assert "Zoë^" in line
+    assert line.isprintable()
+    assert names.study_uid in line
+    assert total == "1 studies"
+
+
+def test_a_find_without_keys_is_refused(invoke: Callable[..., Result]):
+    assert "name at least one key" in invoke("find", "pacs", port=free_port()).output
+
+
+def test_a_fetch_brings_the_study_and_its_prior(
+    invoke: Callable[..., Result], orthanc: Orthanc, database: Database, tmp_path: Path
+):
+    new, prior, other = (Names.fresh() for _ in range(3))
+    orthanc.keep(
+        [
+            *(ct_instance(new, AccessionNumber="N1") for _ in range(3)),
+            ct_instance(prior, StudyDate="20250102"),
+            ct_instance(other, StudyDate="20240102"),
+        ],
+        tmp_path,
+        ExplicitVRLittleEndian,
+    )
+
+    result = invoke("fetch", "pacs", "--accession", "N1", "--prior", "1", port=orthanc.dicom_port)
+
+    assert result.exit_code == 0, result.output
+    assert "C-GET, 3 of 3 instances are here" in result.output
+    assert "C-GET, 1 of 1 instances are here" in result.output
+    with database.snapshot() as db:
+        held = [retrievals.held(db, names.study_uid) for names in (new, prior, other)]
+    assert held == [3, 1, 0]
+
+
+def test_a_fetch_of_what_is_not_there_says_so(
+    invoke: Callable[..., Result], orthanc: Orthanc, database: Database
+):
+    result = invoke("fetch", "pacs", "--study-uid", "1.2.3", port=orthanc.dicom_port)
+
+    assert result.exit_code == 1
+    assert "pacs holds no such study" in result.output
+
+
+def test_what_did_not_come_is_told_and_what_to_do(
+    invoke: Callable[..., Result],
+    orthanc: Orthanc,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    names = Names.fresh()
+    orthanc.keep([ct_instance(names) for _ in range(2)], tmp_path, ExplicitVRLittleEndian)
+    monkeypatch.setattr("appliance.store.Store.free_bytes", lambda _store: -1)
+
+    result = invoke("fetch", "pacs", "--study-uid", names.study_uid, port=orthanc.dicom_port)
+
+    assert result.exit_code == 1
+    assert "2 instances did not come" in result.output
+    assert "0 of 1 studies came whole" in result.output
+    assert "run the command again" in result.output
+
+
+def test_an_unknown_node_is_refused_with_the_nearest(invoke: Callable[..., Result]):
+    result = invoke("echo", "pasc", port=free_port())
+
+    assert isinstance(result.exception, ConfigError)
+    assert "no destination is called 'pasc': did you mean pacs?" in str(result.exception)
+
+
+def test_what_waits_is_listed(invoke: Callable[..., Result], database: Database):
+    with database.transaction() as db:
+        retrievals.ask(
+            db,
+            destination="pacs",
+            aim=retrievals.Aim.STUDY,
+            study_uid="1.2.3",
+            why=retrievals.Why.PRIOR,
+        )
+
+    result = invoke("retrievals", port=free_port())
+
+    assert "WAITING  pacs  study (prior)  1.2.3  try 0" in result.output
+    assert HOST not in result.output
