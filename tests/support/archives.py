@@ -77,7 +77,7 @@ class Orthanc:
 def orthanc(
     folder: Path, *, box_port: int = 0, dicom_port: int | None = None, **settings: Any
 ) -> Iterator[Orthanc]:
-    """An Orthanc that knows our listener as the modality "box"; skips where it is not installed."""
+    """An Orthanc that knows our listener, if there is one, as the modality "box"; or skips."""
     program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin")
     if program is None:
         pytest.skip("Orthanc is not installed")
@@ -92,7 +92,7 @@ def orthanc(
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
         "Plugins": [],
-        "DicomModalities": {"box": ["CHESTCT", HOST, box_port]},
+        "DicomModalities": {"box": ["CHESTCT", HOST, box_port]} if box_port else {},
         **settings,
     }
     path = folder / "orthanc.json"
