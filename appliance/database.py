@@ -216,6 +216,8 @@ def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
     def configure(connection: Any, _record: object) -> None:
         # Leaves BEGIN to us; sqlite3 would begin late and deferred.
         connection.isolation_level = None
+        # SQLite's own knows no letter beyond ASCII, and names have them.
+        connection.create_function("lower", 1, _lower, deterministic=True)
         cursor = connection.cursor()
         for pragma in (
             f"busy_timeout = {BUSY_TIMEOUT_MS}",
@@ -233,6 +235,10 @@ def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
         connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()
 
 
 def _postgresql_engine(url: sqlalchemy.URL) -> Engine:

@@ -4,6 +4,8 @@ ApplianceError            permanent: the same input fails the same way
 ├── ConfigError           the settings file or a credential is wrong; the text says which key
 ├── InvalidMoveError      a move that the table of states does not have: a fault in the caller
 ├── LostRaceError         another process moved the study or took the claim first
+├── QueryError            a question about what is held that cannot be answered as it is put
+├── SharedUIDError        a UID under which images of several people came, where one is meant
 ├── SourceError           a file, folder or archive to take instances from that nobody can read
 ├── StoreError            one instance is refused, with its status (PS3.4 table B.2-1)
 │   ├── OutOfResourcesError    0xA700  try again later: disk full, database busy
@@ -45,6 +47,14 @@ class LostRaceError(ApplianceError):
         super().__init__(f"study {study_id} is not {expected} any more")
         self.study_id = study_id
         self.expected = expected
+
+
+class QueryError(ApplianceError):
+    """What is asked cannot be matched; the text says which key and why."""
+
+
+class SharedUIDError(ApplianceError):
+    """Images of several people came under one UID, and nothing else says whose are meant."""
 
 
 class SourceError(ApplianceError):

@@ -93,6 +93,12 @@ SERIES: Final[Mapping[str, str]] = {
     "manufacturer": "Manufacturer",
     "model": "ManufacturerModelName",
 }
+META_GROUP: Final = 0x0002
+META: Final[Mapping[int, str]] = {
+    0x00020002: "sop_class_uid",
+    0x00020003: "sop_instance_uid",
+    0x00020010: "transfer_syntax_uid",
+}
 TAGS: Final[Mapping[str, int]] = {
     keyword: Tag(keyword)
     for names in (REQUIRED, IDENTITY, PATIENT, STUDY, SERIES)
@@ -126,6 +132,45 @@ def file_head(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid:
         )
     )
     return PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(elements))) + elements
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivedFile:
+    """A Part 10 file taken apart; what its meta information does not name is ""."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    dataset: bytes
+
+
+def read_file(content: bytes) -> ReceivedFile:
+    """Return a Part 10 file's data set, and what its meta information says about it.
+
+    Raises UnreadableDatasetError if it is none, or does not name its transfer syntax.
+    """
+    if content[128:132] != PREAMBLE[128:]:
+        raise UnreadableDatasetError("no DICOM file")
+    stream = BytesIO(content)
+    stream.seek(len(PREAMBLE))
+    values: dict[str, str] = {}
+    try:
+        for element in data_element_generator(
+            stream,
+            is_implicit_VR=False,
+            is_little_endian=True,
+            stop_when=lambda tag, _vr, _length: tag >> 16 != META_GROUP,
+        ):
+            if isinstance(element.value, bytes) and element.tag in META:
+                values[META[element.tag]] = plain_uid(element.value.decode("ascii", "replace"))
+    except Exception as error:  # pydicom raises a dozen kinds on malformed bytes
+        raise UnreadableDatasetError(
+            f"meta information cannot be parsed ({type(error).__name__})"
+        ) from error
+    found = {name: values.get(name, "") for name in META.values()}
+    if not found["transfer_syntax_uid"]:
+        raise UnreadableDatasetError("the file does not name its transfer syntax")
+    return ReceivedFile(**found, dataset=content[stream.tell() :])
 
 
 def plain_uid(text: str) -> str:

@@ -10,12 +10,13 @@ from flask import Flask
 from appliance.config import Settings, secret_key
 from appliance.database import open_database
 from webui import auth, display, errors, headers, health, viewer, worklist
+from webui.dicomweb import service
 from webui.live import LiveFeed
 from webui.resources import EXTENSION, Resources
 
 STATIC: Final = Path(__file__).parent / "static"
 LARGEST_REQUEST_BYTES: Final = 64 * 1024
-"""No page of this release takes more than a sign-in form."""
+"""No page takes more than a sign-in form; what stores instances has limits of its own."""
 
 A_YEAR: Final = timedelta(days=365)
 
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     auth.register(app)
     for page in (worklist, viewer, health):
         app.register_blueprint(page.blueprint)
+    service.register(app, settings, database)
     return app
 
 

@@ -1,4 +1,4 @@
-"""What a person or a script sees when something is wrong: a page, or JSON below /api."""
+"""What a person or a script sees when something is wrong: a page, or JSON for programs."""
 
 from http import HTTPStatus
 from typing import Final
@@ -9,6 +9,9 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 
 log = structlog.get_logger()
+
+FOR_PROGRAMS: Final = ("/api/", "/dicom-web/")
+"""Below these addresses nobody reads a page."""
 
 SENTENCES: Final = {
     HTTPStatus.BAD_REQUEST: "The browser sent something that could not be understood.",
@@ -45,7 +48,7 @@ def register(app: Flask) -> None:
 def _answer(code: int, sentence: str | None = None) -> Response:
     status = HTTPStatus(code)
     said = sentence or SENTENCES.get(status, status.phrase)
-    if request.path.startswith("/api/"):
+    if request.path.startswith(FOR_PROGRAMS):
         return make_response(jsonify(error=said), code)
     # Not render_template: its context asks the database who is signed in, and may fail again.
     template = current_app.jinja_env.get_template("errors/error.html")

@@ -4,8 +4,12 @@ A page that shows a result fetches its manifest, which alone names the slabs and
 its page, the manifest is the same look at the study and is not noted again; fetched by anything
 else, it is a look of its own. The page passes that on in the manifest's address, signed, for this
 person, this result and a short while.
+
+A program fetches a study by DICOMweb in many requests: those of a while are one look.
 """
 
+import threading
+import time
 from typing import Final
 
 from flask import current_app
@@ -17,6 +21,29 @@ from webui.resources import resources
 
 PASS_S: Final = 60
 """How long after its page a manifest, tried again on a slow line, is still the same look."""
+
+
+AGAIN_S: Final = 900
+"""How long a person's requests for one study by DICOMweb are one look."""
+
+
+class Looks:
+    """Who looked at which study of late, from any number of threads of this process."""
+
+    def __init__(self) -> None:
+        self._noted: dict[tuple[int, int], float] = {}
+        self._lock = threading.Lock()
+
+    def note(self, study_id: int) -> None:
+        """Write a look of the person who asks, unless it is the same look still."""
+        now, look = time.monotonic(), (current_user.account_id, study_id)
+        with self._lock:
+            self._noted = {one: at for one, at in self._noted.items() if now - at < AGAIN_S}
+            if look in self._noted:
+                return
+            # Within the lock: a request beside this one gets its data after the entry, too.
+            note(study_id)
+            self._noted[look] = now
 
 
 def note(study_id: int, *, analysis_id: int | None = None) -> None:

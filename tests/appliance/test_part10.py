@@ -29,12 +29,14 @@ from appliance.part10 import (
     _any_elements,
     _plain_elements,
     file_head,
+    read_file,
     read_header,
     with_instance_uid,
 )
 from tests.support.instances import (
     SIXTEEN_SYNTAXES,
     Names,
+    as_file,
     ct_instance,
     dataset_bytes,
     encoded,
@@ -263,3 +265,33 @@ def test_a_sequence_before_the_pixels_is_passed_over():
     ds["ReferencedImageSequence"].is_undefined_length = True
 
     assert read_header(encoded(ds), ExplicitVRLittleEndian).series.modality == "CT"
+
+
+def test_a_file_is_taken_apart_again(tmp_path: Path):
+    ds = ct_instance(Names.fresh())
+    for syntax in UNCOMPRESSED:
+        path = as_file(ds, tmp_path / "made.dcm", syntax)
+
+        found = read_file(path.read_bytes())
+
+        assert found.dataset == dataset_bytes(path)
+        assert found.transfer_syntax_uid == syntax
+        assert found.sop_instance_uid == ds.SOPInstanceUID
+
+
+def test_a_deflated_file_is_taken_apart():
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = packer.compress(slice_bytes()) + packer.flush()
+    head = file_head(
+        sop_class_uid="1.2",
+        sop_instance_uid="3.4",
+        transfer_syntax_uid=DeflatedExplicitVRLittleEndian,
+    )
+
+    assert read_file(head + deflated).dataset == deflated
+
+
+@pytest.mark.parametrize("content", [b"", b"DICM", bytes(132), bytes(128) + b"DICM"])
+def test_what_is_no_file_is_refused(content: bytes):
+    with pytest.raises(UnreadableDatasetError):
+        read_file(content)
