@@ -3,10 +3,11 @@
 import getpass
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -164,6 +165,74 @@ def demo(study: Path | None, once: bool, data_dir: Path, timeout_s: float) -> No
     from appliance.demo import run
 
     sys.exit(run(data_dir.absolute(), study=study, once=once, timeout_s=timeout_s))
+
+
+@main.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+def import_(source: Path) -> None:
+    """Take in SOURCE: a folder or zip file of DICOM files, or a CD; run again to go on."""
+    from appliance import collection, importing, logs
+    from appliance.reception import Reception
+    from appliance.store import Store
+    from appliance.studies import Recorded
+
+    settings = Settings.load()
+    logs.configure("import")
+    with _database(settings) as database, TemporaryDirectory(prefix="import-") as scratch:
+        reception = Reception(
+            database, Store(settings.store_dir), min_free_bytes=settings.dicom.min_free_bytes
+        )
+        collected = collection.collect(source, scratch=Path(scratch))
+        if not collected.instances and not collected.refused:
+            raise ApplianceError(f"{source} holds no DICOM instance")
+        with click.progressbar(length=len(collected.instances), label="importing") as bar:
+            imported = importing.take(
+                collected, reception, database, actor=_actor(), report=lambda: bar.update(1)
+            )
+    click.echo(
+        f"{imported.taken[Recorded.NEW]} new, {imported.taken[Recorded.DUPLICATE]} there already,"
+        f" {imported.taken[Recorded.CONFLICT]} kept aside as conflicts,"
+        f" {len(imported.refused)} refused"
+    )
+    _tell(imported.refused)
+    if imported.refused:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="New folder for what may leave.",
+)
+def deidentify(source: Path, out: Path) -> None:
+    """Write SOURCE, a folder, zip file or CD of DICOM images, without its patients."""
+    from appliance import collection, exporting, logs
+    from appliance.config import deidentification_key
+
+    logs.configure("deidentify")
+    key = deidentification_key(Settings.load())
+    with TemporaryDirectory(prefix="deidentify-") as scratch:
+        collected = collection.collect(source, scratch=Path(scratch))
+        with click.progressbar(length=len(collected.instances), label="de-identifying") as bar:
+            exported = exporting.export(collected.instances, out, key, report=lambda: bar.update(1))
+    left_out = (*collected.refused, *exported.left_out)
+    _tell(left_out)
+    if not exported.written:
+        raise ApplianceError(f"nothing of {source} may leave; nothing was written")
+    click.echo(f"{exported.written} images written to {out}, {len(left_out)} files left out")
+
+
+def _tell(problems: Sequence[tuple[Path, str]]) -> None:
+    """Print reasons, each with how many files it befell and one of them."""
+    by_reason: dict[str, list[Path]] = {}
+    for path, reason in problems:
+        by_reason.setdefault(reason, []).append(path)
+    for reason, paths in by_reason.items():
+        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        click.echo(f"{paths[0]}{others}: {reason}", err=True)
 
 
 @main.group()

@@ -11,7 +11,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 from uuid import NAMESPACE_OID, uuid5
 
@@ -20,6 +20,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
 from pynetdicom.dsutils import split_dataset
 
+from appliance import media
 from appliance.errors import ApplianceError, SourceError
 from appliance.part10 import file_head, read_header, with_instance_uid
 
@@ -27,6 +28,10 @@ from appliance.part10 import file_head, read_header, with_instance_uid
 UNZIPPED_BYTES: Final = 64 << 30
 UNZIPPED_RATIO: Final = 200
 UNZIPPED_FILES: Final = 100_000
+
+NO_DICOM: Final = "no DICOM file"
+DIRECTORY: Final = "a DICOMDIR, no instance"
+OUTSIDE: Final = "a link that leads out of the folder"
 
 
 @dataclass(frozen=True)
@@ -51,35 +56,67 @@ class Collected:
     instances: tuple[InstanceFile, ...]
     skipped: tuple[tuple[Path, str], ...]
 
+    @property
+    def refused(self) -> tuple[tuple[Path, str], ...]:
+        """What of the skipped should have been an instance, or is missing."""
+        harmless = (NO_DICOM, DIRECTORY)
+        return tuple((path, reason) for path, reason in self.skipped if reason not in harmless)
+
 
 def collect(source: Path, *, scratch: Path) -> Collected:
     """Return the instances in a file, a folder or a zip file; copies are made in `scratch`.
+
+    A medium's directory (DICOMDIR) leads to no file: all files are searched, and what it names
+    beyond them is told.
 
     Raises:
         SourceError: there is no such path, or the zip file is broken or a bomb.
     """
     instances: list[InstanceFile] = []
     skipped: list[tuple[Path, str]] = []
-    for path in _files(source, scratch):
+    directories: list[tuple[Path, PurePosixPath]] = []
+    names: list[PurePosixPath] = []
+    for path, name in _files(source, scratch):
+        if _leads_outside(path, source):
+            skipped.append((path, OUTSIDE))
+            continue
+        names.append(name)
         try:
             instances.append(_instance(path, scratch))
         except ApplianceError as error:
             skipped.append((path, str(error)))
+            if str(error) == DIRECTORY:
+                directories.append((path, name))
+        except OSError as error:  # as of a scratched disk
+            skipped.append((path, f"cannot be read: {error.strerror}"))
+    for path, name in directories:
+        skipped += [(path, lack) for lack in media.lacks(path, name, names)]
     return Collected(tuple(instances), tuple(skipped))
 
 
-def _files(source: Path, scratch: Path) -> Iterator[Path]:
+def _leads_outside(path: Path, source: Path) -> bool:
+    """Return whether a file of a folder is a link to one elsewhere: a medium may hold any link."""
+    return (
+        source.is_dir()
+        and path.is_symlink()
+        and not path.resolve().is_relative_to(source.resolve())
+    )
+
+
+def _files(source: Path, scratch: Path) -> Iterator[tuple[Path, PurePosixPath]]:
+    """Yield each file, and its name in the folder or the archive, which is data alone."""
     if source.is_dir():
-        yield from sorted(path for path in source.rglob("*") if path.is_file())
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            yield path, PurePosixPath(path.relative_to(source))
     elif not source.is_file():
         raise SourceError(f"{source}: no such file or folder")
     elif zipfile.is_zipfile(source):
         yield from _unzipped(source, scratch)
     else:
-        yield source
+        yield source, PurePosixPath(source.name)
 
 
-def _unzipped(source: Path, scratch: Path) -> Iterator[Path]:
+def _unzipped(source: Path, scratch: Path) -> Iterator[tuple[Path, PurePosixPath]]:
     """Unpack under numbers: the names in a zip file are data, never paths."""
     allowed = min(UNZIPPED_BYTES, UNZIPPED_RATIO * source.stat().st_size)
     try:
@@ -92,7 +129,7 @@ def _unzipped(source: Path, scratch: Path) -> Iterator[Path]:
                 target = scratch / f"member-{number:06d}"
                 with archive.open(member) as packed, target.open("xb") as file:
                     shutil.copyfileobj(packed, file)
-                yield target
+                yield target, PurePosixPath(member.filename)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise SourceError(f"{source}: cannot be unpacked: {error}") from error
 
@@ -100,7 +137,7 @@ def _unzipped(source: Path, scratch: Path) -> Iterator[Path]:
 def _instance(path: Path, scratch: Path) -> InstanceFile:
     meta, offset = _split(path)
     if _uid(meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise ApplianceError("a DICOMDIR, no instance")
+        raise ApplianceError(DIRECTORY)
     transfer_syntax_uid = _uid(meta, "TransferSyntaxUID")
     if not transfer_syntax_uid:
         raise ApplianceError("the file does not name its transfer syntax")
@@ -141,7 +178,7 @@ def _split(path: Path) -> tuple[Dataset, int]:
     try:
         return split_dataset(path)
     except InvalidDicomError as error:
-        raise ApplianceError("no DICOM file") from error
+        raise ApplianceError(NO_DICOM) from error
     except Exception as error:  # pydicom raises a dozen kinds on malformed bytes
         raise ApplianceError(f"unreadable meta information ({type(error).__name__})") from error
 

@@ -32,6 +32,7 @@ MIB: Final = 2**20
 
 
 HIGHEST_PORT: Final = 65535
+SECRET_BYTES: Final = 32
 # PS3.5 table 6.2-1; a blank at either end does not count, hence none is allowed there.
 AE_TITLE: Final = re.compile(r"(?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! )")
 
@@ -384,15 +385,34 @@ SECTIONS: Final[Mapping[str, type | None]] = {
 
 def secret_key(settings: Settings) -> bytes:
     """The key that signs sessions: made at first use, readable by this user alone."""
-    path = settings.data_dir / "secret.key"
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        settings.prepare()
+    return _secret(settings, "secret.key")
+
+
+def deidentification_key(settings: Settings) -> bytes:
+    """The key that pseudonyms, UIDs and dates of exports are made with, made at first use.
+
+    Whoever has it can tell whom an export is of; without it the next export of the same patient is
+    one of somebody else. So it is kept as secret as the images and saved with them.
+    """
+    return _secret(settings, "deidentification.key")
+
+
+def _secret(settings: Settings, name: str) -> bytes:
+    path = settings.data_dir / name
+    if not path.exists():
+        _make_secret(settings, path)
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        raise ConfigError(f"{path} is damaged: restore it from a backup")
+    return secret
+
+
+def _make_secret(settings: Settings, path: Path) -> None:
+    settings.prepare()
     aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(32))
+        file.write(secrets.token_bytes(SECRET_BYTES))
         file.flush()
         os.fsync(file.fileno())
     try:
@@ -402,7 +422,6 @@ def secret_key(settings: Settings) -> bytes:
         pass
     finally:
         aside.unlink()
-    return path.read_bytes()
 
 
 def reference() -> str:

@@ -2,6 +2,7 @@
 
 ApplianceError            permanent: the same input fails the same way
 ├── ConfigError           the settings file or a credential is wrong; the text says which key
+├── DeidentificationError   an instance that must not leave the appliance; the text says why
 ├── InvalidMoveError      a move that the table of states does not have: a fault in the caller
 ├── LostRaceError         another process moved the study or took the claim first
 ├── QueryError            a question about what is held that cannot be answered as it is put
@@ -29,6 +30,10 @@ class TransientError(ApplianceError):
 
 class ConfigError(ApplianceError):
     """The settings cannot be used; the text names the key and what is allowed."""
+
+
+class DeidentificationError(ApplianceError):
+    """An instance must not leave, for it cannot be rid of its patient for certain."""
 
 
 class InvalidMoveError(ApplianceError):

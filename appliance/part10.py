@@ -7,14 +7,17 @@ neither the sender nor our version. The same instance in another transfer syntax
 """
 
 import struct
+import warnings
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from mmap import mmap
 from typing import BinaryIO, Final, cast
 
 from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.config import disable_value_validation
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import data_element_generator
 from pydicom.tag import Tag
@@ -171,6 +174,14 @@ def read_file(content: bytes) -> ReceivedFile:
     if not found["transfer_syntax_uid"]:
         raise UnreadableDatasetError("the file does not name its transfer syntax")
     return ReceivedFile(**found, dataset=content[stream.tell() :])
+
+
+@contextmanager
+def leniently() -> Iterator[None]:
+    """For the block, pydicom meets malformed values without warnings, which would quote them."""
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def plain_uid(text: str) -> str:

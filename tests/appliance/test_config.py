@@ -13,6 +13,7 @@ from appliance.config import (
     SETTINGS_VARIABLE,
     PeerSettings,
     Settings,
+    deidentification_key,
     reference,
     secret_key,
     to_toml,
@@ -165,6 +166,25 @@ def test_the_secret_key_is_made_once_and_for_this_user_alone(tmp_path: Path):
     assert keys == {path.read_bytes()}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in Path(settings.data_dir).glob("secret.key*")] == ["secret.key"]
+
+
+def test_the_key_of_exports_is_another_one_that_stays(tmp_path: Path):
+    settings = settings_in(tmp_path)
+
+    key = deidentification_key(settings)
+
+    assert key == deidentification_key(settings) != secret_key(settings)
+    path = settings.data_dir / "deidentification.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_damaged_key_is_never_used(tmp_path: Path):
+    settings = settings_in(tmp_path)
+    deidentification_key(settings)
+    (settings.data_dir / "deidentification.key").write_bytes(b"")
+
+    with pytest.raises(ConfigError, match="restore it"):
+        deidentification_key(settings)
 
 
 def test_nobody_else_may_look_into_the_data_folders(tmp_path: Path):

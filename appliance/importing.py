@@ -1,0 +1,91 @@
+"""Importing what lies on a disk: instance by instance through the same door as those received.
+
+An import can be broken off and run again: what is there already counts as a duplicate.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pynetdicom.dsutils import split_dataset
+
+from appliance import audit
+from appliance.collection import Collected, InstanceFile
+from appliance.database import Database
+from appliance.errors import OutOfResourcesError, SourceError, StoreError
+from appliance.reception import Command, Reception
+from appliance.studies import Recorded
+
+SOURCE_AE: Final = "import"
+TAG: Final = "import:medium:taken"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of the instances: how many of each kind, and which were refused, with why."""
+
+    taken: Counter[Recorded]
+    refused: tuple[tuple[Path, str], ...]
+
+
+def take(
+    collected: Collected,
+    reception: Reception,
+    database: Database,
+    *,
+    actor: str,
+    report: Callable[[], None] = lambda: None,
+) -> Imported:
+    """Take every instance and leave one entry in the audit, also of an import broken off.
+
+    A full disk or an absent database ends it: what was not tried is refused for the same reason.
+
+    Args:
+        collected: what was found on the medium.
+        reception: the door.
+        database: where the audit is kept.
+        actor: who imports, for the audit.
+        report: called after each instance.
+    """
+    taken: Counter[Recorded] = Counter()
+    refused = list(collected.refused)
+    full = ""
+    try:
+        for instance in collected.instances:
+            try:
+                if full:
+                    refused.append((instance.path, full))
+                else:
+                    taken[reception.take(_dataset(instance), _command(instance))] += 1
+            except OutOfResourcesError as error:
+                full = str(error)
+                refused.append((instance.path, full))
+            except (SourceError, StoreError) as error:
+                refused.append((instance.path, str(error)))
+            report()
+    finally:
+        counts = {kind.value: taken[kind] for kind in Recorded} | {"refused": len(refused)}
+        with database.transaction() as db:
+            # No path: folders are named after patients.
+            audit.record(db, actor=actor, tag=TAG, subject="import", detail=counts)
+    return Imported(taken, tuple(refused))
+
+
+def _dataset(instance: InstanceFile) -> bytes:
+    """Return the encoded data set of a file; raises SourceError, as on a scratched disk."""
+    try:
+        _, offset = split_dataset(instance.path)
+        return instance.path.read_bytes()[offset:]
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror}") from error
+
+
+def _command(instance: InstanceFile) -> Command:
+    return Command(
+        sop_class_uid=instance.sop_class_uid,
+        sop_instance_uid=instance.sop_instance_uid,
+        transfer_syntax_uid=instance.transfer_syntax_uid,
+        source_ae=SOURCE_AE,
+    )
