@@ -34,6 +34,9 @@ from appliance.studies import UID_LIMIT, PatientAttributes, SeriesAttributes, St
 IMPLEMENTATION_CLASS_UID: Final = "2.25.187230427716743564036048548176326372447"
 """Ours (PS3.7 D.3.3.2). Part of every stored file: it never changes, whatever the release."""
 
+IMPLEMENTATION_VERSION_NAME: Final = "CHESTCT"
+"""Ours (PS3.7 D.3.3.2.3), told to peers and in the objects we make; no stored file has it."""
+
 PREAMBLE: Final = bytes(128) + b"DICM"
 UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 FIRST_PIXEL_DATA_TAG: Final = 0x7FE00008  # Float Pixel Data; the bulk of an instance starts here

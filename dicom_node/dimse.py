@@ -16,6 +16,9 @@ ELEMENT: Final = struct.Struct("<HHL")
 US: Final = struct.Struct("<H")
 NO_DATA_SET: Final = 0x0101
 
+SUCCESS: Final = 0x0000
+PROCESSING_FAILURE: Final = 0x0110  # PS3.7 C.5.5
+
 
 class Field(IntEnum):
     """Elements of group 0000 (PS3.7 E.1)."""

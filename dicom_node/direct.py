@@ -47,9 +47,9 @@ from pynetdicom.service_class import (
 from pynetdicom.sop_class import uid_to_service_class
 
 from appliance.errors import StoreError
-from appliance.part10 import IMPLEMENTATION_CLASS_UID, plain_uid
+from appliance.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, plain_uid
 from appliance.reception import Command, Reception, Taking
-from dicom_node.dimse import Operation, Request
+from dicom_node.dimse import PROCESSING_FAILURE, SUCCESS, Operation, Request
 from dicom_node.errors import PduError
 from dicom_node.pdu import (
     HEADER,
@@ -64,10 +64,7 @@ from dicom_node.pdu import (
 log = structlog.get_logger()
 
 BUFFER_BYTES: Final = 256 << 10
-SUCCESS: Final = 0x0000
-PROCESSING_FAILURE: Final = 0x0110  # PS3.7 C.5.5
 CANNOT_UNDERSTAND: Final = 0xC000  # PS3.4 table B.2-1
-IMPLEMENTATION_VERSION_NAME: Final = "CHESTCT"
 
 ACCEPTANCE, ABSTRACT_SYNTAX_NOT_SUPPORTED = 0, 3  # PS3.8 table 9-18
 COMMAND, LAST = 1, 2  # bits of a message control header, PS3.8 E.2

@@ -37,6 +37,7 @@ from appliance.errors import StoreError
 from appliance.part10 import plain_uid
 from appliance.reception import Command, Reception
 from appliance.studies import UID_LIMIT
+from dicom_node.dimse import PROCESSING_FAILURE, SUCCESS
 from dicom_node.errors import AssociationError, NotOfferedError, QueryError
 from dicom_node.identifiers import identifier_of, listed, texts
 from dicom_node.proposal import storage_proposal
@@ -45,8 +46,6 @@ from dicom_node.scu import Destination, associated
 log = structlog.get_logger()
 
 MESSAGE_ID: Final = 1
-SUCCESS: Final = 0x0000
-PROCESSING_FAILURE: Final = 0x0110  # PS3.7 C.5.5
 CANCELLED: Final = 0xFE00
 OUT_OF_RESOURCES: Final = frozenset({0xA700, 0xA701, 0xA702})
 SOME_FAILED: Final = 0xB000

@@ -38,6 +38,7 @@ from appliance import audit
 from appliance.config import DestinationSettings, DicomSettings
 from appliance.database import Database
 from appliance.store import Store
+from dicom_node.dimse import SUCCESS
 from dicom_node.errors import AssociationError, DicomNodeError, IdentifierError
 from dicom_node.identifiers import identifier_of, listed, texts
 from dicom_node.matching import UNIQUE, Level, Query
@@ -46,7 +47,6 @@ from dicom_node.scu import Destination, associated, batches, contexts_of
 log = structlog.get_logger()
 
 # PS3.4 tables C.4-1 to C.4-3.
-SUCCESS: Final = 0x0000
 PENDING: Final = 0xFF00
 PENDING_WITHOUT_SOME_KEYS: Final = 0xFF01
 CANCELLED: Final = 0xFE00

@@ -24,10 +24,11 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from appliance.config import DicomSettings, Settings
 from appliance.database import open_database
 from appliance.errors import StoreError
-from appliance.part10 import IMPLEMENTATION_CLASS_UID, plain_uid
+from appliance.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, plain_uid
 from appliance.reception import Command, Durability, Reception
 from appliance.store import Store
 from dicom_node import query_scp
+from dicom_node.dimse import PROCESSING_FAILURE, SUCCESS
 from dicom_node.errors import DicomNodeError
 from dicom_node.guard import GuardedServer
 from dicom_node.pdu import Limits
@@ -36,9 +37,6 @@ from dicom_node.tls import Credentials, ServerContext
 
 log = structlog.get_logger()
 
-SUCCESS: Final = 0x0000
-PROCESSING_FAILURE: Final = 0x0110  # PS3.7 C.5.5
-IMPLEMENTATION_VERSION_NAME: Final = "CHESTCT"
 NOTED: Final = {
     evt.EVT_ACCEPTED: "association.accepted",
     evt.EVT_RELEASED: "association.released",

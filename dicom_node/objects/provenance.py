@@ -26,7 +26,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
-from appliance.part10 import IMPLEMENTATION_CLASS_UID
+from appliance.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import ObjectError
 from dicom_node.objects import codes
 from dicom_node.objects.source import OPTIONAL, REQUIRED, SourceSeries
@@ -267,5 +267,5 @@ def _file_meta(sop_class_uid: str, sop_instance_uid: str) -> FileMetaDataset:
     meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = "CHESTCT"
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta
