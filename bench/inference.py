@@ -34,6 +34,7 @@ from pipelines.engines.torch import TorchEngine
 from pipelines.evaluation.metrics import dice
 from pipelines.inference import RIM, Model
 from pipelines.phantom import chest
+from pipelines.preprocessing import pad_to_multiple
 from pipelines.series import load_input
 from pipelines.volume import CTVolume
 from pipelines.weights import Precision
@@ -173,16 +174,19 @@ class SlidingWindow(Model):
     def probability(self, image: np.ndarray) -> np.ndarray:
         from monai.inferers import sliding_window_inference
 
-        rim = ((0, 0), (RIM, RIM), (RIM, RIM))
+        z, y, x = image.shape
+        seen = pad_to_multiple(np.pad(image, ((0, 0), (RIM, RIM), (RIM, RIM))))
+        # A patch no larger than the image, or MONAI fills it up with nothing and computes that too.
+        patch = [min(lengths) for lengths in zip(PAPERS_PATCH, seen.shape, strict=True)]
         with torch.inference_mode():
             blended = sliding_window_inference(
-                torch.from_numpy(np.pad(image, rim))[None, None].to(self.engine.device),
-                PAPERS_PATCH,
+                torch.from_numpy(seen)[None, None].to(self.engine.device),
+                patch,
                 sw_batch_size=1,
                 predictor=self.engine.net,
                 overlap=OVERLAP,
             )
-        return torch.sigmoid(blended)[0, 0, :, RIM:-RIM, RIM:-RIM].cpu().numpy()
+        return torch.sigmoid(blended)[0, 0, :z, RIM : RIM + y, RIM : RIM + x].cpu().numpy()
 
 
 def measure_machine() -> Figures:

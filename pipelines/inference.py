@@ -2,8 +2,8 @@
 
 Batch norm makes a voxel's result depend on its surroundings alone, so boxes agree with one pass
 where the network reaches no further than the halo by which they overlap. A U-Net++ of full depth
-reaches about 100 voxels, so its boxes agree nearly: the shipped lesion net's masks of lungs cut in
-two at Dice 0.9997. A network of two dimensions takes the slices as they come.
+reaches about 100 voxels, so its boxes agree nearly, and the better the wider the halo. A network of
+two dimensions takes the slices as they come.
 """
 
 import math
@@ -24,6 +24,8 @@ from pipelines.weights import Bundle, ModelConfig
 # A process stays below 4 GiB; the volume, its masks and the libraries take what is left.
 NETWORK_BYTES: Final = 2_900_000_000
 HALO: Final = 16  # voxels
+WIDE_HALO: Final = 32
+WIDE_WORTH: Final = 1.25  # times the voxels to compute that the wide halo may cost
 RIM: Final = 16  # voxels; more than none finds the lungs' edges, more than this nothing further
 MOST_CUTS: Final = 6  # along one axis
 SLICES_A_BATCH: Final = 16
@@ -100,33 +102,46 @@ def tiles(shape: tuple[int, ...], largest: int) -> Iterator[tuple[Box, Box]]:
     """Yield boxes that cover `shape`, and the same boxes with their halo, cut at the edges.
 
     A box with its halo has at most `largest` voxels, unless not even the smallest cut allows that;
-    of the cuts that do, the one that computes least is taken. Every length is a multiple of 16.
+    of the cuts that do, the one that computes least is taken, with the wide halo where that costs
+    little more. Every length is a multiple of 16.
     """
-    most = [n // MULTIPLE for n in shape]
-    fitting = [
-        (math.prod(counts) * voxels, counts)
-        for counts in product(*(range(1, min(n, MOST_CUTS) + 1) for n in most))
-        if (voxels := _tile_voxels(shape, counts)) <= largest
-    ]
-    counts = min(fitting)[1] if fitting else tuple(min(n, MOST_CUTS) for n in most)
-    spans = [list(_spans(n, count)) for n, count in zip(shape, counts, strict=True)]
+    cost, counts, halo = _cut(shape, largest, HALO)
+    wide = _cut(shape, largest, WIDE_HALO)
+    if wide[0] <= WIDE_WORTH * cost:
+        _, counts, halo = wide
+    spans = [list(_spans(n, count, halo)) for n, count in zip(shape, counts, strict=True)]
     for z, y, x in product(*spans):
         yield (z[0], y[0], x[0]), (z[1], y[1], x[1])
 
 
-def _tile_voxels(shape: tuple[int, ...], counts: tuple[int, ...]) -> int:
+def _cut(shape: tuple[int, ...], largest: int, halo: int) -> tuple[float, tuple[int, ...], int]:
+    """Return the voxels to compute, the parts of each axis, and the halo, of the cheapest cut.
+
+    The voxels are infinitely many where no cut makes boxes of at most `largest`; the parts are then
+    the smallest that there are.
+    """
+    most = [min(n // MULTIPLE, MOST_CUTS) for n in shape]
+    fitting = [
+        (float(math.prod(counts) * voxels), counts, halo)
+        for counts in product(*(range(1, n + 1) for n in most))
+        if (voxels := _tile_voxels(shape, counts, halo)) <= largest
+    ]
+    return min(fitting, default=(math.inf, tuple(most), halo))
+
+
+def _tile_voxels(shape: tuple[int, ...], counts: tuple[int, ...], halo: int) -> int:
     return math.prod(
-        max(around.stop - around.start for _, around in _spans(n, count))
+        max(around.stop - around.start for _, around in _spans(n, count, halo))
         for n, count in zip(shape, counts, strict=True)
     )
 
 
-def _spans(length: int, count: int) -> Iterator[tuple[slice, slice]]:
+def _spans(length: int, count: int, halo: int) -> Iterator[tuple[slice, slice]]:
     """Yield `count` parts of a length, each with its halo; fewer where they would be too short."""
     step = -(-length // (count * MULTIPLE)) * MULTIPLE
     for first in range(0, length, step):
         last = min(first + step, length)
-        yield slice(first, last), slice(max(0, first - HALO), min(length, last + HALO))
+        yield slice(first, last), slice(max(0, first - halo), min(length, last + halo))
 
 
 def predict_slices(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:

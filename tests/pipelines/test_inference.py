@@ -80,6 +80,15 @@ def test_boxes_of_real_lungs_fit_in_memory_and_compute_little_twice(
     assert sum(voxels) <= (1 + twice) * np.prod(shape)
 
 
+@pytest.mark.parametrize(("largest", "halo"), [(4_400_000, 32), (2_300_000, 16)])
+def test_boxes_overlap_by_more_where_that_costs_little(largest: int, halo: int):
+    boxes = list(tiles((112, 224, 272), largest))
+
+    reach = {c.start - a.start for core, around in boxes for c, a in zip(core, around, strict=True)}
+
+    assert reach == {0, halo}
+
+
 def test_how_much_goes_through_at_once_is_a_matter_of_the_engine():
     image = np.ones((32, 32, 64), dtype=np.float32)
     hungry, frugal = Doubling(), Doubling()
