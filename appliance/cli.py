@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from appliance.config import SETTINGS_VARIABLE, Settings, reference
+from appliance.config import GIB, SETTINGS_VARIABLE, Settings, reference
 from appliance.errors import ApplianceError, ConfigError, InvalidMoveError
 
 if TYPE_CHECKING:
@@ -272,6 +272,40 @@ def study_requeue(study_id: int) -> None:
                 f"study {study_id} is {error.source}: a FAILED or REJECTED one can be tried again"
             ) from error
     click.echo(f"Study {study_id} waits for a worker.")
+
+
+@study.command("remove")
+@click.argument("study_id", metavar="ID", type=int)
+@click.confirmation_option(prompt="Remove its images and results from this appliance for good?")
+def study_remove(study_id: int) -> None:
+    """Remove a study with its images and results; ID is its number in `appliance status`."""
+    from appliance import retention
+
+    settings = Settings.load()
+    with _database(settings) as database:
+        if not retention.remove(database, settings, study_id, actor=_actor()):
+            raise ApplianceError(
+                f"study {study_id} is not there, or still arriving or being analysed"
+            )
+    click.echo(f"Study {study_id} is removed; the audit says so.")
+
+
+@main.command()
+def retention() -> None:
+    """Show which studies may be removed by now, and what keeps the others."""
+    from appliance import retention as rules
+
+    settings = Settings.load()
+    chosen = settings.retention
+    age = f"after {chosen.keep_days} days" if chosen.keep_days else "at no age"
+    disk = f"below {chosen.free_bytes / GIB:.1f} GiB" if chosen.free_bytes else "never"
+    click.echo(f"Studies are removed {age}, and the oldest when the disk has little room: {disk}.")
+    with _database(settings) as database:
+        counts = rules.held(database, settings)
+    click.echo(f"{counts.pop('')} studies may go when their time comes.")
+    for reason, count in counts.items():
+        if count:
+            click.echo(f"{count} stay: {reason}")
 
 
 @main.group()

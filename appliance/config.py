@@ -231,6 +231,21 @@ class RetrieveSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetentionSettings:
+    """When studies are removed that nothing is left to be done with; by default never."""
+
+    keep_days: int = _key(
+        0, "days after its last image when a study is removed; 0 for never", at_least=0
+    )
+    free_bytes: int = _key(
+        0, "free disk space below which the oldest studies are removed; 0 for never", at_least=0
+    )
+    at_least_days: int = _key(
+        7, "days for which a study is kept however full the disk is", at_least=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class WebSettings:
     """The web server."""
 
@@ -285,6 +300,7 @@ class Settings:
     lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
     dicom: DicomSettings = field(default_factory=DicomSettings)
     retrieve: RetrieveSettings = field(default_factory=RetrieveSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     web: WebSettings = field(default_factory=WebSettings)
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
 
@@ -330,6 +346,9 @@ class Settings:
             ),
             dicom=dicom,
             retrieve=retrieve,
+            retention=_build(
+                RetentionSettings, tables["retention"], where="retention", folder=folder
+            ),
             web=_build(WebSettings, tables["web"], where="web", folder=folder),
             analysis=_build(AnalysisSettings, tables["analysis"], where="analysis", folder=folder),
         )
@@ -377,6 +396,7 @@ SECTIONS: Final[Mapping[str, type | None]] = {
     "lifecycle": LifecycleSettings,
     "dicom": DicomSettings,
     "retrieve": RetrieveSettings,
+    "retention": RetentionSettings,
     "web": WebSettings,
     "analysis": AnalysisSettings,
 }

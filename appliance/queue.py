@@ -38,11 +38,13 @@ ROUTES: Final = {"pipelines.*": {"queue": GPU}, "*": {"queue": DICOM}}
 TASK_MODULES: Final = "appliance.tasks"
 """The entry-point group in which the other packages name their task modules."""
 
-OWN_TASKS: Final = "appliance.maintenance"
+OWN_TASKS: Final = ("appliance.maintenance", "appliance.retention")
 """The core's own tasks; every worker knows them."""
 
 VISIBILITY_MARGIN_S: Final = 600
 ORPHANS_EVERY_S: Final = 900.0
+RETENTION_EVERY_S: Final = 600.0
+UNNAMED_EVERY_S: Final = 21600.0
 RETRIEVE_EVERY_S: Final = 10.0
 
 
@@ -78,7 +80,7 @@ class Queue:
 
 def make_app(settings: Settings) -> Application:
     """The Celery application of this process; becomes the current one."""
-    app = Application("appliance", broker=broker.url_of(settings), include=[OWN_TASKS])
+    app = Application("appliance", broker=broker.url_of(settings), include=OWN_TASKS)
     app.settings = settings
     app.conf.update(
         accept_content=["json"],
@@ -154,6 +156,16 @@ def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
             "task": "appliance.remove_orphans",
             "schedule": ORPHANS_EVERY_S,
             "options": {"expires": ORPHANS_EVERY_S},
+        },
+        "retention": {
+            "task": "appliance.retention",
+            "schedule": RETENTION_EVERY_S,
+            "options": {"expires": RETENTION_EVERY_S},
+        },
+        "discard unnamed": {
+            "task": "appliance.discard_unnamed",
+            "schedule": UNNAMED_EVERY_S,
+            "options": {"expires": UNNAMED_EVERY_S},
         },
         **_retrieve_schedule(settings),
         **{

@@ -1,6 +1,7 @@
 """Bytes on disk by their content: written aside, synced, renamed; a received UID is never a path.
 
     root/incoming/<random>          being written, worthless
+    root/discarded/<digest>         on its way out, put back if somebody came to want it
     root/objects/ab/abcd….dcm       whole, for ever; the name is the SHA-256 of the bytes
 
 The store knows no database: a row that names a digest is written after `commit()` returned.
@@ -13,8 +14,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from mmap import PROT_READ, mmap
 from pathlib import Path
@@ -22,6 +23,8 @@ from types import TracebackType
 from typing import Final, Self
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+SETTLED_S: Final = 3600.0
+"""Longer than any instance takes from its last byte to its row."""
 DIGEST_PATTERN: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -80,7 +83,7 @@ class Incoming:
         self._file.flush()
         digest = self._hash.hexdigest()
         target = self._store.path_of(digest)
-        if _holds(target, digest):
+        if _holds(target, digest) and _touch(target):
             if sync:  # whoever put it there may not have come to this line yet
                 _sync(target)
         else:
@@ -100,8 +103,10 @@ class Store:
         self.root = root
         self.incoming_dir = root / "incoming"
         self.objects_dir = root / "objects"
+        self.discarded_dir = root / "discarded"
         folders = [self.objects_dir / f"{number:02x}" for number in range(256)]
-        missing = [f for f in (self.incoming_dir, self.objects_dir, *folders) if not f.is_dir()]
+        folders = [self.incoming_dir, self.discarded_dir, self.objects_dir, *folders]
+        missing = [folder for folder in folders if not folder.is_dir()]
         for folder in missing:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if missing:  # then a new file needs its own folder synced, and no other
@@ -135,6 +140,47 @@ class Store:
         """Free space on the store's disk for this user."""
         return shutil.disk_usage(self.root).free
 
+    def settled(self, at_once: int) -> Iterator[list[str]]:
+        """Yield the digests of all that came more than an hour ago, some at once."""
+        before = time.time() - SETTLED_S
+        for folder in sorted(self.objects_dir.iterdir()):
+            names = [entry.name for entry in os.scandir(folder) if entry.stat().st_mtime < before]
+            digests = [name.removesuffix(".dcm") for name in names]
+            yield from (digests[i : i + at_once] for i in range(0, len(digests), at_once))
+
+    def discard(self, digest: str, *, is_named: Callable[[str], bool]) -> bool:
+        """Remove bytes for good unless they are wanted; whether they are gone.
+
+        The same bytes may be arriving at this moment. Whoever finds them here touches them before
+        a row names them, so they are first taken from their place, where nobody finds them any
+        more, and put back if they were touched within the hour or `is_named` says that a row has
+        them by now.
+        """
+        aside = self.discarded_dir / digest
+        try:
+            self.path_of(digest).rename(aside)
+        except FileNotFoundError:
+            return False
+        return self._decide(aside, is_named)
+
+    def finish_discarding(self, *, is_named: Callable[[str], bool]) -> int:
+        """Decide about what a crash left on its way out; returns how many are gone."""
+        return sum(self._decide(aside, is_named) for aside in self.discarded_dir.iterdir())
+
+    def _decide(self, aside: Path, is_named: Callable[[str], bool]) -> bool:
+        """Remove what was taken from its place, or put it back; whether it is gone."""
+        target = self.path_of(aside.name)
+        try:
+            wanted = aside.stat().st_mtime >= time.time() - SETTLED_S or is_named(aside.name)
+            if wanted:
+                with suppress(FileExistsError):  # the same bytes have come again meanwhile
+                    target.hardlink_to(aside)
+                _sync(target.parent)
+            aside.unlink()
+        except FileNotFoundError:  # another process decided the same
+            return False
+        return not wanted
+
     def sweep_incoming(self, *, older_than_s: float = 3600.0) -> int:
         """Remove what dead writers left; returns how many files.
 
@@ -159,6 +205,15 @@ def _holds(path: Path, digest: str) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == digest
     except FileNotFoundError:
         return False
+
+
+def _touch(path: Path) -> bool:
+    """Say that the file is wanted; whether it is still there."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -43,6 +43,8 @@ from appliance.tables import (
     StudyEvent,
 )
 
+VIEWED: Final = "web:study:viewed"
+"""The audit's tag of a look at a study."""
 UID_LIMIT: Final = 256
 """Characters of a UID that is taken. The standard allows 64 (PS3.5, 9.1); real senders pass it."""
 
@@ -611,6 +613,17 @@ def _texts(attributes: PatientAttributes | StudyAttributes | SeriesAttributes) -
     return {name: storable(value) for name, value in vars(attributes).items()}
 
 
+def lock(db: Session, study_id: int) -> bool:
+    """Whether the study is there; if so, nothing is added to it until the transaction ends."""
+    study_uid = db.scalar(select(Study.study_uid).where(Study.id == study_id))
+    if study_uid is None:
+        return False
+    if db.get_bind().dialect.name == "postgresql":
+        db.execute(LOCK_UID, {"study_uid": study_uid})
+    there = select(Study.id).where(Study.id == study_id).with_for_update(of=Study)
+    return db.scalar(there) is not None
+
+
 def _named(study_uid: str) -> Select[Study]:
     return select(Study).where(Study.study_uid == study_uid).order_by(Study.part)
 
@@ -812,9 +825,11 @@ def _spelt(name: str) -> tuple[str, str, str]:
 
 
 def _patient(db: Session, attributes: Mapping[str, str]) -> int:
-    """The id of the row of this person, made if there is none."""
-    _insert_once(db, Patient, attributes)
-    return db.scalars(select(Patient.id).filter_by(**attributes)).one()
+    """The id of the row of this person, made if there is none; it stays as long as `db` lasts."""
+    kept = select(Patient.id).filter_by(**attributes).with_for_update(read=True, key_share=True)
+    while (patient := db.scalar(kept)) is None:  # never was, or goes with a study removed just now
+        _insert_once(db, Patient, attributes)
+    return patient
 
 
 def _insert_once(db: Session, table: type[DeclarativeBase], values: Mapping[str, Any]) -> bool:

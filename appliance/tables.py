@@ -21,6 +21,9 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from appliance.database import Base
 
+NEVER_AGAIN: Final = {"sqlite_autoincrement": True}
+"""A removed row's number is given to no other: addresses and the audit name studies by it."""
+
 STATES: Final = ("RECEIVING", "QUEUED", "ANALYSING", "READY", "REJECTED", "FAILED")
 """The values of `Study.state`; `lifecycle.State` gives them their meaning."""
 
@@ -78,6 +81,7 @@ class Study(Base):
         CheckConstraint(_one_of("state", STATES), name="state"),
         Index("ix_study_state_state_since", "state", "state_since"),
         Index("ix_study_first_received_at", "first_received_at"),
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -199,6 +203,7 @@ class Analysis(Base):
             sqlite_where=text("current"),
             postgresql_where=text("current"),
         ),
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

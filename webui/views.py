@@ -16,7 +16,7 @@ from flask import current_app
 from flask_login import current_user
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from appliance import audit
+from appliance import audit, studies
 from webui.resources import resources
 
 PASS_S: Final = 60
@@ -52,7 +52,7 @@ def note(study_id: int, *, analysis_id: int | None = None) -> None:
         audit.record(
             db,
             actor=current_user.name,
-            tag="web:study:viewed",
+            tag=studies.VIEWED,
             subject=f"study {study_id}",
             detail={} if analysis_id is None else {"analysis": analysis_id},
         )

@@ -111,6 +111,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name="pk_study"),
         sa.UniqueConstraint("study_uid", "part", name="uq_study_study_uid_part"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_study_first_received_at", "study", ["first_received_at"], unique=False)
     op.create_index("ix_study_patient_key", "study", ["patient_key"], unique=False)
@@ -136,6 +137,7 @@ def upgrade() -> None:
             ["superseded_by"], ["analysis.id"], name="fk_analysis_superseded_by_analysis"
         ),
         sa.PrimaryKeyConstraint("id", name="pk_analysis"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_analysis_study_id", "analysis", ["study_id"], unique=False)
     op.create_index(
