@@ -7,7 +7,7 @@ PACKAGES := appliance pipelines dicom_node webui updater
 SOURCES := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check fix faults bench-inference bench-reception screenshots
+.PHONY: help setup demo serve test check fix faults fuzz soak bench-inference bench-reception screenshots
 
 help:             ## Say what there is to do.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,12 @@ fix: $(INSTALLED)  ## Format, and fix what ruff can fix.
 
 faults: $(INSTALLED)  ## Kill the listener 50 times, the worker 20, the broker 10; count what is lost.
 	$(BIN)/python -m tests.end_to_end.faults
+
+fuzz: $(INSTALLED)  ## Send the listener 10,000 damaged objects and 1,000 damaged PDU streams. ARGS='--objects 5000:10000'
+	$(BIN)/python -m tests.end_to_end.fuzz $(ARGS)
+
+soak: $(INSTALLED)  ## Open 10,000 associations; threads, descriptors and memory stay flat. ARGS='--associations 500'
+	$(BIN)/python -m tests.end_to_end.soak $(ARGS)
 
 bench-inference: $(INSTALLED)  ## Time the automatic run beside its networks and MONAI. STUDY=FOLDER, RUNS=3
 	$(BIN)/python -m bench.inference $(if $(STUDY),'$(STUDY)') --runs $(or $(RUNS),3)

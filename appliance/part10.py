@@ -12,12 +12,12 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
-from mmap import mmap
-from typing import BinaryIO, Final, cast
+from io import SEEK_END, BytesIO
+from typing import BinaryIO, Final
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.config import disable_value_validation
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import data_element_generator
 from pydicom.tag import Tag
@@ -44,6 +44,7 @@ SPECIFIC_CHARACTER_SET: Final = 0x00080005
 
 # A header beyond this is no header; it bounds what a deflated data set may unpack to.
 INFLATED_HEADER_BYTES: Final = 16 << 20
+INFLATED_AT_ONCE_BYTES: Final = 64 << 10  # packed
 # The longest of the attributes kept, a PN of three groups, has 194 characters (PS3.5 section 6.2).
 TEXT_LIMIT: Final = 1024
 
@@ -63,7 +64,7 @@ IMPLICIT: Final = frozenset(
 
 UNUSUAL: Final = DEFLATED | {ExplicitVRBigEndian}
 ITEM_GROUP: Final = 0xFFFE
-DELIMITERS: Final = frozenset({0xFFFEE00D, 0xFFFEE0DD})  # of an item, of a sequence
+ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 EXPLICIT_HEAD: Final = struct.Struct("<HH2sH")  # PS3.5 section 7.1.2
 LONG_LENGTH: Final = struct.Struct("<L")
 LONG_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
@@ -192,16 +193,45 @@ def plain_uid(text: str) -> str:
     return text.replace("\0", "").strip()
 
 
-def read_header(dataset: bytes | mmap, transfer_syntax_uid: str, start: int = 0) -> Header:
+def read_header(dataset: bytes, transfer_syntax_uid: str) -> Header:
     """Return what an encoded data set says about itself, without touching its pixel data.
-
-    The data set begins at byte `start` of what is given.
 
     Raises:
         UnreadableDatasetError: it does not parse, or ends within an element.
         DatasetMismatchError: it names no study or no series, or a UID is too long to be one.
     """
-    values = _Values(dataset, transfer_syntax_uid, start)
+    return header_at_a_glance(dataset, len(dataset), transfer_syntax_uid) or read_header_from(
+        BytesIO(dataset), transfer_syntax_uid
+    )
+
+
+def header_at_a_glance(
+    beginning: bytes, size_bytes: int, transfer_syntax_uid: str
+) -> Header | None:
+    """Return what `read_header` does, from the first bytes of a data set of `size_bytes`.
+
+    None where they do not reach its pixel data, and where it is not plain to see.
+
+    Raises:
+        DatasetMismatchError: as `read_header`.
+    """
+    if transfer_syntax_uid in UNUSUAL:
+        return None
+    found = _plain_elements(beginning, size_bytes, implicit=transfer_syntax_uid in IMPLICIT)
+    return None if found is None else _header(found)
+
+
+def read_header_from(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
+    """Return what `read_header` does, of the data set from a stream's position to its end.
+
+    Raises:
+        UnreadableDatasetError, DatasetMismatchError: as `read_header`.
+    """
+    return _header(_any_elements(stream, transfer_syntax_uid))
+
+
+def _header(raw: Mapping[int, bytes]) -> Header:
+    values = _Values(raw)
     return Header(
         **{name: values.required_uid(keyword) for name, keyword in REQUIRED.items()},
         **{name: values.uid(keyword) for name, keyword in IDENTITY.items()},
@@ -248,13 +278,10 @@ def with_instance_uid(dataset: bytes, transfer_syntax_uid: str, uid: str) -> byt
 class _Values:
     """The attributes that the database keeps, as raw bytes and their character set."""
 
-    def __init__(self, dataset: bytes | mmap, transfer_syntax_uid: str, start: int) -> None:
-        plain = None
-        if transfer_syntax_uid not in UNUSUAL:
-            plain = _plain_elements(dataset, start, implicit=transfer_syntax_uid in IMPLICIT)
-        self._raw = _any_elements(dataset, transfer_syntax_uid, start) if plain is None else plain
-        charset = self._raw.get(SPECIFIC_CHARACTER_SET, b"").decode("ascii", errors="replace")
-        self._encodings = convert_encodings([term.strip(" \0") for term in charset.split("\\")])
+    def __init__(self, raw: Mapping[int, bytes]) -> None:
+        self._raw = raw
+        charset = raw.get(SPECIFIC_CHARACTER_SET, b"").decode("ascii", errors="replace")
+        self._encodings = convert_encodings([plain_uid(term) for term in charset.split("\\")])
 
     def uid(self, keyword: str) -> str:
         """Return an identifier as it came, legal or not: it is only ever data."""
@@ -280,50 +307,73 @@ class _Values:
 
 
 def _plain_elements(
-    dataset: bytes | mmap, offset: int, *, implicit: bool
+    beginning: bytes, size_bytes: int, *, implicit: bool
 ) -> dict[int, bytes] | None:
     """Return the wanted elements before the pixel data, None where it is not plain to see.
 
     A fraction of the time of `_any_elements`, which has the last word on anything unusual: value
-    representations that are none, unknown ones of undefined length, a data set that ends too early.
+    representations that are none, undefined lengths of what is no sequence, items that do not end
+    where they say, a data set that ends too early.
     """
-    end = len(dataset)
+    end = len(beginning)
     found: dict[int, bytes] = {}
-    depth = 0  # of the sequences and items of undefined length that are open
+    # Where each open sequence and item ends, in turn; a sequence in here has no length.
+    ends: list[int] = []
+    offset = 0
     while offset + 12 <= end:
-        group, element, vr, length = EXPLICIT_HEAD.unpack_from(dataset, offset)
+        group, element, vr, length = EXPLICIT_HEAD.unpack_from(beginning, offset)
         tag = group << 16 | element
         value = offset + 8
         if implicit or group == ITEM_GROUP:
-            (length,) = LONG_LENGTH.unpack_from(dataset, offset + 4)
+            (length,) = LONG_LENGTH.unpack_from(beginning, offset + 4)
         elif vr in LONG_VRS:
-            (length,) = LONG_LENGTH.unpack_from(dataset, value)
+            (length,) = LONG_LENGTH.unpack_from(beginning, value)
             value += 4
         elif vr not in SHORT_VRS:
             return None
-        if depth == 0 and tag >= FIRST_PIXEL_DATA_TAG:
-            return found if length == UNDEFINED_LENGTH or value + length <= end else None
-        if length == UNDEFINED_LENGTH:
-            if not (implicit or vr == b"SQ" or group == ITEM_GROUP):
+        offset = value
+        if len(ends) % 2:  # in a sequence
+            if tag == SEQUENCE_DELIMITER:
+                ends.pop()
+            elif tag == ITEM:
+                ends.append(UNDEFINED_LENGTH if length == UNDEFINED_LENGTH else value + length)
+            else:
                 return None
-            depth += 1
-            length = 0
-        elif tag in DELIMITERS:
-            depth -= 1
-        offset = value + length
-        if offset > end or depth < 0:
+        elif tag == ITEM_DELIMITER and ends and ends[-1] == UNDEFINED_LENGTH:
+            ends.pop()
+        elif group == ITEM_GROUP:
             return None
-        if depth == 0 and tag in WANTED:
-            found[tag] = dataset[value:offset]
-    return found if offset == end and depth == 0 else None
+        elif not ends and tag >= FIRST_PIXEL_DATA_TAG:
+            whole = length == UNDEFINED_LENGTH or value + length <= size_bytes
+            return found if whole else None
+        elif length == UNDEFINED_LENGTH:
+            if not (_is_sequence(tag) if implicit else vr == b"SQ"):
+                return None
+            ends.append(UNDEFINED_LENGTH)
+        else:
+            offset += length
+            if not ends and tag in WANTED:
+                found[tag] = beginning[value:offset]
+        while ends and not len(ends) % 2 and offset >= ends[-1]:  # an item of defined length
+            if offset > ends.pop():
+                return None
+    return found if offset == size_bytes == end and not ends else None
 
 
-def _any_elements(dataset: bytes | mmap, transfer_syntax_uid: str, start: int) -> dict[int, bytes]:
+def _is_sequence(tag: int) -> bool:
+    """Whether an element of undefined length is one: all are, but for what is known to be none."""
+    try:
+        return dictionary_VR(tag) == "SQ"
+    except KeyError:
+        return True
+
+
+def _any_elements(stream: BinaryIO, transfer_syntax_uid: str) -> dict[int, bytes]:
     """Return the wanted elements before the pixel data, or raise UnreadableDatasetError."""
     try:
         return {
             int(element.tag): element.value or b""
-            for element in _elements(dataset, transfer_syntax_uid, start)
+            for element in _elements(stream, transfer_syntax_uid)
             if isinstance(element.value, bytes)
         }
     except UnreadableDatasetError:
@@ -334,16 +384,10 @@ def _any_elements(dataset: bytes | mmap, transfer_syntax_uid: str, start: int) -
         ) from error
 
 
-def _elements(
-    dataset: bytes | mmap, transfer_syntax_uid: str, start: int
-) -> Iterable[RawDataElement]:
+def _elements(stream: BinaryIO, transfer_syntax_uid: str) -> Iterable[RawDataElement]:
     whole = True
     if transfer_syntax_uid in DEFLATED:
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        dataset = inflater.decompress(dataset[start:], INFLATED_HEADER_BYTES)
-        start, whole = 0, inflater.eof
-    stream = cast("BinaryIO", dataset) if isinstance(dataset, mmap) else BytesIO(dataset)
-    stream.seek(start)
+        stream, whole = _inflated(stream)
     bulk: list[tuple[str | None, int]] = []
 
     def reached_bulk(tag: int, vr: str | None, length: int) -> bool:
@@ -367,8 +411,21 @@ def _elements(
     for vr, length in bulk:
         if length != UNDEFINED_LENGTH:
             end += length + (12 if vr in EXPLICIT_VR_LENGTH_32 else 8)
-    if whole and end > len(dataset):
+    if whole and end > stream.seek(0, SEEK_END):
         raise UnreadableDatasetError("data set ends within an element")
+
+
+def _inflated(stream: BinaryIO) -> tuple[BytesIO, bool]:
+    """Unpack as much as a header may be; returns it, and whether that is all."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    plain = BytesIO()
+    room = INFLATED_HEADER_BYTES
+    while room and not inflater.eof and (packed := stream.read(INFLATED_AT_ONCE_BYTES)):
+        while packed and room:
+            room -= plain.write(inflater.decompress(packed, room))
+            packed = inflater.unconsumed_tail
+    plain.seek(0)
+    return plain, inflater.eof
 
 
 def _element(number: int, vr: bytes, value: bytes) -> bytes:

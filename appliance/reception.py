@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -22,13 +23,16 @@ from sqlalchemy.orm import Session
 from appliance import audit, studies
 from appliance.database import Database
 from appliance.errors import DatasetMismatchError, OutOfResourcesError, StoreError
-from appliance.part10 import Header, file_head, read_header
+from appliance.part10 import Header, file_head, header_at_a_glance, read_header_from
 from appliance.store import Incoming, Store, StoredObject
 from appliance.studies import ReceivedInstance, Recorded
 
 log = structlog.get_logger()
 
 LONGEST_LINE: Final = 64  # instances in one transaction
+BEGINNING_BYTES: Final = 64 << 10  # of a data set, kept in memory: most headers fit
+CHECKED_EVERY_BYTES: Final = 16 << 20  # of one data set, between two looks at the free space
+TAKE_TURNS: Final = ("40001", "40P01")  # PostgreSQL's serialization failure and deadlock
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 CONFLICT_TAG: Final = "dicom:instance:conflict"
 
@@ -102,10 +106,14 @@ class Reception:
         Raises StoreError.
         """
         with self._counted():
-            if self._store.free_bytes() - size_bytes < self._min_free_bytes:
-                raise OutOfResourcesError("disk space is below the watermark, send again later")
+            self.require_space(size_bytes)
             with _disk_errors(), self._store.incoming() as incoming:
                 yield Taking(self, incoming, command)
+
+    def require_space(self, size_bytes: int = 0) -> None:
+        """Raise OutOfResourcesError where the disk lacks `size_bytes` above the watermark."""
+        if self._store.free_bytes() - size_bytes < self._min_free_bytes:
+            raise OutOfResourcesError("disk space is below the watermark, send again later")
 
     def stop(self, *, timeout_s: float) -> bool:
         """Refuse what comes from now on; return whether what was under way ended in time."""
@@ -140,6 +148,8 @@ class Reception:
                     self._committing = False
                     self._turn.notify_all()
         match waiting.outcome:
+            case StoreError() as error:  # another thread may raise the same: each has its own
+                raise copy(error) from error.__cause__
             case Exception() as error:
                 raise error
             case Recorded() as recorded:
@@ -177,13 +187,15 @@ class Reception:
 
     def _commit(self, received: list[ReceivedInstance]) -> list[Recorded | Exception]:
         try:
-            with self._database.transaction() as db:
+            with self._routes.kept_if_committed(), self._database.transaction() as db:
                 recorded = [studies.record_instance(db, one, self._routes) for one in received]
                 for one, what in zip(received, recorded, strict=True):
                     if what is Recorded.CONFLICT:
                         _report_conflict(db, one)
                 return [*recorded]
         except (OperationalError, PoolTimeoutError) as error:
+            if len(received) > 1 and _is_deadlock(error):
+                raise  # alone, each holds less that others wait for
             raise OutOfResourcesError("the database does not answer, send again later") from error
 
 
@@ -200,20 +212,37 @@ class Taking:
             transfer_syntax_uid=command.transfer_syntax_uid,
         )
         self._start = len(head)
+        self._beginning = bytearray()
+        self._unchecked_bytes = 0
         incoming.write(head)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append a piece of the encoded data set; raises StoreError when the disk is full."""
+        self._unchecked_bytes += len(data)
+        if self._unchecked_bytes >= CHECKED_EVERY_BYTES:
+            self._reception.require_space()
+            self._unchecked_bytes = 0
         with _disk_errors():
             self._incoming.write(data)
+        if (missing := BEGINNING_BYTES - len(self._beginning)) > 0:
+            self._beginning += data[:missing]
 
     def finish(self) -> Recorded:
         """Keep what was written for good; raises StoreError, and then nothing is recorded."""
         with _disk_errors():
-            with self._incoming.read_back() as file:
-                header = read_header(file, self._command.transfer_syntax_uid, self._start)
+            header = self._header()
             _check_identity(header, self._command)
             return self._reception.finish(self._incoming, header, self._command)
+
+    def _header(self) -> Header:
+        syntax = self._command.transfer_syntax_uid
+        size_bytes = self._incoming.size_bytes - self._start
+        header = header_at_a_glance(bytes(self._beginning), size_bytes, syntax)
+        if header is not None:
+            return header
+        with self._incoming.read_back() as file:
+            file.seek(self._start)
+            return read_header_from(file, syntax)
 
 
 @dataclass(eq=False)
@@ -222,6 +251,12 @@ class _Waiting:
 
     received: ReceivedInstance
     outcome: Recorded | Exception | None = None
+
+
+def _is_deadlock(error: Exception) -> bool:
+    return isinstance(error, OperationalError) and (
+        getattr(error.orig, "sqlstate", None) in TAKE_TURNS
+    )
 
 
 @contextmanager

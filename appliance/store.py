@@ -15,12 +15,11 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from mmap import PROT_READ, mmap
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 SETTLED_S: Final = 3600.0
@@ -43,7 +42,8 @@ class Incoming:
     def __init__(self, store: "Store") -> None:
         self._store = store
         self._path = store.incoming_dir / f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._file = self._path.open("x+b")
+        # Unbuffered: nothing is left to be written when the disk is full and the file is closed.
+        self._file = self._path.open("xb", buffering=0)
         self._hash = hashlib.sha256()
         self._size_bytes = 0
 
@@ -59,38 +59,43 @@ class Incoming:
         self._file.close()
         self._path.unlink(missing_ok=True)
 
+    @property
+    def size_bytes(self) -> int:
+        """How much was written so far."""
+        return self._size_bytes
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`; raises OSError when the disk is full."""
-        self._file.write(data)
+        with memoryview(data) as left:
+            written = 0
+            while written < len(left):  # a disk that fills up takes a part
+                written += self._file.write(left[written:])
         self._hash.update(data)
         self._size_bytes += len(data)
 
-    @contextmanager
-    def read_back(self) -> Iterator[mmap]:
-        """Show what was written so far."""
-        self._file.flush()
-        with mmap(self._file.fileno(), 0, prot=PROT_READ) as view:
-            yield view
+    def read_back(self) -> BinaryIO:
+        """Open what was written so far."""
+        return self._path.open("rb")
 
     def commit(self, *, sync: bool = True) -> StoredObject:
         """Make the bytes permanent and return where they are; the same bytes are kept once.
 
-        Without `sync` they are permanent after the next `Store.sync()`. The name is given before
-        the sync, so that one write of the file system's journal holds both. After a crash in
-        between it may stand for less than its bytes: no row has it then, and the bytes sent again
-        take its place.
+        Without `sync` they are permanent after the next `Store.sync()`. A new name is given before
+        the sync, so that one write of the file system's journal holds both. After a crash or a
+        failed sync it may stand for less than its bytes: no row has it then, and the bytes sent
+        again take its place. A name that is there already may be another's answer of Success, and
+        its bytes are as good as the last sync of them was, which nobody here has seen: ours replace
+        them, and are permanent before they do.
         """
-        self._file.flush()
         digest = self._hash.hexdigest()
         target = self._store.path_of(digest)
-        if _holds(target, digest) and _touch(target):
-            if sync:  # whoever put it there may not have come to this line yet
-                _sync(target)
-        else:
-            self._path.replace(target)
+        try:
+            target.hardlink_to(self._path)
             if sync:
                 os.fsync(self._file.fileno())
-        self._file.close()
+        except FileExistsError:
+            os.fsync(self._file.fileno())
+            self._path.replace(target)
         if sync:
             _sync(target.parent)
         return StoredObject(digest=digest, size_bytes=self._size_bytes, path=target)
@@ -151,10 +156,9 @@ class Store:
     def discard(self, digest: str, *, is_named: Callable[[str], bool]) -> bool:
         """Remove bytes for good unless they are wanted; whether they are gone.
 
-        The same bytes may be arriving at this moment. Whoever finds them here touches them before
-        a row names them, so they are first taken from their place, where nobody finds them any
-        more, and put back if they were touched within the hour or `is_named` says that a row has
-        them by now.
+        The same bytes may be arriving at this moment, to be named by a row afterwards. So these are
+        first taken from their place, and put back if they came within the hour or if `is_named`
+        says that a row has them by now.
         """
         aside = self.discarded_dir / digest
         try:
@@ -196,24 +200,6 @@ class Store:
             except FileNotFoundError:
                 continue
         return removed
-
-
-def _holds(path: Path, digest: str) -> bool:
-    """Whether the file is there, and whole."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except FileNotFoundError:
-        return False
-
-
-def _touch(path: Path) -> bool:
-    """Say that the file is wanted; whether it is still there."""
-    try:
-        os.utime(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _sync(path: Path) -> None:

@@ -7,7 +7,8 @@ a running analysis calls with the whole `database`: each is a unit of work of it
 import re
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -244,6 +245,20 @@ class Routes:
         self._routes.move_to_end(kind)
         if len(self._routes) > ROUTES:
             self._routes.popitem(last=False)
+
+    @contextmanager
+    def kept_if_committed(self) -> Iterator[None]:
+        """Forget everything if the transaction in the block fails.
+
+        Rows that never were leave their numbers to others, of another person perhaps.
+        """
+        committed = False
+        try:
+            yield
+            committed = True
+        finally:
+            if not committed:
+                self._routes.clear()
 
 
 _Kind = tuple[str, str, PatientAttributes]

@@ -22,7 +22,6 @@ state machine (PS3.8 tables 9-6 to 9-10), once the request is read and the calle
 
 import socket
 import struct
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,10 +32,13 @@ import structlog
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
     SCP_SCU_RoleSelectionNegotiation,
+    SOPClassCommonExtendedNegotiation,
+    SOPClassExtendedNegotiation,
 )
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import (
@@ -57,36 +59,32 @@ from dicom_node.pdu import (
     PDV_HEADER,
     AbortReason,
     Limits,
+    PduStream,
     PduType,
     hang_up,
 )
 
 log = structlog.get_logger()
 
-BUFFER_BYTES: Final = 256 << 10
 CANNOT_UNDERSTAND: Final = 0xC000  # PS3.4 table B.2-1
 
-ACCEPTANCE, ABSTRACT_SYNTAX_NOT_SUPPORTED = 0, 3  # PS3.8 table 9-18
+ACCEPTANCE: Final = 0  # PS3.8 table 9-18
 COMMAND, LAST = 1, 2  # bits of a message control header, PS3.8 E.2
 UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
-# What may stand in the user information of an association that is served here. Role selection is
-# left unanswered, which leaves the roles as they are by default (PS3.7 D.3.3.4).
+# What may stand in the user information of an association that is served here. What is left
+# unanswered of it leaves things as they are by default: one operation at a time, no extension, the
+# caller as the SCU (PS3.7 D.3.3.3 to D.3.3.6).
 PLAIN_ITEMS: Final = (
     MaximumLengthNotification,
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
+    AsynchronousOperationsWindowNegotiation,
     SCP_SCU_RoleSelectionNegotiation,
+    SOPClassExtendedNegotiation,
+    SOPClassCommonExtendedNegotiation,
 )
-
-
-@dataclass(frozen=True)
-class Context:
-    """An accepted presentation context."""
-
-    abstract_syntax: str
-    transfer_syntax: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,12 @@ class Proposal:
     primitive: A_ASSOCIATE
     most_bytes: int
     """The longest P-DATA-TF that the peer takes; 0 for any (PS3.8 D.1)."""
+
+    @property
+    def fragment_bytes(self) -> int:
+        """How much of a command fits into one of them, an even number."""
+        fitting = (self.most_bytes or LONGEST_COMMAND_BYTES) - PDV_HEADER.size
+        return max(2, fitting - fitting % 2)
 
     @property
     def calling_ae(self) -> str:
@@ -133,18 +137,18 @@ class DirectAssociation:
         self._proposal = proposal
         self._reception = reception
         self._limits = limits
-        self._contexts: dict[int, Context] = {}
+        self._stream = PduStream(connection, limits.pdu_timeout_s)
+        self._transfer_syntaxes: dict[int, str] = {}  # of each context
         self._message: _Message | None = None
 
     def serve(self) -> str:
         """Take what the peer sends until it releases or aborts; returns how it ended.
 
         Raises:
-            PduError: the peer broke PS3.8 or a limit, and was told so.
+            PduError: the peer broke PS3.8 or a limit, or `abort` was called; it was told so.
         """
-        self._accept()
         try:
-            return self._receive()
+            return self._receive() if self._accept() else "closed"
         except PduError as error:
             hang_up(self._connection, farewell=AbortReason(error.reason).pdu())  # AA-8, AA-1
             raise
@@ -152,20 +156,17 @@ class DirectAssociation:
             self._drop_message()
 
     def abort(self) -> None:
-        """End the association from another thread (AA-1); the peer keeps what is unanswered."""
-        hang_up(self._connection, farewell=AbortReason.NOT_SPECIFIED.pdu(), wait=False)
+        """Let the association end (AA-1), from another thread; the peer keeps the unanswered."""
+        self._stream.stop()
 
     # --- Sta3: the contexts
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Answer every context (AE-7); false when the peer has gone."""
         asked = self._proposal.primitive
         results = [_answered(context) for context in asked.presentation_context_definition_list]
-        self._contexts = {
-            int(result.context_id or 0): Context(
-                str(result.abstract_syntax), str(result.transfer_syntax[0])
-            )
-            for result in results
-            if result.result == ACCEPTANCE
+        self._transfer_syntaxes = {
+            int(result.context_id or 0): str(result.transfer_syntax[0]) for result in results
         }
         answer = A_ASSOCIATE()
         answer.application_context_name = APPLICATION_CONTEXT
@@ -183,84 +184,48 @@ class DirectAssociation:
         answer.user_information = [length, implementation, version]
         pdu = A_ASSOCIATE_AC()
         pdu.from_primitive(answer)
-        self._connection.sendall(pdu.encode())
+        try:
+            self._connection.sendall(pdu.encode())
+        except OSError:
+            return False
+        return True
 
     # --- Sta6: data transfer
 
     def _receive(self) -> str:
-        """Read PDUs as they come, a buffer at a time, until one of them ends the association."""
-        buffer = bytearray(BUFFER_BYTES)
-        view = memoryview(buffer)
-        begin = end = 0  # what is unread in the buffer
-        in_pdu = in_pdv = 0  # bytes still to come of the P-DATA-TF and of the fragment under way
-        context_id = control = 0
-        deadline: float | None = None  # of the PDU under way
-        while True:
-            if begin == end:
-                begin = end = 0
-            elif deadline is None:  # the rest of a header
-                deadline = time.monotonic() + self._limits.pdu_timeout_s
-            if BUFFER_BYTES - end < HEADER.size:  # a header lies across the buffer's end
-                buffer[: end - begin] = buffer[begin:end]
-                begin, end = 0, end - begin
-            count = self._read(view[end:], deadline)
-            if not count:
-                return "closed"  # AA-4
-            end += count
-            while True:
-                if in_pdv:
-                    taken = min(end - begin, in_pdv)
-                    self._take(context_id, control, view[begin : begin + taken])
-                    begin, in_pdv, in_pdu = begin + taken, in_pdv - taken, in_pdu - taken
-                    if in_pdv:
-                        break
-                    if control & LAST:
-                        self._finish(context_id, control)
-                elif in_pdu:
-                    if end - begin < PDV_HEADER.size:
-                        break
-                    length, context_id, control = PDV_HEADER.unpack_from(buffer, begin)
-                    begin += PDV_HEADER.size
-                    in_pdu -= PDV_HEADER.size
-                    in_pdv = length - 2
-                    if length < 2 or in_pdv > in_pdu or 0 < in_pdu - in_pdv < PDV_HEADER.size:
-                        raise _violation("a fragment overruns its PDU")
-                    if not in_pdv:
-                        self._take(context_id, control, view[0:0])
-                        if control & LAST:
-                            self._finish(context_id, control)
-                else:
-                    deadline = None
-                    if end - begin < HEADER.size:
-                        break
-                    number, length = HEADER.unpack_from(buffer, begin)
-                    pdu_type = self._limits.recognise(number, length)
-                    deadline = time.monotonic() + self._limits.pdu_timeout_s
-                    begin += HEADER.size
-                    if pdu_type is PduType.DATA_TF:
-                        in_pdu = length
-                        if length < PDV_HEADER.size:
-                            raise _violation("a P-DATA-TF without a fragment")
-                        continue
-                    return self._end(pdu_type)
+        """Read PDUs as they come, until one of them ends the association."""
+        while (header := self._stream.header()) is not None:
+            pdu_type = self._limits.recognise(*header)
+            if pdu_type is not PduType.DATA_TF:
+                return self._end(pdu_type)
+            if not self._take_pdu(header[1]):
+                break
+        return "closed"  # AA-4
 
-    def _read(self, into: memoryview, deadline: float | None) -> int:
-        """Read some bytes; 0 when the peer has gone."""
-        remaining_s = self._limits.pdu_timeout_s
-        if deadline is not None:
-            remaining_s = deadline - time.monotonic()
-        try:
-            if remaining_s <= 0:
-                raise TimeoutError  # noqa: TRY301 - as the socket's own
-            self._connection.settimeout(remaining_s)
-            return self._connection.recv_into(into)
-        except TimeoutError:
-            raise PduError(
-                "a PDU was not finished in time" if deadline else "nothing came for too long",
-                reason=AbortReason.NOT_SPECIFIED,
-            ) from None
-        except OSError:
-            return 0  # a reset is one way to go away
+    def _take_pdu(self, left: int) -> bool:
+        """Take the fragments of a P-DATA-TF of `left` bytes; false when the association is over."""
+        if not left:
+            raise _violation("a P-DATA-TF without a fragment")
+        while left:
+            if left < PDV_HEADER.size:
+                raise _violation("a fragment is cut off")
+            if (pdv := self._stream.unpack(PDV_HEADER)) is None:
+                return False
+            length, context_id, control = pdv
+            left -= 4 + length
+            if length < 2 or left < 0:
+                raise _violation("a fragment overruns its PDU")
+            in_pdv = length - 2
+            if not in_pdv:
+                self._take(context_id, control, memoryview(b""))
+            while in_pdv:
+                if not (piece := self._stream.some(in_pdv)):
+                    return False
+                self._take(context_id, control, piece)
+                in_pdv -= len(piece)
+            if control & LAST and not self._finish(context_id, control):
+                return False
+        return True
 
     def _end(self, pdu_type: PduType) -> str:
         match pdu_type:
@@ -278,7 +243,7 @@ class DirectAssociation:
         """Add a fragment, or a part of one, to the message under way."""
         message = self._message
         if message is None:
-            if not control & COMMAND or context_id not in self._contexts:
+            if not control & COMMAND or context_id not in self._transfer_syntaxes:
                 raise _violation("a message that begins with no command, or on no context")
             message = self._message = _Message(context_id)
         if context_id != message.context_id or bool(control & COMMAND) != (message.request is None):
@@ -293,48 +258,56 @@ class DirectAssociation:
             raise _violation("a message is too long")
         message.write(fragment)
 
-    def _finish(self, context_id: int, control: int) -> None:
-        """A command or a data set is whole."""
+    def _finish(self, context_id: int, control: int) -> bool:
+        """A command or a data set is whole; false when the answer could not be sent."""
         message = self._message
         if message is None:
-            raise _violation("the end of a message that never began")
+            raise AssertionError("the end of a message that never began")
         if not control & COMMAND:
-            self._answer(message, message.outcome())
-            self._drop_message()
-            return
+            return self._answer(message, message.outcome())
         message.request = Request.decode(message.command)
         match message.request.operation:
             case Operation.C_ECHO:
-                self._answer(message, (SUCCESS, ""))
-                self._drop_message()
+                return self._answer(message, (SUCCESS, ""))
             case Operation.C_CANCEL:  # there is nothing that could be cancelled
                 self._drop_message()
             case Operation.C_STORE if message.request.has_data_set:
                 message.begin(self._reception, self._command(message.request, context_id))
             case Operation.C_STORE:
-                self._answer(message, (CANNOT_UNDERSTAND, "a C-STORE without a data set"))
-                self._drop_message()
+                return self._answer(message, (CANNOT_UNDERSTAND, "a C-STORE without a data set"))
             case other:
                 raise _violation(f"operation {other:#06x} on a context of storage")
+        return True
 
     def _command(self, request: Request, context_id: int) -> Command:
         return Command(
             sop_class_uid=_text(request.sop_class_uid),
             sop_instance_uid=_text(request.sop_instance_uid),
-            transfer_syntax_uid=self._contexts[context_id].transfer_syntax,
+            transfer_syntax_uid=self._transfer_syntaxes[context_id],
             source_ae=self._proposal.calling_ae,
         )
 
-    def _answer(self, message: "_Message", outcome: tuple[int, str]) -> None:
+    def _answer(self, message: "_Message", outcome: tuple[int, str]) -> bool:
+        """Send a response, in PDUs as long as the peer takes; false when it does not take it."""
         if message.request is None:
             raise AssertionError("there is nothing to answer")
         command = message.request.answer(*outcome)
-        head = PDV_HEADER.pack(len(command) + 2, message.context_id, COMMAND | LAST)
-        pdu = HEADER.pack(PduType.DATA_TF, len(head) + len(command)) + head + command
+        most = self._proposal.fragment_bytes
+        pdus = bytearray()
+        for begin in range(0, len(command), most):
+            fragment = command[begin : begin + most]
+            last = LAST if begin + most >= len(command) else 0
+            pdus += HEADER.pack(PduType.DATA_TF, PDV_HEADER.size + len(fragment))
+            pdus += PDV_HEADER.pack(len(fragment) + 2, message.context_id, COMMAND | last)
+            pdus += fragment
+        self._drop_message()
         try:
-            self._connection.sendall(pdu)
-        except OSError:  # the next read says that the peer has gone
+            self._connection.settimeout(self._limits.pdu_timeout_s)
+            self._connection.sendall(pdus)
+        except OSError:  # a part of it may have gone: nothing can follow
             log.info("answer.unsent")
+            return False
+        return True
 
     def _drop_message(self) -> None:
         if self._message is not None:

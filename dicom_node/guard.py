@@ -23,8 +23,9 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from appliance.part10 import plain_uid
 from appliance.reception import Reception
-from dicom_node.direct import DirectAssociation, Proposal
+from dicom_node.direct import APPLICATION_CONTEXT, DirectAssociation, Proposal
 from dicom_node.errors import PduError
 from dicom_node.pdu import AbortReason, Limits, PduReader, PduType, hang_up
 from dicom_node.peers import AllowList, Arrivals, Rejection
@@ -32,6 +33,7 @@ from dicom_node.tls import ServerContext
 
 log = structlog.get_logger()
 
+PROTOCOL_VERSION: Final = 1  # the one bit that is tested, PS3.8 table 9-11
 CALLED_AE_TITLE: Final = slice(10, 26)  # PS3.8 table 9-11
 CALLING_AE_TITLE: Final = slice(26, 42)
 # Connections beyond the associations allowed: enough to tell callers that the limit is reached.
@@ -98,7 +100,7 @@ class GuardedHandler(RequestHandler):
             return
         if request is None:
             return
-        if (rejection := self._judge(encoded)) is not None:
+        if (rejection := self._judge(encoded, request)) is not None:
             self._reject(rejection)
             return
         with self.server.admission() as admitted:
@@ -128,16 +130,20 @@ class GuardedHandler(RequestHandler):
     def _read_request(reader: PduReader) -> bytearray:
         """Return the A-ASSOCIATE-RQ, empty when the peer went away, or raise PduError."""
         pdu = reader.read()
-        if not pdu:
-            return pdu
+        if not pdu or pdu[0] == PduType.ABORT:  # AA-2: nothing is answered
+            return bytearray()
         if pdu[0] != PduType.ASSOCIATE_RQ:
             raise PduError("no A-ASSOCIATE-RQ", reason=AbortReason.UNEXPECTED_PDU)
         return pdu
 
-    def _judge(self, request: bytearray) -> Rejection | None:
+    def _judge(self, encoded: bytearray, request: A_ASSOCIATE_RQ) -> Rejection | None:
+        if not request.protocol_version & PROTOCOL_VERSION:
+            return Rejection.PROTOCOL_VERSION_NOT_SUPPORTED
+        if plain_uid(str(request.application_context_name)) != APPLICATION_CONTEXT:
+            return Rejection.APPLICATION_CONTEXT_NAME_NOT_SUPPORTED
         return self.server.allow_list.judge(
-            called=_ae_title(request[CALLED_AE_TITLE]),
-            calling=_ae_title(request[CALLING_AE_TITLE]),
+            called=_ae_title(encoded[CALLED_AE_TITLE]),
+            calling=_ae_title(encoded[CALLING_AE_TITLE]),
             address=self.client_address[0],
         )
 
@@ -202,6 +208,7 @@ class GuardedServer(ThreadedAssociationServer):
         self.tls = tls
         self._arrivals = Arrivals(limits.connections_per_s)
         self._direct: set[DirectAssociation] = set()
+        self._direct_ended = threading.Condition()
         self._open: set[socket.socket] = set()
         self._associations = threading.BoundedSemaphore(limits.associations)
         super().__init__(
@@ -226,11 +233,14 @@ class GuardedServer(ThreadedAssociationServer):
     @contextmanager
     def under_way(self, association: DirectAssociation) -> Iterator[None]:
         """Know an association for as long as it is served, so that it can be aborted."""
-        self._direct.add(association)
+        with self._direct_ended:
+            self._direct.add(association)
         try:
             yield
         finally:
-            self._direct.discard(association)
+            with self._direct_ended:
+                self._direct.discard(association)
+                self._direct_ended.notify_all()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread, unless the caller is nobody's or there are too many."""
@@ -271,17 +281,20 @@ class GuardedServer(ThreadedAssociationServer):
 
     def abort_all(self, *, timeout_s: float) -> None:
         """Abort every association, after what is already to be sent, and wait for their threads."""
+        deadline = time.monotonic() + timeout_s
         associations = self.active_associations
         for assoc in associations:
             assoc.abort(block=False)
-        for direct in tuple(self._direct):
-            direct.abort()
-        deadline = time.monotonic() + timeout_s
+        with self._direct_ended:
+            for direct in self._direct:
+                direct.abort()
+            self._direct_ended.wait_for(lambda: not self._direct, timeout=timeout_s)
         for assoc in associations:
             assoc.join(max(0.0, deadline - time.monotonic()))
         for connection in tuple(self._open):
             with suppress(OSError):  # closed meanwhile
-                connection.shutdown(socket.SHUT_RDWR)
+                # Not the method of ssl.SSLSocket, which would show its reader what is encrypted.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _decoded(pdu: bytes) -> A_ASSOCIATE_RQ:
@@ -301,6 +314,11 @@ def _decoded(pdu: bytes) -> A_ASSOCIATE_RQ:
     if not contexts or not all(context.transfer_syntax for context in contexts):
         raise PduError(
             "A-ASSOCIATE-RQ without contexts", reason=AbortReason.INVALID_PARAMETER_VALUE
+        )
+    if len({context.context_id for context in contexts}) < len(contexts):
+        raise PduError(
+            "A-ASSOCIATE-RQ with two contexts of one ID",
+            reason=AbortReason.INVALID_PARAMETER_VALUE,
         )
     return request
 

@@ -17,6 +17,7 @@ PDV_HEADER: Final = struct.Struct(">LBB")  # length, context ID, control header:
 LONGEST_REQUEST_BYTES: Final = 1 << 20
 # A command set holds a dozen short elements (PS3.7 section 9.3).
 LONGEST_COMMAND_BYTES: Final = 64 << 10
+READ_AHEAD_BYTES: Final = 256 << 10
 LINGER_S: Final = 1.0
 
 
@@ -24,6 +25,8 @@ class PduType(IntEnum):
     """PS3.8 section 9.3.1."""
 
     ASSOCIATE_RQ = 0x01
+    ASSOCIATE_AC = 0x02
+    ASSOCIATE_RJ = 0x03
     DATA_TF = 0x04
     RELEASE_RQ = 0x05
     RELEASE_RP = 0x06
@@ -74,11 +77,11 @@ class Limits:
     def longest(self, pdu_type: PduType) -> int:
         """Return the longest length that a PDU header of this type may claim."""
         match pdu_type:
-            case PduType.ASSOCIATE_RQ:
+            case PduType.ASSOCIATE_RQ | PduType.ASSOCIATE_AC:
                 return LONGEST_REQUEST_BYTES
             case PduType.DATA_TF:
                 return self.pdu_bytes
-            case PduType.RELEASE_RQ | PduType.RELEASE_RP | PduType.ABORT:
+            case _:
                 return 4
 
 
@@ -154,15 +157,94 @@ class PduReader:
         return True
 
 
-def hang_up(connection: socket.socket, *, farewell: bytes, wait: bool = True) -> None:
+class PduStream:
+    """A connection's bytes, read ahead into one buffer; each PDU has its time, from its first byte.
+
+    Used by one thread; `stop` alone may be called from another.
+    """
+
+    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._buffer = bytearray(READ_AHEAD_BYTES)
+        self._view = memoryview(self._buffer)
+        self._begin = self._end = 0  # what is unread
+        self._deadline: float | None = None  # of the PDU under way
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let whoever reads, now or later, meet a PduError."""
+        self._stopped = True
+        with suppress(OSError):  # the peer has gone already
+            # Not the method of ssl.SSLSocket, which would show the reader what is encrypted.
+            socket.socket.shutdown(self._connection, socket.SHUT_RD)
+
+    def header(self) -> tuple[int, int] | None:
+        """Wait for the next PDU; returns its type and length, None when the peer has gone."""
+        self._deadline = None
+        number_and_length = self.unpack(HEADER)
+        return None if number_and_length is None else (number_and_length[0], number_and_length[1])
+
+    def unpack(self, layout: struct.Struct) -> tuple[int, ...] | None:
+        """Return the next bytes, a few, as numbers; None when the peer goes away before."""
+        if len(self._buffer) - self._begin < layout.size:
+            unread = self._end - self._begin
+            self._buffer[:unread] = self._buffer[self._begin : self._end]
+            self._begin, self._end = 0, unread
+        while self._end - self._begin < layout.size:
+            if not self._more():
+                return None
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._timeout_s
+        self._begin += layout.size
+        return layout.unpack_from(self._buffer, self._begin - layout.size)
+
+    def some(self, most: int) -> memoryview:
+        """Return from 1 to `most` of the next bytes, valid until the next call; none at the end."""
+        if self._begin == self._end and not self._more():
+            return self._view[:0]
+        taken = self._view[self._begin : min(self._end, self._begin + most)]
+        self._begin += len(taken)
+        return taken
+
+    def _more(self) -> bool:
+        """Read ahead; false when the peer has gone."""
+        if self._begin == self._end:
+            self._begin = self._end = 0
+        elif self._deadline is None:  # a PDU has begun
+            self._deadline = time.monotonic() + self._timeout_s
+        begun = self._deadline is not None
+        remaining_s = self._deadline - time.monotonic() if self._deadline else self._timeout_s
+        try:
+            if remaining_s <= 0:
+                raise TimeoutError  # noqa: TRY301 - as the socket's own
+            self._connection.settimeout(remaining_s)
+            count = self._connection.recv_into(self._view[self._end :])
+        except TimeoutError:
+            raise PduError(
+                "a PDU was not finished in time" if begun else "nothing came for too long",
+                reason=AbortReason.NOT_SPECIFIED,
+            ) from None
+        except OSError:
+            count = 0  # a reset is one way to go away
+        if self._stopped:
+            raise PduError("we are stopping", reason=AbortReason.NOT_SPECIFIED)
+        self._end += count
+        return count > 0
+
+
+def hang_up(connection: socket.socket, *, farewell: bytes) -> None:
     """Send a last PDU and close our side, giving the peer a moment to read it.
 
     Closing at once would let the kernel answer unread bytes with a reset, which throws the farewell
     away (PS3.8 section 9.2, Sta13, waits for the peer for the same reason).
     """
-    with suppress(OSError):  # the peer has gone already
+    deadline = time.monotonic() + LINGER_S
+    with suppress(OSError):  # the peer has gone already, or does not go
         connection.settimeout(LINGER_S)
         connection.sendall(farewell)
         connection.shutdown(socket.SHUT_WR)
-        if wait:
-            connection.recv(LONGEST_COMMAND_BYTES)
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            connection.settimeout(remaining_s)
+            if not connection.recv(LONGEST_COMMAND_BYTES):
+                break

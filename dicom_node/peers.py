@@ -23,8 +23,10 @@ ADDRESSES: Final = 4096
 class Rejection(Enum):
     """Why an association is refused: result, source and reason of PS3.8 table 9-21."""
 
+    APPLICATION_CONTEXT_NAME_NOT_SUPPORTED = (1, 1, 2)
     CALLING_AE_TITLE_NOT_RECOGNISED = (1, 1, 3)
     CALLED_AE_TITLE_NOT_RECOGNISED = (1, 1, 7)
+    PROTOCOL_VERSION_NOT_SUPPORTED = (1, 2, 2)
     LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # transient: the peer may try again
 
     def pdu(self) -> bytes:

@@ -76,7 +76,7 @@ class ServerContext:
         self._credentials = credentials
         self._lock = threading.Lock()
         self._context = credentials.context(server=True)
-        self._stamps = credentials.stamps()
+        self._stamps: tuple[int, ...] = ()  # a file that changed meanwhile is read again
 
     def current(self) -> ssl.SSLContext:
         """Return the context of the files as they are; while they are broken, the last good one."""
@@ -85,8 +85,9 @@ class ServerContext:
                 stamps = self._credentials.stamps()
                 if stamps != self._stamps:
                     self._context = self._credentials.context(server=True)
+                    if self._stamps:
+                        log.info("tls.certificates_renewed")
                     self._stamps = stamps
-                    log.info("tls.certificates_renewed")
             except (OSError, DicomNodeError) as error:
                 log.warning("tls.certificates_unusable", reason=str(error))
             return self._context

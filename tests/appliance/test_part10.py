@@ -1,15 +1,17 @@
 """The header of real and hostile data sets."""
 
 import hashlib
+import random
 import struct
 import zlib
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -25,15 +27,21 @@ from pydicom.uid import (
 
 from appliance.errors import DatasetMismatchError, UnreadableDatasetError
 from appliance.part10 import (
+    IMPLICIT,
     INFLATED_HEADER_BYTES,
+    UNUSUAL,
     _any_elements,
     _plain_elements,
     file_head,
+    header_at_a_glance,
     read_file,
     read_header,
     with_instance_uid,
 )
+from appliance.reception import BEGINNING_BYTES
+from tests.support.damage import mutated
 from tests.support.instances import (
+    REAL_DICOM,
     SIXTEEN_SYNTAXES,
     Names,
     as_file,
@@ -101,16 +109,62 @@ def nested(draw: st.DrawFn) -> tuple[bytes, str]:
     return whole[: draw(st.sampled_from([len(whole), len(whole) // 2, len(whole) - 3]))], syntax
 
 
+@settings(deadline=None)
 @given(nested())
 def test_a_header_read_at_a_glance_is_what_pydicom_reads(given_set: tuple[bytes, str]):
     dataset, syntax = given_set
 
-    at_a_glance = _plain_elements(dataset, 0, implicit=syntax == ImplicitVRLittleEndian)
+    compare(dataset, syntax)
 
-    if at_a_glance is not None:
-        both = at_a_glance, _any_elements(dataset, syntax, 0)
-        glance, pydicoms = ({tag: v for tag, v in each.items() if v} for each in both)
-        assert glance == pydicoms
+
+@settings(max_examples=300, deadline=None)
+@given(nested(), st.randoms(use_true_random=False))
+def test_a_damaged_header_is_read_as_pydicom_does_or_left_to_it(
+    given_set: tuple[bytes, str], chance: random.Random
+):
+    dataset, syntax = given_set
+
+    compare(mutated(dataset, chance), syntax)
+
+
+@needs_real_data
+@pytest.mark.parametrize("path", sorted(REAL_DICOM.glob("*/*"))[::9], ids=lambda path: path.name)
+def test_a_real_header_is_read_as_pydicom_does_damaged_or_not(path: Path):
+    file = read_file(path.read_bytes())
+    beginning = file.dataset[:BEGINNING_BYTES]
+    chance = random.Random(path.name)
+
+    compare(file.dataset, file.transfer_syntax_uid)
+    for _ in range(20):
+        compare(mutated(beginning, chance), file.transfer_syntax_uid)
+
+
+def compare(dataset: bytes, syntax: str) -> None:
+    """Hold what is seen at a glance, if anything, against what pydicom reads."""
+    if syntax in UNUSUAL:
+        return
+    glance = _plain_elements(dataset, len(dataset), implicit=syntax in IMPLICIT)
+    # pydicom refuses a character set with a NUL in it; at a glance it is read without.
+    with suppress(UnreadableDatasetError):
+        pydicoms = {t: v for t, v in _any_elements(BytesIO(dataset), syntax).items() if v}
+        assert glance is None or {t: v for t, v in glance.items() if v} == pydicoms
+
+
+def test_a_character_set_with_a_nul_in_it_is_read_without():
+    whole = slice_bytes().replace(b"ISO_IR 100", b"ISO_\0\0IR 6")
+
+    assert read_header(whole, ExplicitVRLittleEndian).study_uid == "1.2.3"
+
+
+@pytest.mark.parametrize("known", [40, 200, 1000])
+def test_the_first_bytes_are_enough_where_they_reach_the_pixels(known: int):
+    whole = slice_bytes(PixelData=bytes(9000))
+
+    header = header_at_a_glance(whole[:known], len(whole), ExplicitVRLittleEndian)
+
+    assert header in (None, read_header(whole, ExplicitVRLittleEndian))
+    assert (header is not None) == (known == 1000)
+    assert header_at_a_glance(whole[:1000], len(whole) - 1, ExplicitVRLittleEndian) is None
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -121,7 +175,8 @@ def test_an_ordinary_header_is_read_at_a_glance(syntax: str, undefined: bool):  
     ds = ct_instance(Names("1.2.3", "1.2.3.4"), ReferencedStudySequence=Sequence([inner]))
     ds["ReferencedStudySequence"].is_undefined_length = undefined
 
-    found = _plain_elements(encoded(ds, syntax), 0, implicit=syntax == ImplicitVRLittleEndian)
+    whole = encoded(ds, syntax)
+    found = _plain_elements(whole, len(whole), implicit=syntax == ImplicitVRLittleEndian)
 
     assert found is not None
     assert found[0x0020000D] == b"1.2.3\0"
@@ -205,6 +260,7 @@ def test_an_attribute_is_cut_to_what_a_database_should_hold():
     assert len(header.patient.patient_id) == 1024
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.sampled_from([*UNCOMPRESSED, DeflatedExplicitVRLittleEndian]))
 def test_any_bytes_are_read_or_refused(dataset: bytes, transfer_syntax_uid: str):
     with suppress(UnreadableDatasetError, DatasetMismatchError):

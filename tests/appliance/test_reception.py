@@ -1,7 +1,9 @@
 """What taking an instance leaves behind, and what it never does."""
 
 import errno
+import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy import event, func, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from appliance import lifecycle, studies
@@ -24,7 +27,7 @@ from appliance.database import Base, Database, open_database
 from appliance.errors import DatasetMismatchError, OutOfResourcesError, UnreadableDatasetError
 from appliance.lifecycle import State
 from appliance.part10 import plain_uid
-from appliance.reception import Command, Durability, Reception
+from appliance.reception import BEGINNING_BYTES, Command, Durability, Reception, _Waiting
 from appliance.store import Incoming, Store, StoredObject
 from appliance.studies import ReceivedInstance, Recorded
 from appliance.tables import AuditEntry, Instance, InstanceConflict, Series, Study
@@ -419,6 +422,144 @@ def test_one_bad_instance_in_a_line_harms_no_other(
 
     assert [type(f.exception()) for f in futures].count(ValueError) == 1
     assert rows(database, Instance) == 7
+
+
+class FailingOnce:
+    """A database whose first commit fails."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._failed = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with self._database.transaction() as db:
+            yield db
+            if not self._failed:
+                self._failed = True
+                raise OperationalError("COMMIT", {}, OSError("no room"))
+
+
+def test_a_failed_commit_leads_no_image_to_another_person(database: Database, store: Store):
+    # Without a room for the rows of the first, SQLite gives their numbers to the second.
+    reception = Reception(FailingOnce(database), store, min_free_bytes=0)
+    names = Names.fresh()
+    first = ct_instance(names, PatientID="P-1", PatientName="One^Anna")
+    second = ct_instance(names, PatientID="P-2", PatientName="Two^Bert")
+    with pytest.raises(OutOfResourcesError):
+        take(reception, first)
+
+    assert take(reception, second) is Recorded.NEW
+    assert take(reception, first) is Recorded.NEW
+
+    with database.snapshot() as db:
+        held = {study.patient.name: study.revision for study in studies.named(db, names.study_uid)}
+    assert held == {"One^Anna": 1, "Two^Bert": 1}
+
+
+def test_everybody_who_waited_is_refused_by_an_error_of_his_own(database: Database, store: Store):
+    class Gone(SlowDatabase):
+        @contextmanager
+        def transaction(self) -> Iterator[Session]:
+            time.sleep(0.2)
+            raise OperationalError("BEGIN", {}, OSError("gone"))
+            yield
+
+    reception = Reception(Gone(database), store, min_free_bytes=0)
+    names = Names.fresh()
+    instances = [ct_instance(names) for _ in range(6)]
+
+    with ThreadPoolExecutor(len(instances)) as pool:
+        futures = [pool.submit(take, reception, ds) for ds in instances]
+
+    errors = [future.exception() for future in futures]
+    assert {type(error) for error in errors} == {OutOfResourcesError}
+    assert {type(error.__cause__) for error in errors if error} == {OperationalError}
+    assert len({id(error) for error in errors}) == len(errors)
+
+
+def test_two_lines_that_wait_for_each_other_are_taken_one_by_one(
+    database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    both_began = threading.Barrier(2, timeout=2)
+    record = studies.record_instance
+
+    def meet(db: Session, received: ReceivedInstance, routes: studies.Routes) -> Recorded:
+        recorded = record(db, received, routes)
+        with suppress(threading.BrokenBarrierError):  # SQLite lets one in at a time
+            both_began.wait()
+        return recorded
+
+    monkeypatch.setattr(studies, "record_instance", meet)
+    names = [Names.fresh(), Names.fresh()]
+
+    def line(order: list[Names]) -> list[_Waiting]:
+        return [
+            _Waiting(received(ct_instance(each, PatientID=each.study_uid[-9:]))) for each in order
+        ]
+
+    lines = [line(names), line(names[::-1])]
+    receptions = [Reception(database, store, min_free_bytes=0) for _ in lines]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda reception, waiting: reception._record(waiting), receptions, lines))
+
+    assert [waiting.outcome for waiting in (*lines[0], *lines[1])] == [Recorded.NEW] * 4
+    assert rows(database, Instance) == 4
+
+
+def received(ds: Dataset) -> ReceivedInstance:
+    return ReceivedInstance(
+        study_uid=str(ds.StudyInstanceUID),
+        series_uid=str(ds.SeriesInstanceUID),
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        sop_class_uid=str(ds.SOPClassUID),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        digest=hashlib.sha256(str(ds.SOPInstanceUID).encode()).hexdigest(),
+        size_bytes=1,
+        source_ae="SCANNER",
+        patient=studies.PatientAttributes(patient_id=str(ds.PatientID)),
+    )
+
+
+def test_the_watermark_holds_within_a_large_instance_too(
+    database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("appliance.reception.CHECKED_EVERY_BYTES", 1000)
+
+    class Filling(Store):
+        looks = 0
+
+        def free_bytes(self) -> int:
+            self.looks += 1
+            return 3000 - self.looks * 1000
+
+    filling = Filling(store.root)
+    reception = Reception(database, filling, min_free_bytes=1000)
+    ds = ct_instance(Names.fresh())
+
+    def send() -> None:
+        with reception.taking(command(ds)) as taking:
+            for _ in range(20):
+                taking.write(bytes(100))
+
+    with pytest.raises(OutOfResourcesError, match="watermark"):
+        send()
+
+    assert filling.looks == 3
+    assert files(store) == []
+
+
+def test_a_header_longer_than_what_is_kept_in_memory_is_read_from_the_file(
+    reception: Reception, database: Database
+):
+    names = Names.fresh()
+    ds = ct_instance(names)
+    ds.add_new(0x00091001, "OB", bytes(2 * BEGINNING_BYTES))
+
+    assert take(reception, ds) is Recorded.NEW
+
+    with database.snapshot() as db:
+        assert studies.named(db, names.study_uid)[0].patient.name == "Test^Zoë"
 
 
 def test_a_known_series_is_added_to_only_while_everything_is_as_it_was(

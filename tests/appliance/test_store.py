@@ -1,5 +1,7 @@
+import errno
 import hashlib
 import os
+import resource
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,7 +87,8 @@ def test_file_and_folders_are_synced_before_the_object_counts(
         file.write(b"bytes")
         stored = file.commit()
 
-    assert synced == [str(stored.path), str(stored.path.parent)]
+    assert [Path(name).parent for name in synced] == [store.incoming_dir, store.objects_dir]
+    assert synced[1] == str(stored.path.parent)
 
 
 def test_a_name_that_a_crash_left_without_its_bytes_gets_them(store: Store):
@@ -101,6 +104,72 @@ def test_a_name_that_a_crash_left_without_its_bytes_gets_them(store: Store):
     assert again == stored
     assert stored.path.read_bytes() == b"bytes"
     assert files_below(store.root) == [stored.path]
+
+
+def test_a_name_that_is_there_is_replaced_only_by_what_is_on_the_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    did = []
+    fsync, replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        did.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().parent.name}")
+        fsync(descriptor)
+
+    def rename(path: Path, target: Path) -> Path:
+        did.append("replace")
+        return replace(path, target)
+
+    first, second = store.incoming(), store.incoming()
+    with first, second:  # two senders of one instance, at the same time
+        first.write(b"bytes")
+        second.write(b"bytes")
+        first.commit()
+        monkeypatch.setattr(os, "fsync", sync)
+        monkeypatch.setattr(Path, "replace", rename)
+        second.commit()
+
+    assert did == ["sync incoming", "replace", "sync objects"]
+
+
+def test_bytes_whose_sync_failed_are_written_anew(store: Store, monkeypatch: pytest.MonkeyPatch):
+    # Linux reports a failed write once; a second sync of the same pages says that all is well.
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken, store.incoming() as file:
+        broken.setattr(os, "fsync", fail)
+        file.write(b"bytes")
+        with pytest.raises(OSError, match="Input/output"):
+            file.commit()
+    (lost,) = files_below(store.objects_dir)
+    lost_inode = lost.stat().st_ino
+
+    with lost.open("rb"), store.incoming() as file:  # held open, or its number is used again
+        file.write(b"bytes")
+        stored = file.commit()
+
+    assert stored.path.stat().st_ino != lost_inode
+    assert files_below(store.root) == [stored.path]
+
+
+def test_a_disk_that_is_full_to_the_last_leaves_nothing(store: Store):
+    # A limit on the size of files stands for the full disk: the last write takes a part.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        with store.incoming() as file:
+            for _ in range(30):
+                file.write(bytes(1000))
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_500, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert files_below(store.root) == []
 
 
 def test_the_folders_of_a_new_store_are_synced_once(

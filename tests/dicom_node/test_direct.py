@@ -3,26 +3,27 @@
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_AC
 from pynetdicom.pdu_primitives import (
-    A_ASSOCIATE,
-    MaximumLengthNotification,
+    AsynchronousOperationsWindowNegotiation,
+    SOPClassExtendedNegotiation,
     UserIdentityNegotiation,
 )
-from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (
     CTImageStorage,
     PatientRootQueryRetrieveInformationModelFind,
     Verification,
 )
+from structlog.testing import capture_logs
 
 from appliance.errors import OutOfResourcesError
 from appliance.reception import Command
@@ -30,8 +31,19 @@ from dicom_node.dimse import Field, Request
 from dicom_node.direct import DirectAssociation, Proposal
 from dicom_node.errors import PduError
 from dicom_node.pdu import HEADER, PDV_HEADER, AbortReason, Limits, PduType
+from tests.support.upper_layer import (
+    EXPLICIT,
+    RELEASE,
+    command,
+    echo,
+    fragments,
+    pdus,
+    read_pdu,
+    request,
+    status_in,
+    store,
+)
 
-EXPLICIT: Final = "1.2.840.10008.1.2.1"
 LIMITS: Final = Limits(
     pdu_bytes=16_384,
     message_bytes=1 << 20,
@@ -40,7 +52,6 @@ LIMITS: Final = Limits(
     connections_per_s=1.0,
 )
 CT, ECHO = 1, 3  # context IDs
-RELEASE: Final = struct.pack(">BxLL", PduType.RELEASE_RQ, 4, 0)
 
 
 class Memory:
@@ -76,68 +87,20 @@ class Memory:
 
 
 def proposal(*abstract: str, user: Sequence[object] = ()) -> Proposal | None:
-    contexts = [
-        build_context(uid, [EXPLICIT]) for uid in abstract or (CTImageStorage, Verification)
-    ]
-    for number, context in enumerate(contexts):
-        context.context_id = 2 * number + 1
-    primitive = A_ASSOCIATE()
-    primitive.application_context_name = "1.2.840.10008.3.1.1.1"
-    primitive.calling_ae_title, primitive.called_ae_title = "SCANNER", "CHESTCT"
-    primitive.presentation_context_definition_list = contexts
-    longest = MaximumLengthNotification()
-    longest.maximum_length_received = 16382
-    primitive.user_information = [longest, *user]
-    request = A_ASSOCIATE_RQ()
-    request.from_primitive(primitive)
-    return Proposal.of(request)
-
-
-def command(operation: int, uid: bytes = b"1.2.3\0", *, data_set: bool = True) -> bytes:
-    def element(field: int, value: bytes) -> bytes:
-        return struct.pack("<HHL", 0, field, len(value)) + value
-
-    return b"".join(
-        (
-            element(Field.AFFECTED_SOP_CLASS_UID, CTImageStorage.encode() + b"\0"),
-            element(Field.COMMAND_FIELD, struct.pack("<H", operation)),
-            element(Field.MESSAGE_ID, struct.pack("<H", 7)),
-            element(Field.COMMAND_DATA_SET_TYPE, struct.pack("<H", 0 if data_set else 0x0101)),
-            element(Field.AFFECTED_SOP_INSTANCE_UID, uid),
-        )
-    )
-
-
-def fragments(payload: bytes, *, is_command: bool, size: int, context: int = CT) -> list[bytes]:
-    parts = [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
-    return [
-        PDV_HEADER.pack(len(part) + 2, context, is_command | 2 * (number == len(parts) - 1)) + part
-        for number, part in enumerate(parts)
-    ]
-
-
-def pdus(pdvs: Sequence[bytes], together: int = 1) -> bytes:
-    groups = [b"".join(pdvs[at : at + together]) for at in range(0, len(pdvs), together)]
-    return b"".join(HEADER.pack(PduType.DATA_TF, len(group)) + group for group in groups)
-
-
-def store(data: bytes, *, size: int = 4096, together: int = 1, uid: bytes = b"1.2.3\0") -> bytes:
-    return pdus(
-        fragments(command(1, uid), is_command=True, size=size)
-        + fragments(data, is_command=False, size=size),
-        together,
-    )
+    classes = abstract or (CTImageStorage, Verification)
+    return Proposal.of(request(*((uid, EXPLICIT) for uid in classes), user=user))
 
 
 class Session:
     """A peer and the association that serves it, on two ends of a pair of sockets."""
 
-    def __init__(self, reception: Memory, limits: Limits = LIMITS) -> None:
+    def __init__(self, reception: Memory, limits: Limits, most_bytes: int) -> None:
         self.peer, served = socket.socketpair()
         self.peer.settimeout(10)
         asked = proposal()
         assert asked is not None
-        self._association = DirectAssociation(served, asked, reception, limits)
+        asked = replace(asked, most_bytes=most_bytes)
+        self.association = DirectAssociation(served, asked, reception, limits)
         self._served = served
         self.ended: object = None
         self._thread = threading.Thread(target=self._serve)
@@ -148,27 +111,24 @@ class Session:
 
     def _serve(self) -> None:
         try:
-            self.ended = self._association.serve()
+            self.ended = self.association.serve()
         except PduError as error:
             self.ended = error
         self._served.close()
 
     def pdu(self) -> bytes:
-        head = self._exactly(HEADER.size)
-        return head + self._exactly(HEADER.unpack(head)[1]) if head else b""
+        return read_pdu(self.peer)
 
     def status(self) -> int:
         """The status of the next answer."""
         pdu = self.pdu()
         assert pdu[0] == PduType.DATA_TF
-        at = pdu.index(struct.pack("<HHL", 0, Field.STATUS, 2))
-        return int(struct.unpack_from("<H", pdu, at + 8)[0])
+        return status_in(pdu)
 
-    def _exactly(self, count: int) -> bytes:
-        found = b""
-        while len(found) < count and (more := self.peer.recv(count - len(found))):
-            found += more
-        return found
+    def ends(self, timeout_s: float = 10.0) -> bool:
+        """Whether it ends by itself, with the peer still there."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def close(self) -> object:
         self.peer.close()
@@ -178,8 +138,10 @@ class Session:
 
 
 @contextmanager
-def session(reception: Memory, limits: Limits = LIMITS) -> Iterator[Session]:
-    opened = Session(reception, limits)
+def session(
+    reception: Memory, limits: Limits = LIMITS, *, most_bytes: int = 0
+) -> Iterator[Session]:
+    opened = Session(reception, limits, most_bytes)
     try:
         yield opened
     finally:
@@ -219,10 +181,8 @@ def test_a_data_set_is_taken_however_it_is_cut(
 
 def test_an_echo_between_two_stores_is_answered():
     memory = Memory()
-    echo = pdus(fragments(command(0x30, data_set=False), is_command=True, size=500, context=ECHO))
-
     with session(memory) as peer:
-        peer.peer.sendall(store(b"one") + echo + store(b"two"))
+        peer.peer.sendall(store(b"one") + echo(ECHO) + store(b"two"))
         assert [peer.status() for _ in range(3)] == [0, 0, 0]
 
     assert [kept for _, kept in memory.kept] == [b"one", b"two"]
@@ -243,9 +203,11 @@ def test_a_refused_data_set_is_read_to_its_end_and_the_next_one_taken():
 
 
 def test_a_fault_of_ours_is_a_failure_that_the_sender_is_told():
-    with session(Memory(ZeroDivisionError())) as peer:
+    with capture_logs() as logs, session(Memory(ZeroDivisionError())) as peer:
         peer.peer.sendall(store(b"data"))
         assert peer.status() == 0x0110
+
+    assert [entry["event"] for entry in logs] == ["instance.failed"]
 
 
 def test_a_store_without_a_data_set_is_not_understood():
@@ -304,11 +266,18 @@ def test_a_violation_aborts_and_leaves_nothing(violation: str):
     assert memory.kept == []
 
 
-@pytest.mark.parametrize("number", [0x01, 0x02, 0x06])
+@pytest.mark.parametrize("number", [0x01, 0x02, 0x03, 0x06])
 def test_a_pdu_that_does_not_belong_here_aborts(number: int):
     with session(Memory()) as peer:
         peer.peer.sendall(HEADER.pack(number, 4) + bytes(4))
-        assert peer.pdu()[0] == PduType.ABORT
+        assert peer.pdu() == AbortReason.UNEXPECTED_PDU.pdu()
+
+
+@pytest.mark.parametrize("number", [0x00, 0x08, 0xFF])
+def test_a_pdu_that_nobody_knows_aborts(number: int):
+    with session(Memory()) as peer:
+        peer.peer.sendall(HEADER.pack(number, 4) + bytes(4))
+        assert peer.pdu() == AbortReason.UNRECOGNISED_PDU.pdu()
 
 
 def test_a_peer_that_goes_away_leaves_nothing_unfinished():
@@ -335,6 +304,73 @@ def test_a_pdu_that_is_not_finished_in_time_aborts(sent: bytes):
         assert peer.pdu() == AbortReason.NOT_SPECIFIED.pdu()
 
 
+def test_a_header_that_trickles_has_the_time_of_one_pdu():
+    with session(Memory(), replace(LIMITS, pdu_timeout_s=1.0)) as peer:
+        began = time.monotonic()
+        for byte in HEADER.pack(PduType.DATA_TF, 900)[:5]:
+            with suppress(OSError):  # it has hung up
+                peer.peer.sendall(bytes((byte,)))
+            time.sleep(0.7)
+        assert peer.pdu() == AbortReason.NOT_SPECIFIED.pdu()
+        assert peer.ends()
+        assert time.monotonic() - began < 4.2  # 3.5 to send; each byte's own second made it 4.5
+
+
+@pytest.mark.parametrize("most_bytes", [1, 14, 61, 150])
+def test_an_answer_is_cut_as_short_as_the_peer_wants_it(most_bytes: int):
+    with session(Memory(), most_bytes=most_bytes) as peer:
+        peer.peer.sendall(echo(ECHO) + RELEASE)
+        whole, last = b"", False
+        while not last:
+            pdu = peer.pdu()
+            assert len(pdu) - HEADER.size <= max(most_bytes, PDV_HEADER.size + 2)
+            length, context, control = PDV_HEADER.unpack_from(pdu, HEADER.size)
+            assert (length % 2, context, control & 1) == (0, ECHO, 1)
+            last = bool(control & 2)
+            whole += pdu[HEADER.size + PDV_HEADER.size :]
+        assert status_in(whole) == 0
+        assert peer.pdu()[0] == PduType.RELEASE_RP
+
+
+def test_a_peer_that_takes_no_answer_loses_the_association():
+    with session(Memory(), replace(LIMITS, pdu_timeout_s=0.5)) as peer:
+        flood = threading.Thread(target=_send_all, args=(peer.peer, echo(ECHO) * 20_000))
+        flood.start()
+        assert peer.ends()
+        assert peer.ended == "closed"
+        flood.join(10)
+
+
+def _send_all(connection: socket.socket, data: bytes) -> None:
+    with suppress(OSError):
+        connection.sendall(data)
+
+
+def test_what_comes_after_an_abort_of_ours_is_not_kept():
+    memory = Memory()
+    sent = store(b"x" * 9000, size=500)
+
+    with session(memory) as peer:
+        peer.peer.sendall(sent[:5000])
+        peer.association.abort()
+        _send_all(peer.peer, sent[5000:])
+        assert peer.pdu() == AbortReason.NOT_SPECIFIED.pdu()
+        assert peer.ends()
+        assert isinstance(peer.ended, PduError)
+
+    assert memory.kept == []
+
+
+def test_what_needs_no_answer_does_not_cost_the_fast_way():
+    window = AsynchronousOperationsWindowNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 8
+    extended = SOPClassExtendedNegotiation()
+    extended.sop_class_uid = CTImageStorage
+    extended.service_class_application_information = b"\x02\x00\x03\x00\x01\x00"
+
+    assert proposal(CTImageStorage, user=[window, extended]) is not None
+
+
 def test_what_asks_for_more_is_left_to_pynetdicom():
     identity = UserIdentityNegotiation()
     identity.user_identity_type, identity.primary_field = 1, b"somebody"
@@ -344,6 +380,7 @@ def test_what_asks_for_more_is_left_to_pynetdicom():
     assert proposal(CTImageStorage, user=[identity]) is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_a_command_set_of_any_bytes_is_read_or_refused(encoded: bytes):
     try:

@@ -8,9 +8,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
-from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import A_ASSOCIATE, MaximumLengthNotification
-from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from appliance.config import PeerSettings
@@ -26,11 +23,12 @@ from dicom_node.pdu import (
     PduType,
 )
 from dicom_node.scp import Listener
+from tests.support import upper_layer
 from tests.support.instances import Names, ct_instance
 from tests.support.pacs import HOST, association, echo, store
+from tests.support.upper_layer import EXPLICIT
 
 ABORT_HEAD = b"\x07\x00\x00\x00\x00\x04\x00\x00\x02"
-EXPLICIT = "1.2.840.10008.1.2.1"
 
 
 def connect(port: int) -> socket.socket:
@@ -39,19 +37,11 @@ def connect(port: int) -> socket.socket:
     return connection
 
 
-def request(*, called: str = "CHESTCT", transfer_syntaxes: tuple[str, ...] = (EXPLICIT,)) -> bytes:
+def request(application_context: str = "") -> bytes:
     """A true A-ASSOCIATE-RQ for CT storage."""
-    context = build_context(CTImageStorage, list(transfer_syntaxes))
-    context.context_id = 1
-    primitive = A_ASSOCIATE()
-    primitive.application_context_name = "1.2.840.10008.3.1.1.1"
-    primitive.calling_ae_title, primitive.called_ae_title = "SCANNER", called
-    primitive.presentation_context_definition_list = [context]
-    longest = MaximumLengthNotification()
-    longest.maximum_length_received = 16382
-    primitive.user_information = [longest]
-    pdu = A_ASSOCIATE_RQ()
-    pdu.from_primitive(primitive)
+    pdu = upper_layer.request((CTImageStorage, EXPLICIT))
+    if application_context:
+        pdu.variable_items[0].application_context_name = application_context
     return pdu.encode()
 
 
@@ -196,6 +186,44 @@ def test_what_is_no_association_request_is_aborted_at_once(
     assert echo(listener.port)
 
 
+def test_two_contexts_of_one_id_are_aborted(listener: Listener):
+    pdu = upper_layer.request((CTImageStorage, EXPLICIT), (CTImageStorage, "1.2.840.10008.1.2"))
+    for context in pdu.presentation_context:
+        context.presentation_context_id = 1
+    with connect(listener.port) as connection:
+        connection.sendall(pdu.encode())
+        answer = last_words(connection)
+
+    assert answer == ABORT_HEAD + bytes((AbortReason.INVALID_PARAMETER_VALUE,))
+
+
+def test_another_version_or_application_is_told_so(listener: Listener):
+    version = bytearray(request())
+    version[6:8] = b"\x00\x02"
+    application = request(application_context="1.2.840.10008.3.1.1.2")
+
+    for asked, reason in ((bytes(version), b"\x01\x02\x02"), (application, b"\x01\x01\x02")):
+        with connect(listener.port) as connection:
+            connection.sendall(asked)
+            assert last_words(connection) == b"\x03\x00\x00\x00\x00\x04\x00" + reason
+
+
+def test_an_abort_before_the_request_is_not_answered(listener: Listener):
+    with connect(listener.port) as connection:
+        connection.sendall(AbortReason.NOT_SPECIFIED.pdu())
+        assert last_words(connection) == b""
+
+
+def test_a_peer_in_full_flow_reads_why_it_was_aborted(listener: Listener):
+    with connect(listener.port) as connection:
+        connection.sendall(request())
+        assert connection.recv(4096)[0] == 0x02
+        too_long = struct.pack(">BxL", PduType.DATA_TF, 0x7FFFFFFF)
+        connection.sendall(too_long + bytes(3 << 20))
+
+        assert last_words(connection) == ABORT_HEAD + bytes((AbortReason.INVALID_PARAMETER_VALUE,))
+
+
 def test_a_half_sent_pdu_is_dropped_while_others_are_served(listen: Callable[..., Listener]):
     listener = listen(network_timeout_s=1.0)
     with connect(listener.port) as half:
@@ -280,7 +308,8 @@ def test_a_caller_off_the_list_is_told_so(listen: Callable[..., Listener]):
 
 
 def test_one_association_too_many_may_come_again_later(listen: Callable[..., Listener]):
-    listener = listen(max_associations=2)
+    # On a busy machine seconds pass in here: none of the two may be ended for its silence.
+    listener = listen(max_associations=2, network_timeout_s=60)
     with ExitStack() as open_ones:
         for _ in range(2):
             assoc = open_ones.enter_context(association(listener.port))

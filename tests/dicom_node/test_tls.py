@@ -16,7 +16,7 @@ from appliance.reception import Reception
 from appliance.store import Store
 from dicom_node.errors import DicomNodeError
 from dicom_node.scp import Listener, listening
-from dicom_node.tls import Credentials
+from dicom_node.tls import Credentials, ServerContext
 from tests.support.instances import Names, as_file, ct_instance, dataset_bytes, encoded
 from tests.support.pacs import DCMTK_ENVIRONMENT, HOST, echo, free_port
 
@@ -204,3 +204,18 @@ def test_tls_without_its_files_is_refused_by_name(settings: Settings, reception:
         listening(chosen, reception, secure=True),
     ):
         pass
+
+
+def test_a_certificate_that_is_renewed_while_it_is_read_is_read_again(ours: Credentials):
+    read: list[ssl.SSLContext] = []
+
+    class Renewed(Credentials):
+        def context(self, *, server: bool) -> ssl.SSLContext:
+            read.append(super().context(server=server))
+            if len(read) == 1:
+                os.utime(self.certificate, ns=(1, 1))
+            return read[-1]
+
+    server = ServerContext(Renewed(ours.certificate, ours.key, ours.authorities))
+
+    assert server.current() is server.current() is read[1]
