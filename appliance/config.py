@@ -107,7 +107,7 @@ class DestinationSettings:
     port: int = _required("its TCP port", at_least=1, at_most=HIGHEST_PORT)
     query: bool = _key(
         False,  # noqa: FBT003 - a default, as every other
-        "whether it is a PACS that is asked for studies: standing queries, prior studies",
+        "whether it is a PACS that is asked for studies: standing queries, prior studies, people",
     )
 
 
@@ -352,6 +352,11 @@ class Settings:
             web=_build(WebSettings, tables["web"], where="web", folder=folder),
             analysis=_build(AnalysisSettings, tables["analysis"], where="analysis", folder=folder),
         )
+
+    @property
+    def asks_others(self) -> bool:
+        """Whether another node is asked for studies, by itself or by a person."""
+        return self.retrieve.active or any(node.query for node in self.dicom.destinations)
 
     @property
     def store_dir(self) -> Path:

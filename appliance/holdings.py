@@ -1,135 +1,122 @@
-"""What is held, asked for as PS3.4 C.2.2.2 and PS3.18 8.3.4 ask: keys to match, answers in pages.
+"""What is held, asked for as PS3.4 annex C and PS3.18 section 10.6 ask: keys to match, answers.
 
-Every answer is of one person: a Study Instance UID under which images of several people came is as
-many studies, each with its own. What was kept aside as a conflict is in no answer.
-
-Matching:
-
-=================  ================================================================================
-UID                equal, or one of a list, separated by commas or backslashes
-text               equal, or wildcards: ``*`` any characters, ``?`` one; case counts
-person's name      the same, but neither case nor trailing carets count; the alphabetic group alone
-                   matches, too
-date               equal, or a range: ``A-B``, ``A-``, ``-B``
-time               the same; a time of lesser precision stands for all that lies within it
-=================  ================================================================================
-
-An empty value matches everything.
+One statement serves C-FIND, C-MOVE, C-GET and QIDO-RS; `matching` has the rules. Every answer is of
+one person: a Study Instance UID under which images of several people came is as many studies, each
+with its own. What was kept aside as a conflict is in no answer.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum, IntEnum, auto
+from enum import IntEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, collate, exists, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, distinct, exists, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
+from appliance import matching
 from appliance.errors import QueryError, SharedUIDError
-from appliance.studies import InstanceFile
+from appliance.matching import Rule
+from appliance.studies import StoredInstance
 from appliance.tables import Instance, Patient, Series, Study
-
-MOST_STARS: Final = 5
-"""Wildcards ``*`` in one value: matching takes time as a power of their number."""
-
-LONGEST_VALUE: Final = 4096
-"""Characters; a list of UIDs may be long."""
 
 
 class Level(IntEnum):
-    """The levels of the study root (PS3.4 C.6.2.1), higher ones first."""
+    """Query/Retrieve Level (0008,0052), PS3.4 table C.6.1-1; the numbers go down the hierarchy."""
 
-    STUDY = 0
-    SERIES = 1
-    INSTANCE = 2
+    PATIENT = 0
+    STUDY = 1
+    SERIES = 2
+    IMAGE = 3
 
 
-class Matching(Enum):
-    """How a key is matched."""
+UNIQUE: Final[Mapping[Level, str]] = {
+    Level.PATIENT: "PatientID",
+    Level.STUDY: "StudyInstanceUID",
+    Level.SERIES: "SeriesInstanceUID",
+    Level.IMAGE: "SOPInstanceUID",
+}
+"""The unique key of each level."""
 
-    NONE = auto()
-    UID = auto()
-    TEXT = auto()
-    NAME = auto()
-    DATE = auto()
-    TIME = auto()
+MODALITIES: Final = "ModalitiesInStudy"
+
+
+Column = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute that is held, by its keyword (PS3.6).
+    """An attribute that is held.
 
     Attributes:
+        level: At which it is answered and matched, and below.
+        column: What it is in the database.
+        rule: How it is matched; None if it is not.
         required: Whether PS3.18 tables 10.6.3-3 to 10.6.3-5 have it in every answer.
     """
 
-    keyword: str
     level: Level
-    column: ColumnElement[Any] | InstrumentedAttribute[Any]
-    matching: Matching = Matching.NONE
+    column: Column
+    rule: Rule | None = None
     required: bool = True
 
 
 _OtherSeries = aliased(Series)
-"""The series that a study's numbers count, beside the one that an answer may be about."""
+"""The series that a study's own attributes are about, beside the one that an answer is about."""
+_OF_STUDY: Final = _OtherSeries.study_id == Study.id
 
 
-def _series_of_study() -> ColumnElement[Any]:
-    return (
-        select(func.count())
-        .select_from(_OtherSeries)
-        .where(_OtherSeries.study_id == Study.id)
-        .correlate(Study)
-        .scalar_subquery()
-    )
+def _of_study(value: ColumnElement[Any]) -> ColumnElement[Any]:
+    return select(value).where(_OF_STUDY).correlate(Study).scalar_subquery()
 
 
-def _instances_of_study() -> ColumnElement[Any]:
-    return (
-        select(func.coalesce(func.sum(_OtherSeries.instance_count), 0))
-        .where(_OtherSeries.study_id == Study.id)
-        .correlate(Study)
-        .scalar_subquery()
-    )
+def _modalities(_column: Any, keyword: str, value: str) -> ColumnElement[bool]:
+    """A study matches if one of its series does (PS3.4 section C.3.4)."""
+    fits = matching.text(_OtherSeries.modality, keyword, value)
+    return exists().where(_OF_STUDY, fits).correlate(Study)
 
+
+_studies_of_patient: Final = (
+    select(func.count(Study.id))
+    .where(Study.patient_key == Patient.id)
+    .correlate(Patient)
+    .scalar_subquery()
+)
 
 ATTRIBUTES: Final[Mapping[str, Attribute]] = {
-    attribute.keyword: attribute
-    for attribute in (
-        Attribute("StudyInstanceUID", Level.STUDY, Study.study_uid, Matching.UID),
-        Attribute("StudyDate", Level.STUDY, Study.study_date, Matching.DATE),
-        Attribute("StudyTime", Level.STUDY, Study.study_time, Matching.TIME),
-        Attribute("AccessionNumber", Level.STUDY, Study.accession_number, Matching.TEXT),
-        Attribute("ReferringPhysicianName", Level.STUDY, Study.referring_physician, Matching.NAME),
-        Attribute("PatientName", Level.STUDY, Patient.name, Matching.NAME),
-        Attribute("PatientID", Level.STUDY, Patient.patient_id, Matching.TEXT),
-        Attribute("PatientBirthDate", Level.STUDY, Patient.birth_date, Matching.DATE),
-        Attribute("PatientSex", Level.STUDY, Patient.sex, Matching.TEXT),
-        Attribute("NumberOfStudyRelatedSeries", Level.STUDY, _series_of_study()),
-        Attribute("NumberOfStudyRelatedInstances", Level.STUDY, _instances_of_study()),
-        Attribute("IssuerOfPatientID", Level.STUDY, Patient.issuer, Matching.TEXT, required=False),
-        Attribute(
-            "StudyDescription", Level.STUDY, Study.description, Matching.TEXT, required=False
-        ),
-        Attribute("SeriesInstanceUID", Level.SERIES, Series.series_uid, Matching.UID),
-        Attribute("Modality", Level.SERIES, Series.modality, Matching.TEXT),
-        Attribute("SeriesNumber", Level.SERIES, Series.series_number, Matching.TEXT),
-        Attribute("SeriesDescription", Level.SERIES, Series.description, Matching.TEXT),
-        Attribute("NumberOfSeriesRelatedInstances", Level.SERIES, Series.instance_count),
-        Attribute(
-            "BodyPartExamined", Level.SERIES, Series.body_part, Matching.TEXT, required=False
-        ),
-        Attribute("Manufacturer", Level.SERIES, Series.manufacturer, Matching.TEXT, required=False),
-        Attribute(
-            "ManufacturerModelName", Level.SERIES, Series.model, Matching.TEXT, required=False
-        ),
-        Attribute("SOPInstanceUID", Level.INSTANCE, Instance.sop_instance_uid, Matching.UID),
-        Attribute("SOPClassUID", Level.INSTANCE, Instance.sop_class_uid, Matching.UID),
-    )
+    "PatientID": Attribute(Level.PATIENT, Patient.patient_id, matching.text),
+    "IssuerOfPatientID": Attribute(Level.PATIENT, Patient.issuer, matching.text, required=False),
+    "PatientName": Attribute(Level.PATIENT, Patient.name, matching.name),
+    "PatientBirthDate": Attribute(Level.PATIENT, Patient.birth_date, matching.date),
+    "PatientSex": Attribute(Level.PATIENT, Patient.sex, matching.text),
+    "NumberOfPatientRelatedStudies": Attribute(Level.PATIENT, _studies_of_patient, required=False),
+    "StudyInstanceUID": Attribute(Level.STUDY, Study.study_uid, matching.uid),
+    "StudyDate": Attribute(Level.STUDY, Study.study_date, matching.date),
+    "StudyTime": Attribute(Level.STUDY, Study.study_time, matching.time),
+    "AccessionNumber": Attribute(Level.STUDY, Study.accession_number, matching.text),
+    "StudyDescription": Attribute(Level.STUDY, Study.description, matching.text, required=False),
+    "ReferringPhysicianName": Attribute(Level.STUDY, Study.referring_physician, matching.name),
+    MODALITIES: Attribute(
+        Level.STUDY, _of_study(func.aggregate_strings(_OtherSeries.modality, "\\")), _modalities
+    ),
+    "NumberOfStudyRelatedSeries": Attribute(Level.STUDY, _of_study(func.count(_OtherSeries.id))),
+    "NumberOfStudyRelatedInstances": Attribute(
+        Level.STUDY, _of_study(func.coalesce(func.sum(_OtherSeries.instance_count), 0))
+    ),
+    "SeriesInstanceUID": Attribute(Level.SERIES, Series.series_uid, matching.uid),
+    "Modality": Attribute(Level.SERIES, Series.modality, matching.text),
+    "SeriesNumber": Attribute(Level.SERIES, Series.series_number, matching.text),
+    "SeriesDescription": Attribute(Level.SERIES, Series.description, matching.text),
+    "NumberOfSeriesRelatedInstances": Attribute(Level.SERIES, Series.instance_count),
+    "BodyPartExamined": Attribute(Level.SERIES, Series.body_part, matching.text, required=False),
+    "Manufacturer": Attribute(Level.SERIES, Series.manufacturer, matching.text, required=False),
+    "ManufacturerModelName": Attribute(Level.SERIES, Series.model, matching.text, required=False),
+    "SOPInstanceUID": Attribute(Level.IMAGE, Instance.sop_instance_uid, matching.uid),
+    "SOPClassUID": Attribute(Level.IMAGE, Instance.sop_class_uid, matching.uid),
+    "AvailableTransferSyntaxUID": Attribute(
+        Level.IMAGE, Instance.transfer_syntax_uid, matching.uid, required=False
+    ),
 }
-MODALITIES: Final = "ModalitiesInStudy"
-"""Of the study level, matched as text against every series of the study; a tuple in answers."""
+"""Every attribute that is held, by keyword (PS3.6)."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +127,7 @@ class Answer:
     """
 
     values: Mapping[str, str | int | tuple[str, ...]]
-    instance: InstanceFile | None = None
+    instance: StoredInstance | None = None
 
 
 @dataclass(frozen=True)
@@ -156,46 +143,74 @@ class Held:
     """Instances of one study, which is one person's."""
 
     study_id: int
-    instances: tuple[InstanceFile, ...]
+    instances: tuple[StoredInstance, ...]
 
 
-def search(
-    db: Session,
-    level: Level,
-    keys: Mapping[str, str],
-    *,
-    within: Sequence[str] = (),
-    limit: int,
-    offset: int = 0,
-) -> Page:
-    """The answers at a level that match all keys: newest studies first, then as they came.
+def statement(level: Level, keys: Mapping[str, str], columns: Iterable[Column]) -> Select[Any]:
+    """The columns of everything at a level that matches all keys, in an order that is always one.
 
-    `within` names the study, or the study and the series, that are searched.
+    Newest studies come first, then series and instances as they came.
+
+    Args:
+        level: of what is looked for, in which model soever.
+        keys: values by keyword, of this level and those above; an empty one matches everything.
+        columns: of the level's table and those above.
 
     Raises:
         QueryError: a key is not held or not matched at this level, or its value is malformed.
     """
-    on_sqlite = db.get_bind().dialect.name == "sqlite"
-    attributes = [one for one in ATTRIBUTES.values() if one.level <= level]
-    columns = [one.column.label(one.keyword) for one in attributes]
-    extra: list[Any] = [Study.id.label("study_id")]
-    if level is Level.INSTANCE:
-        extra += [Instance.digest, Instance.transfer_syntax_uid, Instance.size_bytes]
-    statement = _joined(select(*columns, *extra), level).where(*_named(*within))
-    for keyword, value in keys.items():
-        if value:
-            statement = statement.where(_condition(keyword, value, level, on_sqlite=on_sqlite))
-    statement = statement.order_by(Study.first_received_at.desc(), Study.id.desc())
-    for one in (Series.id, Instance.id)[:level]:
-        statement = statement.order_by(one)
-    rows = db.execute(statement.limit(limit + 1).offset(offset)).all()
-    modalities = _modalities(db, {row.study_id for row in rows[:limit]})
+    newest: tuple[Any, ...] = (
+        Study.first_received_at.desc(),
+        Study.id.desc(),
+        Series.id,
+        Instance.id,
+    )
+    order: tuple[Any, ...] = (Patient.id,) if level is Level.PATIENT else newest[: level + 1]
+    return _matching(select(*columns), level, keys).order_by(*order)
+
+
+def require_one_person(db: Session, level: Level, keys: Mapping[str, str]) -> None:
+    """Make sure that what matches is of one person under each Study Instance UID.
+
+    At the patient level, that no Patient ID is of several: two senders may use one for two people.
+
+    Raises:
+        SharedUIDError: it is not; the patient's attributes as further keys may help.
+        QueryError: as for `statement`.
+    """
+    if level is Level.PATIENT:
+        shared, person = Patient.patient_id, Patient.id
+    else:
+        shared, person = Study.study_uid, Study.id
+    several = _matching(select(shared), level, keys).group_by(shared)
+    if db.execute(several.having(func.count(distinct(person)) > 1).limit(1)).first():
+        raise SharedUIDError("several persons under one identifier: name the patient as well")
+
+
+def modalities(aggregated: str | None) -> tuple[str, ...]:
+    """The value of Modalities in Study (0008,0061): each once, in alphabetical order."""
+    return tuple(sorted(set(matching.listed(aggregated or ""))))
+
+
+def search(
+    db: Session, level: Level, keys: Mapping[str, str], *, limit: int, offset: int = 0
+) -> Page:
+    """The answers at a level, as `statement` finds them.
+
+    Raises:
+        QueryError: a key is not held or not matched at this level, or its value is malformed.
+    """
+    held = {keyword: one for keyword, one in ATTRIBUTES.items() if one.level <= level}
+    columns = [one.column.label(keyword) for keyword, one in held.items()]
+    if level is Level.IMAGE:
+        columns += [Instance.digest.label("digest"), Instance.size_bytes.label("size_bytes")]
+    rows = db.execute(statement(level, keys, columns).limit(limit + 1).offset(offset)).all()
     return Page(
         tuple(
             Answer(
-                {one.keyword: getattr(row, one.keyword) for one in attributes}
-                | {MODALITIES: modalities.get(row.study_id, ())},
-                _file(row) if level is Level.INSTANCE else None,
+                {keyword: getattr(row, keyword) for keyword in held}
+                | {MODALITIES: modalities(getattr(row, MODALITIES))},
+                _stored(row) if level is Level.IMAGE else None,
             )
             for row in rows[:limit]
         ),
@@ -229,7 +244,7 @@ def find(
     study_id = _only({row.study_id for row in rows})
     if study_id is None:
         return None
-    return Held(study_id, tuple(InstanceFile(*row[1:]) for row in rows))
+    return Held(study_id, tuple(StoredInstance(*row[1:]) for row in rows))
 
 
 def owner(db: Session, study_uid: str, series_uid: str | None = None) -> int | None:
@@ -256,134 +271,40 @@ def _only(owners: set[int]) -> int | None:
 def _named(*uids: str | None) -> list[ColumnElement[bool]]:
     """That study, series and instance have these UIDs, as far as they are given."""
     columns = (Study.study_uid, Series.series_uid, Instance.sop_instance_uid)
-    if not all(uid is None or uid.isprintable() for uid in uids):
+    if any(uid is not None and matching.CONTROL.search(uid) for uid in uids):
         raise QueryError("A UID has control characters.")
     return [column == uid for column, uid in zip(columns, uids, strict=False) if uid is not None]
 
 
-def _file(row: Row[Any]) -> InstanceFile:
-    return InstanceFile(
+def _stored(row: Row[Any]) -> StoredInstance:
+    return StoredInstance(
         digest=row.digest,
         series_uid=row.SeriesInstanceUID,
         sop_instance_uid=row.SOPInstanceUID,
         sop_class_uid=row.SOPClassUID,
-        transfer_syntax_uid=row.transfer_syntax_uid,
+        transfer_syntax_uid=row.AvailableTransferSyntaxUID,
         size_bytes=row.size_bytes,
     )
 
 
-def _joined(statement: Select[Any], level: Level) -> Select[Any]:
-    joined = statement.select_from(Study).join(Patient, Study.patient_key == Patient.id)
+def _matching(chosen: Select[Any], level: Level, keys: Mapping[str, str]) -> Select[Any]:
+    chosen = chosen.select_from(Patient)
+    if level is Level.PATIENT:
+        chosen = chosen.where(exists().where(Study.patient_key == Patient.id).correlate(Patient))
+    if level >= Level.STUDY:
+        chosen = chosen.join(Study, Study.patient_key == Patient.id)
     if level >= Level.SERIES:
-        joined = joined.join(Series, Series.study_id == Study.id)
-    if level is Level.INSTANCE:
-        joined = joined.join(Instance, Instance.series_id == Series.id)
-    return joined
+        chosen = chosen.join(Series, Series.study_id == Study.id)
+    if level >= Level.IMAGE:
+        chosen = chosen.join(Instance, Instance.series_id == Series.id)
+    conditions = (_condition(keyword, value, level) for keyword, value in keys.items() if value)
+    return chosen.where(*(each for each in conditions if each is not None))
 
 
-def _modalities(db: Session, study_ids: set[int]) -> Mapping[int, tuple[str, ...]]:
-    rows = db.execute(
-        select(Series.study_id, Series.modality)
-        .where(Series.study_id.in_(study_ids), Series.modality != "")
-        .distinct()
-        .order_by(Series.study_id, Series.modality)
-    )
-    found: dict[int, tuple[str, ...]] = {}
-    for study_id, modality in rows:
-        found[study_id] = (*found.get(study_id, ()), modality)
-    return found
-
-
-def _condition(keyword: str, value: str, level: Level, *, on_sqlite: bool) -> ColumnElement[bool]:
-    if len(value) > LONGEST_VALUE or not value.isprintable():
-        raise QueryError(f"The value of {keyword} is too long or has control characters.")
-    if keyword == MODALITIES:
-        modality = _text(_OtherSeries.modality, keyword, value.strip(), on_sqlite=on_sqlite)
-        return exists().where(_OtherSeries.study_id == Study.id, modality).correlate(Study)
+def _condition(keyword: str, value: str, level: Level) -> ColumnElement[bool] | None:
     attribute = ATTRIBUTES.get(keyword)
-    if attribute is None or attribute.matching is Matching.NONE:
+    if attribute is None or attribute.rule is None:
         raise QueryError(f"{keyword} cannot be matched here.")
     if attribute.level > level:
         raise QueryError(f"{keyword} is below the level that is searched.")
-    match attribute.matching:
-        case Matching.UID:
-            return attribute.column.in_(re.split(r"[,\\]", value))
-        case Matching.NAME:
-            return _name(attribute.column, keyword, value.strip())
-        case Matching.DATE:
-            return _date(attribute.column, keyword, value, on_sqlite=on_sqlite)
-        case Matching.TIME:
-            return _time(attribute.column, keyword, value, on_sqlite=on_sqlite)
-        case _:
-            return _text(attribute.column, keyword, value.strip(), on_sqlite=on_sqlite)
-
-
-def _text(column: Any, keyword: str, value: str, *, on_sqlite: bool) -> ColumnElement[bool]:
-    if not _has_wildcards(keyword, value):
-        equal: ColumnElement[bool] = column == value
-        return equal
-    if on_sqlite:  # whose LIKE ignores case
-        glob: ColumnElement[bool] = column.op("GLOB")(value.replace("[", "[[]"))
-        return glob
-    return _like(column, value)
-
-
-def _name(column: Any, keyword: str, value: str) -> ColumnElement[bool]:
-    _has_wildcards(keyword, value)
-    name, wanted = func.lower(func.rtrim(column, "^ ")), value.rstrip("^ ")
-    return or_(
-        name.like(func.lower(_pattern(wanted)), escape="\\"),
-        name.like(func.lower(_pattern(wanted) + "=%"), escape="\\"),
-    )
-
-
-def _has_wildcards(keyword: str, value: str) -> bool:
-    if value.count("*") > MOST_STARS:
-        raise QueryError(f"{keyword} has more than {MOST_STARS} wildcards *.")
-    return "*" in value or "?" in value
-
-
-def _like(column: Any, value: str) -> ColumnElement[bool]:
-    like: ColumnElement[bool] = column.like(_pattern(value), escape="\\")
-    return like
-
-
-def _pattern(value: str) -> str:
-    """LIKE's pattern for a value with DICOM's wildcards."""
-    literal = re.sub(r"([\\%_])", r"\\\1", value)
-    return literal.replace("*", "%").replace("?", "_")
-
-
-def _date(column: Any, keyword: str, value: str, *, on_sqlite: bool) -> ColumnElement[bool]:
-    first, last = _bounds(keyword, value, r"[0-9]{8}", "a date as 20260131")
-    # ACR-NEMA wrote dates with dots (PS3.5 6.2).
-    return _between(func.replace(column, ".", ""), first, last, on_sqlite=on_sqlite)
-
-
-def _time(column: Any, keyword: str, value: str, *, on_sqlite: bool) -> ColumnElement[bool]:
-    form = r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?"
-    first, last = _bounds(keyword, value, form, "a time as 1430 or 143000")
-    to_the_end = last + "235959.999999"[len(last) :] if last else ""
-    return _between(func.replace(column, ":", ""), first, to_the_end, on_sqlite=on_sqlite)
-
-
-def _bounds(keyword: str, value: str, form: str, written: str) -> tuple[str, str]:
-    """The ends of a range, "" where it is open; both are the value itself if it is no range."""
-    first, dash, last = value.strip().partition("-")
-    if not dash:
-        last = first
-    given = [end for end in (first, last) if end]
-    if not given or not all(re.fullmatch(form, end) for end in given):
-        raise QueryError(f"{keyword} must be {written}, or a range of two with a hyphen.")
-    return first, last
-
-
-def _between(column: Any, first: str, last: str, *, on_sqlite: bool) -> ColumnElement[bool]:
-    # By the characters' codes: a locale's order may pass over the dot.
-    ordered = collate(column, "BINARY" if on_sqlite else "C")
-    conditions = [column != ""]
-    if first:
-        conditions.append(ordered >= first)
-    if last:
-        conditions.append(ordered <= last)
-    return and_(*conditions)
+    return matching.condition(attribute.rule, attribute.column, keyword, value)

@@ -7,10 +7,11 @@ neither the sender nor our version. The same instance in another transfer syntax
 """
 
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import SEEK_END, BytesIO
 from typing import BinaryIO, Final
@@ -180,12 +181,46 @@ def read_file(content: bytes) -> ReceivedFile:
     return ReceivedFile(**found, dataset=content[stream.tell() :])
 
 
+class _Lenience:
+    """pydicom's settings and the filter of warnings are the process's: counted, not nested.
+
+    Each thread by itself would save what another has set, and restore it for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._changed = ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._changed.enter_context(disable_value_validation())
+                self._changed.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._changed.close()
+
+
+_lenience: Final = _Lenience()
+
+
 @contextmanager
 def leniently() -> Iterator[None]:
-    """For the block, pydicom meets malformed values without warnings, which would quote them."""
-    with disable_value_validation(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """For the block, pydicom meets malformed values without warnings, which would quote them.
+
+    Any number of threads may be inside; the process is as it was when the last has left.
+    """
+    _lenience.enter()
+    try:
         yield
+    finally:
+        _lenience.leave()
 
 
 def plain_uid(text: str) -> str:

@@ -46,6 +46,7 @@ ORPHANS_EVERY_S: Final = 900.0
 RETENTION_EVERY_S: Final = 600.0
 UNNAMED_EVERY_S: Final = 21600.0
 RETRIEVE_EVERY_S: Final = 10.0
+ASKED_EVERY_S: Final = 2.0  # a person waits
 
 
 class Application(Celery):
@@ -181,7 +182,7 @@ def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
 
 def _retrieve_schedule(settings: Settings) -> dict[str, dict[str, object]]:
     """What asks other nodes for studies, where the settings want it."""
-    if not settings.retrieve.active:
+    if not settings.asks_others:
         return {}
     standing = {
         f"standing query {number}": {
@@ -197,4 +198,9 @@ def _retrieve_schedule(settings: Settings) -> dict[str, dict[str, object]]:
         "schedule": RETRIEVE_EVERY_S,
         "options": {"expires": RETRIEVE_EVERY_S},
     }
-    return {**standing, "retrieve waiting": waiting}
+    asked = {
+        "task": "dicom_node.answer_queries",
+        "schedule": ASKED_EVERY_S,
+        "options": {"expires": 5 * ASKED_EVERY_S},
+    }
+    return {**standing, "retrieve waiting": waiting, "answer queries": asked}

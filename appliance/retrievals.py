@@ -2,7 +2,8 @@
 
     WAITING ──claim──► RUNNING ──► DONE
        ▲                 │  └────► FAILED    the peer refuses for good, or every try used up
-       └── try later ────┘
+       ├── try later ────┘
+       └── retry ── FAILED    a person wants it after all
 
 A claim is a lease; when it expires, because its worker died, the next claim takes the row again.
 A study is asked for once, and again only when the peer has come to have more of it than it had.
@@ -14,11 +15,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
-from appliance.database import Database, utc_now
+from appliance.database import Database, storable, utc_now
 from appliance.lifecycle import State
 from appliance.tables import Instance, InstanceConflict, Patient, Retrieval, Study
 
@@ -32,6 +33,9 @@ class RetrievalState(StrEnum):
     RUNNING = "RUNNING"
     DONE = "DONE"
     FAILED = "FAILED"
+
+
+ENDED: Final = (RetrievalState.DONE, RetrievalState.FAILED)
 
 
 class Aim(StrEnum):
@@ -49,6 +53,7 @@ class Why(StrEnum):
     STANDING_QUERY = "standing query"
     PRIOR = "prior"
     NEW_STUDY = "new study"
+    BY_HAND = "by hand"
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Order:
     study_uid: str
     expected: int
     attempt: int
+    claimed_until: datetime
+    """Tells this claim from others of the same attempt: a row asked for again counts anew."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ class Fresh:
 
     study_id: int
     study_uid: str
+    people: int
+    """How many people's images came under its UID so far (`Study.part`)."""
 
 
 def ask(
@@ -77,7 +86,7 @@ def ask(
     """Note that something is wanted of a peer; whether there was anything to note.
 
     Nothing is when the study is here, is coming in right now, or was asked for when the peer had as
-    much of it.
+    much of it. A person may ask again for what failed, or did not bring what is lacking.
 
     Args:
         db: the caller's transaction.
@@ -85,7 +94,8 @@ def ask(
         aim: what is wanted.
         study_uid: of the study that is wanted, or whose priors are.
         why: what asked for it.
-        expected: how many instances the peer says it has; 0 where it does not say.
+        expected: how many instances the peer says it has, 0 where it does not say; of priors, how
+            many people's they are.
     """
     if aim is Aim.STUDY and not _lacking(db, study_uid, expected):
         return False
@@ -98,6 +108,7 @@ def ask(
         Retrieval.aim == aim,
         Retrieval.expected >= expected,
         or_(*same),
+        Retrieval.state.not_in(ENDED) if why is Why.BY_HAND else true(),
     )
     if db.scalar(select(asked_before)):
         return False
@@ -116,7 +127,7 @@ def ask(
     noted = inserted.on_conflict_do_update(
         index_elements=list(key),
         set_=again,
-        where=Retrieval.state.in_((RetrievalState.DONE, RetrievalState.FAILED)),
+        where=Retrieval.state.in_(ENDED),
     )
     return db.execute(noted.returning(Retrieval.id)).first() is not None
 
@@ -137,11 +148,14 @@ def fresh(db: Session, *, destination: str, since: datetime) -> list[Fresh]:
     """
     of_study = Retrieval.study_uid == Study.study_uid
     sought = exists().where(
-        of_study, Retrieval.aim == Aim.PRIORS, Retrieval.destination == destination
+        of_study,
+        Retrieval.aim == Aim.PRIORS,
+        Retrieval.destination == destination,
+        Retrieval.expected > Study.part,
     )
     is_prior = exists().where(of_study, Retrieval.why == Why.PRIOR)
     rows = db.execute(
-        select(Study.id, Study.study_uid)
+        select(Study.id, Study.study_uid, Study.part + 1)
         .join(Patient, Study.patient_key == Patient.id)
         .where(Study.first_received_at >= since, Patient.patient_id != "", ~sought, ~is_prior)
         .order_by(Study.id)
@@ -176,13 +190,14 @@ def claim_next(database: Database, *, lease_s: float, now: datetime | None = Non
             Retrieval.study_uid,
             Retrieval.expected,
             Retrieval.attempts,
+            Retrieval.next_try_at,
         )
     )
     with database.transaction() as db:
         row = db.execute(claim, execution_options={"synchronize_session": False}).one_or_none()
     if row is None:
         return None
-    return Order(row.id, row.destination, Aim(row.aim), row.study_uid, row.expected, row.attempts)
+    return Order(row.id, row.destination, Aim(row.aim), *row[3:])
 
 
 def renew(database: Database, order: Order, *, lease_s: float) -> bool:
@@ -216,7 +231,7 @@ def put_off(
         state=state,
         lease_until=None,
         next_try_at=utc_now() + timedelta(seconds=delay_s),
-        last_problem=problem,
+        last_problem=storable(problem),
     )
     return state if changed else None
 
@@ -225,6 +240,60 @@ def unfinished(db: Session) -> Sequence[Retrieval]:
     """What waits, runs or was given up, oldest first."""
     rows = select(Retrieval).where(Retrieval.state != RetrievalState.DONE)
     return db.scalars(rows.order_by(Retrieval.id)).all()
+
+
+def id_of(db: Session, destination: str, study_uid: str) -> int:
+    """The row id of a study's retrieval from a peer, which was asked for before."""
+    return db.scalars(
+        select(Retrieval.id).where(
+            Retrieval.destination == destination,
+            Retrieval.aim == Aim.STUDY,
+            Retrieval.study_uid == study_uid,
+        )
+    ).one()
+
+
+def recent(db: Session, *, limit: int) -> Sequence[Retrieval]:
+    """The retrievals of studies: what is not done first, then the newest."""
+    is_done = Retrieval.state == RetrievalState.DONE
+    rows = select(Retrieval).where(Retrieval.aim == Aim.STUDY)
+    return db.scalars(rows.order_by(is_done, Retrieval.id.desc()).limit(limit)).all()
+
+
+def retry(db: Session, retrieval_id: int) -> bool:
+    """Try again at once what waits for its next try or was given up; whether there was such."""
+    return _set(
+        db,
+        retrieval_id,
+        (RetrievalState.WAITING, RetrievalState.FAILED),
+        state=RetrievalState.WAITING,
+        attempts=0,
+        next_try_at=utc_now(),
+    )
+
+
+def give_up(db: Session, retrieval_id: int, *, by: str) -> bool:
+    """Ask for it no more; whether it was still wanted. One under way ends at its next image."""
+    return _set(
+        db,
+        retrieval_id,
+        (RetrievalState.WAITING, RetrievalState.RUNNING),
+        state=RetrievalState.FAILED,
+        lease_until=None,
+        last_problem=f"given up by {by}",
+    )
+
+
+def _set(
+    db: Session, retrieval_id: int, states: Sequence[RetrievalState], **values: object
+) -> bool:
+    statement = (
+        update(Retrieval)
+        .where(Retrieval.id == retrieval_id, Retrieval.state.in_(states))
+        .values(**values)
+        .returning(Retrieval.id)
+    )
+    return db.scalar(statement) is not None
 
 
 def _due(table: Any, moment: datetime) -> ColumnElement[bool]:
@@ -250,6 +319,7 @@ def _change(database: Database, order: Order, **values: object) -> bool:
             Retrieval.id == order.id,
             Retrieval.state == RetrievalState.RUNNING,
             Retrieval.attempts == order.attempt,
+            Retrieval.next_try_at == order.claimed_until,
         )
         .values(**values)
         .returning(Retrieval.id)

@@ -122,7 +122,7 @@ class Conflict(StrEnum):
 
 
 @dataclass(frozen=True)
-class InstanceFile:
+class StoredInstance:
     """An instance and where its bytes are: `Store.path_of(digest)`."""
 
     digest: str
@@ -527,7 +527,7 @@ def events_of(db: Session, study_id: int) -> Sequence[StudyEvent]:
     ).all()
 
 
-def instances_of(db: Session, study_id: int) -> list[InstanceFile]:
+def instances_of(db: Session, study_id: int) -> list[StoredInstance]:
     """Every instance of a study, ordered by UID: whatever order they came in, the order is one."""
     rows = db.execute(
         select(
@@ -542,7 +542,7 @@ def instances_of(db: Session, study_id: int) -> list[InstanceFile]:
         .where(Series.study_id == study_id)
         .order_by(Series.series_uid, Instance.sop_instance_uid)
     )
-    return [InstanceFile(*row) for row in rows]
+    return [StoredInstance(*row) for row in rows]
 
 
 def record_series_outcomes(db: Session, study_id: int, outcomes: Iterable[SeriesOutcome]) -> None:

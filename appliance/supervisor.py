@@ -371,7 +371,7 @@ def programs(settings: Settings) -> list[Program]:
     # A retrieval takes as long as the PACS does; the second process does all else meanwhile.
     at_once = {
         queue.GPU: settings.analysis.at_once,
-        queue.DICOM: 2 if settings.retrieve.active else 1,
+        queue.DICOM: 2 if settings.asks_others else 1,
     }
     listed.extend(_worker(name, at_once.get(name, 1)) for name in queue.QUEUES)
     listed += [

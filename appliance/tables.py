@@ -39,7 +39,7 @@ RETRIEVAL_STATES: Final = ("WAITING", "RUNNING", "DONE", "FAILED")
 AIMS: Final = ("study", "priors")
 """The values of `Retrieval.aim`; `retrievals.Aim` gives them their meaning."""
 
-WHYS: Final = ("standing query", "prior", "new study")
+WHYS: Final = ("standing query", "prior", "new study", "by hand")
 """The values of `Retrieval.why`; `retrievals.Why` gives them their meaning."""
 
 ROLES: Final = ("radiologist", "administrator", "viewer")
@@ -264,6 +264,23 @@ class Retrieval(Base):
     lease_until: Mapped[datetime | None]
     last_problem: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
+
+
+class RemoteQuery(Base):
+    """What a person asks of another node, and for a while what it answered."""
+
+    __tablename__ = "remote_query"
+    __table_args__ = (CheckConstraint(_one_of("state", RETRIEVAL_STATES), name="state"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    asked_by: Mapped[str] = mapped_column(Text)
+    destination: Mapped[str] = mapped_column(Text)
+    keys: Mapped[dict[str, str]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(Text)
+    answers: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    cut_off: Mapped[bool] = mapped_column(default=False)
+    problem: Mapped[str | None] = mapped_column(Text)
+    asked_at: Mapped[datetime]
 
 
 class Account(Base):

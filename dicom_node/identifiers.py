@@ -15,11 +15,15 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
+from appliance.part10 import leniently
+
 CHARACTER_SET: Final = "ISO_IR 192"
 """UTF-8, in which every identifier of ours is written."""
 
-TEXT_LIMIT: Final = 1024
+TEXT_LIMIT: Final = 1 << 16
 ESCAPE: Final = b"\x1b"
+DESIGNATES_GB2312: Final = "\x1b$)A"
+"""Of ISO 2022 IR 58; pydicom 3.0 obeys it and leaves it in the text."""
 # A list of 64-character UIDs is the longest value that means anything.
 LIST_LIMIT: Final = 1 << 20
 
@@ -35,18 +39,14 @@ def texts(identifier: Dataset) -> dict[str, str]:
     Several values are joined by a backslash, as they travel. Sequences are "", private attributes
     and group lengths are left out.
     """
-    encodings = _encodings(identifier)
     found = {}
-    for tag in identifier.keys():  # noqa: SIM118 - iterating the data set itself converts
-        keyword = keyword_for_tag(tag)
-        if keyword and tag.element != 0:
-            found[keyword] = _text(identifier, tag, encodings)
+    with leniently():  # pydicom warns of character sets that are none, and quotes them
+        encodings = _encodings(identifier)
+        for tag in identifier.keys():  # noqa: SIM118 - iterating the data set itself converts
+            keyword = keyword_for_tag(tag)
+            if keyword and tag.element != 0:
+                found[keyword] = _text(identifier, tag, encodings)
     return found
-
-
-def listed(text: str) -> list[str]:
-    """Return the values of an attribute with several, without empty ones."""
-    return [value for part in text.split("\\") if (value := part.strip())]
 
 
 def identifier_of(
@@ -98,6 +98,8 @@ def _encodings(identifier: Dataset) -> list[str]:
 
 
 def _text(identifier: Dataset, tag: BaseTag, encodings: list[str]) -> str:
+    if dictionary_VR(tag) == "SQ":
+        return ""
     element = identifier.get_item(tag)
     value = element.value
     if isinstance(value, bytes):
@@ -105,8 +107,8 @@ def _text(identifier: Dataset, tag: BaseTag, encodings: list[str]) -> str:
         if len(encodings) == 1:
             value = value.replace(ESCAPE, b"")  # it means nothing without code extensions
         # The delimiters end what an escape sequence switched to (PS3.5 section 6.1.2.5.3).
-        value = decode_bytes(value[:limit], encodings, set(b"^=\\"))
-    elif value is None or element.VR == "SQ":
+        value = decode_bytes(value[:limit], encodings, set(b"^=\\")).replace(DESIGNATES_GB2312, "")
+    elif value is None or element.VR == "SQ":  # an explicit VR need not be the dictionary's
         return ""
     elif isinstance(value, MultiValue):
         value = "\\".join(map(str, value))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
+from appliance.matching import listed
 from dicom_node import query
-from dicom_node.identifiers import listed
 from dicom_node.query import StudyAnswer, StudyKeys
 from dicom_node.scu import Destination
 

@@ -4,6 +4,7 @@ The study root model; one association for each call. What C-GET brings goes thro
 `Reception.take`, as what the listener receives does: on disk and committed before the answer.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,12 +35,13 @@ from pynetdicom.status import (
 )
 
 from appliance.errors import StoreError
+from appliance.matching import listed
 from appliance.part10 import plain_uid
 from appliance.reception import Command, Reception
 from appliance.studies import UID_LIMIT
 from dicom_node.dimse import PROCESSING_FAILURE, SUCCESS
 from dicom_node.errors import AssociationError, NotOfferedError, QueryError
-from dicom_node.identifiers import identifier_of, listed, texts
+from dicom_node.identifiers import identifier_of, texts
 from dicom_node.proposal import storage_proposal
 from dicom_node.scu import Destination, associated
 
@@ -54,6 +56,7 @@ MOVE_DESTINATION_UNKNOWN: Final = 0xA801
 SURPLUS_LIMIT: Final = 10_000  # answers that still come after a cancel
 STOP_POLL_S: Final = 0.2
 LOST: Final = "the association was lost"
+DAY: Final = re.compile(r"[0-9]{8}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +245,9 @@ def retrieve(
 ) -> Retrieved:
     """Retrieve one study: by C-GET where the peer offers it, else by C-MOVE to our own AE title.
 
-    What a peer cannot send by C-GET, for want of a presentation context, it may by C-MOVE. For that
-    it must know our AE title's address, and our listener must run.
+    What a peer cannot send by C-GET, for want of a presentation context or because it takes the
+    request and then refuses it, it may by C-MOVE. For that it must know our AE title's address, and
+    our listener must run.
 
     Raises:
         AssociationError: no association came about.
@@ -254,7 +258,8 @@ def retrieve(
     except NotOfferedError:
         return move(destination, study_uid, report=report, stop=stop)
     stopped = stop is not None and stop.is_set()
-    if not got.counts.failed or got.refused_here or stopped:
+    some_came = got.counts.completed and not got.counts.failed
+    if not got.problem or some_came or got.refused_here or stopped:
         return got
     try:
         moved = move(destination, study_uid, report=report, stop=stop)
@@ -517,10 +522,31 @@ def _names_one(uid: str) -> bool:
 
 
 def _fits(answer: StudyAnswer, keys: StudyKeys) -> bool:
-    """Whether an answer agrees with the keys that are compared by every peer in the same way."""
+    """Whether an answer contradicts none of the keys, as far as it says anything of them."""
     for name in ("study_uid", "patient_id", "accession_number"):
         asked, given = getattr(keys, name), getattr(answer, name)
         if asked and given and not set(asked) & set("*?\\") and asked.strip() != given.strip():
             return False
-    wanted, given = set(listed(keys.modality)), set(listed(answer.modalities))
-    return not (wanted and given) or bool(wanted & given)
+    wanted, modalities = set(listed(keys.modality)), set(listed(answer.modalities))
+    if wanted and modalities and not wanted & modalities:
+        return False
+    return _fits_date(answer.study_date, keys.study_date) and _fits_description(
+        answer.description, keys.description
+    )
+
+
+def _fits_date(given: str, asked: str) -> bool:
+    """Whether a date lies in a range; one that is none contradicts nothing."""
+    if not asked or not DAY.fullmatch(given):
+        return True
+    first, dash, last = asked.partition("-")
+    return first <= given <= ((last or "99999999") if dash else first)
+
+
+def _fits_description(given: str, asked: str) -> bool:
+    """Whether wildcards fit, whatever the case: not every peer matches descriptions (C.6.2.1.2)."""
+    if not asked or not given:
+        return True
+    pieces = asked.casefold().split("*")
+    pattern = ".*".join(re.escape(piece).replace(r"\?", ".") for piece in pieces)
+    return re.fullmatch(pattern, given.casefold(), re.DOTALL) is not None

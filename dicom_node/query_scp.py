@@ -34,14 +34,18 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 from pynetdicom.status import STATUS_SUCCESS, STATUS_WARNING, code_to_category
 
-from appliance import audit
+from appliance import audit, holdings
 from appliance.config import DestinationSettings, DicomSettings
 from appliance.database import Database
+from appliance.errors import QueryError, SharedUIDError
+from appliance.holdings import ATTRIBUTES, MODALITIES, UNIQUE, Level
+from appliance.part10 import leniently
 from appliance.store import Store
+from appliance.tables import Instance
 from dicom_node.dimse import SUCCESS
 from dicom_node.errors import AssociationError, DicomNodeError, IdentifierError
-from dicom_node.identifiers import identifier_of, listed, texts
-from dicom_node.matching import UNIQUE, Level, Query
+from dicom_node.identifiers import identifier_of, texts
+from dicom_node.information_model import Query
 from dicom_node.scu import Destination, associated, batches, contexts_of
 
 log = structlog.get_logger()
@@ -64,7 +68,6 @@ COMMENT_CHARACTERS: Final = 64  # Error Comment is an LO
 RETRIEVED_TAG: Final = "dicom:study:retrieved"
 
 INTERNAL: Final = "internal error, see the appliance's log"
-MIXED: Final = "several persons under one identifier: name the patient as well"
 
 # The information models of each service, and the top level of each (PS3.4 section C.6).
 FIND: Final = {
@@ -114,6 +117,16 @@ class Match:
         return self.sop_class_uid, self.transfer_syntax_uid
 
 
+SENT: Final = (
+    Instance.study_id,
+    Instance.sop_instance_uid,
+    Instance.sop_class_uid,
+    Instance.transfer_syntax_uid,
+    Instance.digest,
+)
+"""The columns of a `Match`."""
+
+
 class Provider:
     """Answers the queries and retrieves of every association, each in its own thread."""
 
@@ -125,12 +138,16 @@ class Provider:
     def find(self, event: Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
         """Yield the answers to one C-FIND (pynetdicom's EVT_C_FIND)."""
         try:
-            query = Query.parse(texts(event.identifier), top=FIND[event.context.abstract_syntax])
+            with leniently():  # pydicom decodes it only now
+                asked = texts(event.identifier)
+            query = Query.parse(asked, top=FIND[event.context.abstract_syntax])
             yield from self._answers(event, query)
         except RefusalError as refusal:
             yield refusal.response(), None
-        except IdentifierError as error:
+        except (IdentifierError, QueryError) as error:
             yield RefusalError(IDENTIFIER_DOES_NOT_MATCH, str(error)).response(), None
+        except SharedUIDError as error:
+            yield RefusalError(UNABLE_TO_PROCESS, str(error)).response(), None
         except Exception:
             # The last resort of this process: the peer gets a status, whatever it was.
             log.exception("query.failed")
@@ -142,10 +159,13 @@ class Provider:
         syntax = UID(event.context.transfer_syntax)
         status = PENDING if query.complete else PENDING_WITHOUT_SOME_KEYS
         limit = self._settings.max_answers
-        rows_wanted = query.statement().limit(limit + 1)
+        columns = [ATTRIBUTES[keyword].column.label(keyword) for keyword in query.held]
+        unique = ATTRIBUTES[UNIQUE[query.level]].column.label("unique_key")
+        wanted = holdings.statement(query.level, query.matched, [unique, *columns])
+        rows_wanted = wanted.limit(limit + 1)
         with self._database.snapshot() as db:
-            if query.level > Level.STUDY and db.execute(query.mixed()).first():
-                raise RefusalError(UNABLE_TO_PROCESS, MIXED)
+            if query.level > Level.STUDY:
+                holdings.require_one_person(db, query.level, query.matched)
             rows = db.execute(rows_wanted, execution_options={"yield_per": ROWS_AT_ONCE})
             for number, row in enumerate(rows.mappings()):
                 if event.is_cancelled:
@@ -163,10 +183,8 @@ class Provider:
             if query.top <= level < query.level:
                 values[UNIQUE[level]] = query.keys[UNIQUE[level]]
         values[UNIQUE[query.level]] = row["unique_key"]
-        if "ModalitiesInStudy" in values:
-            values["ModalitiesInStudy"] = "\\".join(
-                dict.fromkeys(listed(values["ModalitiesInStudy"]))
-            )
+        if MODALITIES in values:
+            values[MODALITIES] = "\\".join(holdings.modalities(values[MODALITIES]))
         if "InstanceAvailability" in values:
             values["InstanceAvailability"] = "ONLINE"
         return identifier_of(
@@ -217,8 +235,10 @@ class Provider:
             operation.conclude()
         except RefusalError as refusal:
             operation.refuse(refusal)
-        except IdentifierError as error:
+        except (IdentifierError, QueryError) as error:
             operation.refuse(RefusalError(IDENTIFIER_DOES_NOT_MATCH, str(error)))
+        except SharedUIDError as error:
+            operation.refuse(RefusalError(UNABLE_TO_PROCESS, str(error)))
         except Exception:
             # The last resort of this process: the peer gets a status, whatever it was.
             log.exception("retrieve.failed")
@@ -235,10 +255,10 @@ class Provider:
 
     def _matches(self, query: Query) -> list[Match]:
         query.require_unique()
+        wanted = holdings.statement(Level.IMAGE, query.matched, SENT)
         with self._database.snapshot() as db:
-            if db.execute(query.mixed()).first():
-                raise RefusalError(UNABLE_TO_PROCESS, MIXED)
-            rows = db.execute(query.instances().limit(SUBOPERATIONS_LIMIT + 1))
+            holdings.require_one_person(db, query.level, query.matched)
+            rows = db.execute(wanted.limit(SUBOPERATIONS_LIMIT + 1))
             matches = [Match(*row) for row in rows]
         if len(matches) > SUBOPERATIONS_LIMIT:
             raise RefusalError(TOO_MANY_INSTANCES, "more than 65535 instances: ask for fewer")
@@ -308,12 +328,13 @@ class Operation:
     def query(self) -> Query:
         """Return what is asked for; raises IdentifierError."""
         syntax = self._context.transfer_syntax[0]
-        identifier = decode(
-            self.request.Identifier or BytesIO(),
-            syntax.is_implicit_VR,
-            syntax.is_little_endian,
-            syntax.is_deflated,
-        )
+        with leniently():
+            identifier = decode(
+                self.request.Identifier or BytesIO(),
+                syntax.is_implicit_VR,
+                syntax.is_little_endian,
+                syntax.is_deflated,
+            )
         models = MOVE if isinstance(self.request, C_MOVE) else GET
         return Query.parse(texts(identifier), top=models[self._context.abstract_syntax])
 
@@ -430,9 +451,10 @@ class Operation:
         identifier = identifier_of(
             {"FailedSOPInstanceUIDList": "\\".join(self._failed_uids)}, syntax
         )
-        encoded = encode(
-            identifier, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated
-        )
+        with leniently():  # pydicom warns where more than 64 KiB become UN (PS3.5 6.2.2)
+            encoded = encode(
+                identifier, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated
+            )
         return BytesIO(encoded or b"")
 
 

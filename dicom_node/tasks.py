@@ -5,20 +5,22 @@ when a PACS, the broker or this process goes away, and nothing is asked for twic
 """
 
 import logging
+import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 from celery import shared_task
 from pynetdicom import _config
 
-from appliance import retrievals, studies
+from appliance import remote_queries, retrievals, studies
 from appliance.config import Settings, StandingQuerySettings
 from appliance.database import Database, utc_now
 from appliance.errors import ConfigError
 from appliance.queue import current
 from appliance.reception import Reception
+from appliance.remote_queries import Question, RemoteStudy
 from appliance.retrievals import Aim, Order, Why
 from appliance.store import Store
 from dicom_node import query
@@ -34,6 +36,8 @@ LEASE_S: Final = ANSWER_TIMEOUT_S + 60.0
 RENEW_S: Final = 10.0
 # After that the next message goes on, so that a long row of studies holds no worker for hours.
 TURN_S: Final = 300.0
+CLOCKS_DIFFER: Final = timedelta(hours=12)
+"""A study's date is of its scanner's clock and zone; one of late evening comes after midnight."""
 PRIORS_SOUGHT_WITHIN: Final = timedelta(days=1)
 """Of what came earlier no priors are sought: the setting may have been made this minute."""
 
@@ -59,6 +63,56 @@ def retrieve_waiting_task() -> None:
     retrieve_waiting(app.settings, app.database)
 
 
+@shared_task(name="dicom_node.answer_queries")
+def answer_queries_task() -> None:
+    """Run `answer_queries` in a worker."""
+    app = current()
+    answer_queries(app.settings, app.database)
+
+
+def answer_queries(settings: Settings, database: Database) -> int:
+    """Put to other nodes what people ask of them; returns how many questions."""
+    with database.snapshot() as db:
+        if not remote_queries.is_any_kept(db):
+            return 0
+    remote_queries.remove_expired(database)
+    answered = 0
+    while (question := remote_queries.claim_next(database)) is not None:
+        _answer(settings, database, question)
+        answered += 1
+    return answered
+
+
+def _answer(settings: Settings, database: Database, question: Question) -> None:
+    try:
+        found = query.find_studies(
+            Destination.configured(settings.dicom, question.destination),
+            StudyKeys(**question.keys),
+            at_most=settings.retrieve.max_answers,
+        )
+    except (AssociationError, QueryError, ConfigError) as error:
+        remote_queries.fail(database, question, str(error))
+        log.warning("remote_query.failed", query_id=question.id, destination=question.destination)
+        return
+    listed = [
+        RemoteStudy(
+            study_uid=answer.study_uid,
+            patient_id=answer.patient_id,
+            patient_name=answer.patient_name,
+            birth_date=answer.birth_date,
+            accession_number=answer.accession_number,
+            study_date=answer.study_date,
+            study_time=answer.study_time,
+            modalities=answer.modalities,
+            description=answer.description,
+            instance_count=answer.instance_count,
+        )
+        for answer in found.answers
+    ]
+    remote_queries.answer(database, question, listed, cut_off=found.cut_off)
+    log.info("remote_query.done", query_id=question.id, answers=len(listed))
+
+
 def run_standing_query(
     settings: Settings, database: Database, standing: StandingQuerySettings
 ) -> int:
@@ -66,10 +120,8 @@ def run_standing_query(
 
     A PACS that does not answer is asked again at the next turn.
     """
-    today = datetime.now(UTC).astimezone().date()
-    first = today - timedelta(days=standing.days - 1)
     keys = StudyKeys(
-        study_date=f"{first:%Y%m%d}-{today:%Y%m%d}",
+        study_date=dates_asked(utc_now(), standing.days),
         modality=standing.modality,
         description=standing.description,
     )
@@ -99,6 +151,13 @@ def run_standing_query(
     return noted
 
 
+def dates_asked(now: datetime, days: int) -> str:
+    """Return the range of the last `days` days, today included, wherever today has begun."""
+    first = (now - CLOCKS_DIFFER).astimezone().date() - timedelta(days=days - 1)
+    last = (now + CLOCKS_DIFFER).astimezone().date()
+    return f"{first:%Y%m%d}-{last:%Y%m%d}"
+
+
 def seek_priors(settings: Settings, database: Database) -> int:
     """Note that every PACS is to be asked for the priors of what came lately; returns how many."""
     if settings.retrieve.priors == 0:
@@ -116,6 +175,7 @@ def seek_priors(settings: Settings, database: Database) -> int:
                     aim=Aim.PRIORS,
                     study_uid=study.study_uid,
                     why=Why.NEW_STUDY,
+                    expected=study.people,
                 )
     return noted
 
@@ -170,23 +230,33 @@ def _retrieve(
     settings: Settings, database: Database, order: Order, destination: Destination
 ) -> tuple[str, bool]:
     """Retrieve a study; returns as `_attempt`."""
+    with database.snapshot() as db:
+        if 0 < order.expected <= retrievals.held(db, order.study_uid):
+            return "", False  # it came in the meantime
     renewed_at = time.monotonic()
+    lost = threading.Event()
 
     def renew(_counts: Counts) -> None:
         nonlocal renewed_at
         if time.monotonic() - renewed_at > RENEW_S:
             renewed_at = time.monotonic()
-            retrievals.renew(database, order, lease_s=LEASE_S)
+            if not retrievals.renew(database, order, lease_s=LEASE_S):
+                lost.set()  # given up by a person, or another worker's by now
 
     reception = Reception(
         database, Store(settings.store_dir), min_free_bytes=settings.dicom.min_free_bytes
     )
-    retrieved = query.retrieve(destination, order.study_uid, reception, report=renew)
+    retrieved = query.retrieve(destination, order.study_uid, reception, report=renew, stop=lost)
     with database.snapshot() as db:
         here = retrievals.held(db, order.study_uid)
-    if not retrieved.problem and here < order.expected:
-        return f"{retrieved.service}: only {here} of {order.expected} instances are here", True
-    return retrieved.problem, retrieved.retriable
+    if 0 < order.expected <= here:
+        return "", False  # whatever the peer made of it: some fall silent during a long C-MOVE
+    if retrieved.problem:
+        return retrieved.problem, retrieved.retriable
+    if here < max(order.expected, 1):
+        wanted = f"{here} of {order.expected}" if order.expected else "no"
+        return f"{retrieved.service}: {wanted} instances are here", True
+    return "", False
 
 
 def _note_priors(

@@ -9,7 +9,7 @@ from flask import Flask
 
 from appliance.config import Settings, secret_key
 from appliance.database import open_database
-from webui import auth, display, errors, headers, health, viewer, worklist
+from webui import auth, display, errors, fetching, headers, health, viewer, worklist
 from webui.dicomweb import service
 from webui.live import LiveFeed
 from webui.resources import EXTENSION, Resources
@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     headers.register(app)
     errors.register(app)
     auth.register(app)
-    for page in (worklist, viewer, health):
+    for page in (worklist, viewer, fetching, health):
         app.register_blueprint(page.blueprint)
     service.register(app, settings, database)
     return app

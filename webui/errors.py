@@ -16,6 +16,7 @@ FOR_PROGRAMS: Final = ("/api/", "/dicom-web/")
 SENTENCES: Final = {
     HTTPStatus.BAD_REQUEST: "The browser sent something that could not be understood.",
     HTTPStatus.UNAUTHORIZED: "Sign in first.",
+    HTTPStatus.FORBIDDEN: "Your account may not do this. Ask an administrator.",
     HTTPStatus.NOT_FOUND: "There is nothing at this address.",
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that kind of request.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The request is too large.",

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from appliance.part10 import leniently
 from dicom_node.objects.capture import build_captures
 from dicom_node.objects.document import build_document
-from dicom_node.objects.provenance import Equipment, Provenance, Verification, tolerant
+from dicom_node.objects.provenance import Equipment, Provenance, Verification
 from dicom_node.objects.report import build_report
 from dicom_node.objects.segmentation import build_segmentation
 from dicom_node.objects.source import read_source
@@ -42,7 +43,7 @@ def build_objects(
         ObjectError: The images are not those of the analysis, or it does not name its networks.
         DecodeError: The pixel data of a key image are damaged.
     """
-    with tolerant():
+    with leniently():
         source = read_source(analysis, source_paths)
         provenance = Provenance(analysis, source, analysed_at, equipment, verification)
         return (
@@ -58,7 +59,7 @@ def write_objects(objects: Iterable[Dataset], folder: Path) -> list[Path]:
     paths = []
     for number, ds in enumerate(objects, start=1):
         path = folder / f"{number:02d}-{ds.Modality}.dcm"
-        with tolerant(), whole_file(path) as file:
+        with leniently(), whole_file(path) as file:
             ds.save_as(file, enforce_file_format=True)
         paths.append(path)
     return paths

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -21,7 +19,6 @@ from typing import Final
 from uuid import UUID, uuid5
 
 import numpy as np
-from pydicom import config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
@@ -223,13 +220,6 @@ class Provenance:
             setattr(ds, keyword, "")
         for keyword in (*REQUIRED, *OPTIONAL):
             _copy(attributes, ds, keyword)
-
-
-@contextmanager
-def tolerant() -> Iterator[None]:
-    """Take the study's own attributes as they are, legal or not; they are data here."""
-    with config.disable_value_validation():
-        yield
 
 
 def named_uid(*names: str) -> str:

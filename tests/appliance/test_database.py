@@ -8,13 +8,21 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, insert, select, text
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from appliance import studies
 from appliance.config import Settings
-from appliance.database import Base, Database, create_engine, pending, require_tables, upgrade
+from appliance.database import (
+    Base,
+    Database,
+    create_engine,
+    pending,
+    require_tables,
+    upgrade,
+    utc_now,
+)
 from appliance.errors import ConfigError, TransientError
-from appliance.tables import Patient, Study
+from appliance.tables import Patient, Retrieval, Study
 from tests.appliance import world
 from tests.support.databases import settings_in
 
@@ -37,6 +45,26 @@ def test_the_migrations_make_the_tables_of_the_code(database: Database):
         difference = compare_metadata(context, Base.metadata)
 
     assert difference == []
+
+
+@pytest.mark.parametrize("wrong", [{"why": "for fun"}, {"aim": "money"}, {"state": "LOST"}])
+def test_a_table_that_was_made_anew_kept_its_checks(database: Database, wrong: dict[str, str]):
+    row = {
+        "destination": "pacs",
+        "aim": "study",
+        "study_uid": "1.2",
+        "why": "by hand",
+        "expected": 0,
+        "state": "WAITING",
+        "attempts": 0,
+        "next_try_at": utc_now(),
+        "created_at": utc_now(),
+    }
+    with database.transaction() as db:
+        db.execute(insert(Retrieval).values(row))
+
+    with pytest.raises(IntegrityError), database.transaction() as db:
+        db.execute(insert(Retrieval).values({**row, "study_uid": "1.3", **wrong}))
 
 
 def test_an_upgrade_may_run_again(settings: Settings, database: Database):

@@ -5,7 +5,7 @@ import pytest
 from appliance import holdings, studies
 from appliance.database import Database
 from appliance.errors import QueryError, SharedUIDError
-from appliance.holdings import Level
+from appliance.holdings import UNIQUE, Level
 from appliance.studies import (
     PatientAttributes,
     ReceivedInstance,
@@ -36,10 +36,9 @@ def receive(database: Database, *instances: ReceivedInstance) -> None:
 
 def found(database: Database, level: Level = Level.STUDY, **keys: str) -> list[str]:
     """The UIDs of the answers."""
-    name = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")[level]
     with database.snapshot() as db:
         page = holdings.search(db, level, keys, limit=100)
-    return [str(answer.values[name]) for answer in page.answers]
+    return [str(answer.values[UNIQUE[level]]) for answer in page.answers]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ def found(database: Database, level: Level = Level.STUDY, **keys: str) -> list[s
         ("PatientBirthDate", "19700101", True),
         ("ModalitiesInStudy", "CT", True),
         ("ModalitiesInStudy", "M?", False),
-        ("StudyInstanceUID", "1.2,1.1", True),
+        ("StudyInstanceUID", "1.2\\1.1", True),
         ("StudyInstanceUID", "1.*", False),
     ],
 )
@@ -129,7 +128,7 @@ def test_modalities_and_counts_are_of_the_whole_study(database: Database):
 def test_a_conflict_is_in_no_answer(database: Database):
     receive(database, RECEIVED, replace(RECEIVED, digest="2" * 64))
 
-    assert found(database, Level.INSTANCE) == ["1.1.1.1"]
+    assert found(database, Level.IMAGE) == ["1.1.1.1"]
     with database.snapshot() as db:
         held = holdings.find(db, "1.1")
     assert held is not None
@@ -165,7 +164,7 @@ def test_pages_follow_one_another(database: Database):
     more = True
     while more:
         with database.snapshot() as db:
-            page = holdings.search(db, Level.INSTANCE, {}, limit=10, offset=len(seen))
+            page = holdings.search(db, Level.IMAGE, {}, limit=10, offset=len(seen))
         seen += [answer.values["SOPInstanceUID"] for answer in page.answers]
         more = page.more
 

@@ -3,6 +3,8 @@
 import hashlib
 import random
 import struct
+import threading
+import warnings
 import zlib
 from contextlib import suppress
 from io import BytesIO
@@ -34,6 +36,7 @@ from appliance.part10 import (
     _plain_elements,
     file_head,
     header_at_a_glance,
+    leniently,
     read_file,
     read_header,
     with_instance_uid,
@@ -351,3 +354,26 @@ def test_a_deflated_file_is_taken_apart():
 def test_what_is_no_file_is_refused(content: bytes):
     with pytest.raises(UnreadableDatasetError):
         read_file(content)
+
+
+def test_lenience_ends_with_the_last_thread_that_wants_it():
+    before = pydicom.config.settings.reading_validation_mode, list(warnings.filters)
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with leniently():
+            first_is_in.set()
+            second_is_in.wait(10)
+        first_is_out.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    first_is_in.wait(10)
+    with leniently():
+        second_is_in.set()
+        first_is_out.wait(10)
+        # The first has left, and took nothing from the second.
+        assert pydicom.config.settings.reading_validation_mode == pydicom.config.IGNORE
+    thread.join()
+
+    assert (pydicom.config.settings.reading_validation_mode, list(warnings.filters)) == before

@@ -133,7 +133,7 @@ def test_priors_bring_no_priors(database: Database):
 
     assert fresh(SOON) == ["1.2.3"]
     assert fresh(-SOON) == []
-    ask(database, aim=Aim.PRIORS, why=Why.NEW_STUDY, expected=0)
+    ask(database, aim=Aim.PRIORS, why=Why.NEW_STUDY, expected=1)
     assert fresh(SOON) == []
 
 
@@ -145,3 +145,61 @@ def test_what_kills_its_worker_lets_the_others_go_first(database: Database):
     second = claimed(database, after=timedelta(seconds=61))
 
     assert (first.study_uid, second.study_uid) == ("1.2.3", "1.2.4")
+
+
+def test_priors_are_sought_again_for_a_second_person_under_the_uid(database: Database):
+    def people() -> list[int]:
+        with database.snapshot() as db:
+            found = retrievals.fresh(db, destination="pacs", since=utc_now() - SOON)
+        return [study.people for study in found]
+
+    for number in ("1", "2"):
+        person = PatientAttributes(patient_id=number, name=f"Name{number}")
+        series = f"1.2.3.{number}"
+        world.receive(
+            database,
+            world.instance(int(number), study_uid="1.2.3", series_uid=series, patient=person),
+        )
+        assert people() == [int(number)]
+        ask(database, aim=Aim.PRIORS, why=Why.NEW_STUDY, expected=int(number))
+        assert people() == []
+        retrievals.finish(database, claimed(database))
+
+
+def test_a_person_may_ask_again_for_what_failed(database: Database):
+    ask(database)
+    put_off(database, claimed(database), retriable=False)
+
+    assert not ask(database)
+    assert ask(database, why=Why.BY_HAND)
+    assert not ask(database, why=Why.BY_HAND)
+
+
+def test_a_person_gives_up_and_retries(database: Database):
+    ask(database)
+    order = claimed(database)
+    with database.transaction() as db:
+        assert not retrievals.retry(db, order.id)
+        assert retrievals.give_up(db, order.id, by="reader")
+        assert not retrievals.give_up(db, order.id, by="reader")
+
+    assert not retrievals.renew(database, order, lease_s=60)
+    with database.transaction() as db:
+        (row,) = retrievals.recent(db, limit=9)
+        assert (row.state, row.last_problem) == ("FAILED", "given up by reader")
+        assert retrievals.retry(db, order.id)
+    again = claimed(database)
+    assert again.attempt == order.attempt
+    assert not retrievals.finish(database, order)
+    assert retrievals.finish(database, again)
+
+
+def test_a_problem_holds_no_nul(database: Database):
+    ask(database)
+
+    retrievals.put_off(
+        database, claimed(database), "a\0b", retriable=True, max_attempts=3, retry_s=1
+    )
+
+    with database.snapshot() as db:
+        assert retrievals.unfinished(db)[0].last_problem == "ab"

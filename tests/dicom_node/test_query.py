@@ -30,6 +30,7 @@ from appliance.store import Store
 from dicom_node import query
 from dicom_node.errors import AssociationError, NotOfferedError, QueryError
 from dicom_node.identifiers import identifier_of
+from dicom_node.proposal import storage_proposal
 from dicom_node.query import Service, StudyKeys
 from dicom_node.scp import Listener
 from dicom_node.scu import Destination
@@ -392,6 +393,58 @@ def test_hostile_answers_stay_data():
     assert [answer.study_uid for answer in found.answers] == ["../../etc/passwd", "1.5"]
     assert found.answers[0].study_date == "then"
     assert found.answers[1].instance_count == 0
+
+
+def test_a_peer_that_ignores_what_it_is_asked_is_not_believed():
+    others = [
+        study(StudyInstanceUID="1.1", StudyDate="20260102", StudyDescription="CT THORAX nativ"),
+        study(StudyInstanceUID="1.2", StudyDate="20251231", StudyDescription="CT Thorax"),
+        study(StudyInstanceUID="1.3", StudyDate="20260104", StudyDescription="CT Thorax"),
+        study(StudyInstanceUID="1.4", StudyDate="20260102", StudyDescription="Kopf"),
+        study(StudyInstanceUID="1.5", StudyDate="", StudyDescription=""),
+    ]
+    with peer(answering(*((PENDING, each) for each in others))) as pacs:
+        found = find(pacs, study_date="20260101-20260103", description="*thora?*")
+
+    assert [answer.study_uid for answer in found.answers] == ["1.1", "1.5"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "fits"),
+    [
+        ("20260101", "20260101", True),
+        ("20260101", "20260102", False),
+        ("20260101-", "20991231", True),
+        ("-20260101", "20260102", False),
+        ("20260101-20260103", "2026.01.09", True),  # not ours to judge
+    ],
+)
+def test_dates_are_held_against_the_range(asked: str, given: str, *, fits: bool):
+    answers = answering((PENDING, study(StudyInstanceUID="1.1", StudyDate=given)))
+    with peer(answers) as pacs:
+        assert bool(find(pacs, study_date=asked).answers) is fits
+
+
+def test_a_get_that_is_taken_and_refused_is_a_move(reception: Reception):
+    def refuse(_event: evt.Event) -> Iterator[Any]:
+        yield 1
+        yield 0xA701, None
+
+    def move(_event: evt.Event) -> Iterator[Any]:
+        yield HOST, 1
+        yield 0
+
+    with peer({evt.EVT_C_GET: refuse, evt.EVT_C_MOVE: move}) as pacs:
+        got = query.retrieve(pacs, "1.2.3", reception)
+
+    assert (got.service, got.problem) == (Service.MOVE, "")
+
+
+def test_the_storage_proposal_leaves_room_for_the_model():
+    contexts, roles = storage_proposal()
+
+    assert len(contexts) + 1 <= 128
+    assert {role.sop_class_uid for role in roles} == {cx.abstract_syntax for cx in contexts}
 
 
 def test_names_are_decoded_by_their_character_set():

@@ -316,8 +316,8 @@ def test_times_are_matched_as_long_as_they_last(
 @pytest.mark.parametrize(
     ("level", "keys", "comment"),
     [
-        ("STUDY", {"StudyDate": "yesterday"}, "a date or time must be YYYYMMDD or a range of them"),
-        ("STUDY", {"StudyTime": "-"}, "a date or time must be HHMMSS or a range of them"),
+        ("STUDY", {"StudyDate": "yesterday"}, "StudyDate must be YYYYMMDD or a range of them."),
+        ("STUDY", {"StudyTime": "-"}, "StudyTime must be HHMMSS or a range of them."),
         ("SERIES", {}, "StudyInstanceUID must be one value without wildcards"),
         ("SERIES", {"StudyInstanceUID": "*"}, "StudyInstanceUID must be one value"),
         ("PATIENT", {}, "QueryRetrieveLevel must be STUDY, SERIES, IMAGE"),
@@ -452,12 +452,21 @@ def test_two_persons_under_one_uid_are_never_mixed(
         series, _ = find(
             assoc, "SERIES", StudyInstanceUID=names.study_uid, SeriesInstanceUID="", PatientID="2"
         )
+        images, _ = find(
+            assoc,
+            "IMAGE",
+            StudyInstanceUID=names.study_uid,
+            SeriesInstanceUID=names.series_uid,
+            SOPInstanceUID="",
+        )
     mixed_get = getscu(listener, tmp_path, f"StudyInstanceUID={names.study_uid}")
 
     assert {study["PatientID"] for study in studies} == {"1", "2"}
     assert mixed.Status == 0xC000
     assert "several persons" in mixed.ErrorComment
     assert [each["SeriesInstanceUID"] for each in series] == [two.SeriesInstanceUID]
+    # A series is one person's, whoever else came under the study's UID.
+    assert [each["SOPInstanceUID"] for each in images] == [one.SOPInstanceUID]
     assert mixed_get == {}
     assert set(
         getscu(listener, tmp_path, f"StudyInstanceUID={names.study_uid}", "PatientID=2")
@@ -665,7 +674,16 @@ def test_a_cancelled_move_says_what_remains(listen: Callable[..., Listener], rec
     assert 0 < len(requests) < 30
 
 
-@pytest.mark.parametrize("keys", [{}, {"StudyInstanceUID": ""}, {"PatientID": "P-1"}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"StudyInstanceUID": ""},
+        {"StudyInstanceUID": "*"},
+        {"StudyInstanceUID": "*\\1.2"},
+        {"PatientID": "P-1"},
+    ],
+)
 def test_nobody_retrieves_everything(
     listen: Callable[..., Listener], reception: Reception, keys: dict[str, str]
 ):

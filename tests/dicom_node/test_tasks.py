@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelGet
 
-from appliance import queue, retrievals, studies, supervisor
+from appliance import queue, remote_queries, retrievals, studies, supervisor
 from appliance.config import SETTINGS_VARIABLE, Settings
 from appliance.database import Database, utc_now
 from appliance.lifecycle import State
@@ -26,6 +29,7 @@ from appliance.retrievals import RetrievalState
 from appliance.tables import Retrieval
 from dicom_node import tasks
 from dicom_node.scp import Listener
+from tests.appliance import world
 from tests.support import archives, brokers
 from tests.support.archives import Orthanc
 from tests.support.databases import settings_in
@@ -210,6 +214,162 @@ def test_the_last_chest_cts_of_a_new_patient_come_and_bring_nothing_further(
     assert kept(database, *uids) == [1, 1, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("now", "days", "asked"),
+    [
+        ("2026-01-15T12:30", 1, "20260115-20260116"),
+        ("2026-01-15T00:05", 1, "20260114-20260115"),  # what was scanned before midnight
+        ("2026-01-15T23:55", 1, "20260115-20260116"),  # where it is tomorrow already
+        ("2026-03-01T06:00", 3, "20260226-20260301"),
+    ],
+)
+def test_a_day_is_asked_for_wherever_it_has_begun(now: str, days: int, asked: str):
+    moment = datetime.fromisoformat(now).astimezone()
+
+    assert tasks.dates_asked(moment, days) == asked
+
+
+def noted(database: Database, expected: int) -> retrievals.Order:
+    with database.transaction() as db:
+        assert retrievals.ask(
+            db,
+            destination="pacs",
+            aim=retrievals.Aim.STUDY,
+            study_uid="1.2.3",
+            why=retrievals.Why.STANDING_QUERY,
+            expected=expected,
+        )
+    order = retrievals.claim_next(database, lease_s=600)
+    assert order is not None
+    return order
+
+
+@contextmanager
+def pacs_that_gets(
+    settings: Settings, handle: Callable[[evt.Event], Iterator[Any]]
+) -> Iterator[None]:
+    """A PACS of pynetdicom at the destination's address that answers C-GET."""
+    (destination,) = settings.dicom.destinations
+    ae = AE(destination.ae_title)
+    ae.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
+    ae.add_supported_context(CTImageStorage, scu_role=True, scp_role=True)
+    address = (destination.host, destination.port)
+    server = ae.start_server(address, block=False, evt_handlers=[(evt.EVT_C_GET, handle)])
+    try:
+        yield
+    finally:
+        server.shutdown()
+
+
+def to_send(names: Names) -> Dataset:
+    ds = ct_instance(names)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return ds
+
+
+def test_a_peer_that_sends_nothing_and_calls_it_success_is_not_believed(
+    settings: Settings, database: Database
+):
+    order = noted(database, 0)
+
+    with pacs_that_gets(settings, lambda _event: iter([0])):
+        tasks._carry_out(settings, database, order)
+
+    with database.snapshot() as db:
+        (row,) = retrievals.unfinished(db)
+    assert (row.state, row.last_problem) == ("WAITING", "C-GET: no instances are here")
+
+
+def test_what_is_here_whole_is_done_whatever_the_peer_says(settings: Settings, database: Database):
+    order = noted(database, 2)
+    names = Names("1.2.3", "1.2.3.1")
+
+    def send_and_fail(_event: evt.Event) -> Iterator[Any]:
+        yield 3
+        for _ in range(2):
+            yield 0xFF00, to_send(names)
+        yield 0xC001, None
+
+    with pacs_that_gets(settings, send_and_fail):
+        tasks._carry_out(settings, database, order)
+
+    assert kept(database, names.study_uid) == [2]
+    assert states(database) == ["DONE"]
+
+
+def test_what_came_by_itself_is_not_asked_for(settings: Settings, database: Database):
+    order = noted(database, 1)
+    world.receive(database, world.instance(study_uid="1.2.3"))
+
+    tasks._carry_out(settings, database, order)  # nothing listens there
+
+    assert states(database) == ["DONE"]
+
+
+def test_a_retrieval_that_is_given_up_ends(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tasks, "RENEW_S", 0.0)
+    order = noted(database, 100)
+    cancelled = threading.Event()
+
+    def endless(event: evt.Event) -> Iterator[Any]:
+        yield 100
+        for number in range(100):
+            if event.is_cancelled:
+                cancelled.set()
+                yield 0xFE00, None
+                return
+            if number == 1:
+                with database.transaction() as db:
+                    assert retrievals.give_up(db, order.id, by="reader")
+            yield 0xFF00, to_send(Names("1.2.3", "1.2.3.1"))
+            time.sleep(0.05)
+
+    with pacs_that_gets(settings, endless):
+        tasks._carry_out(settings, database, order)
+
+    assert cancelled.is_set()
+    with database.snapshot() as db:
+        (row,) = retrievals.unfinished(db)
+    assert (row.state, row.last_problem) == ("FAILED", "given up by reader")
+
+
+def test_a_person_asks_and_fetches(
+    settings: Settings, database: Database, orthanc: Orthanc, tmp_path: Path
+):
+    names = Names.fresh()
+    orthanc.keep(today(names, PatientID="P-7"), tmp_path, ExplicitVRLittleEndian)
+    keys = {"patient_id": "P-7", "accession_number": "", "study_date": ""}
+    with database.transaction() as db:
+        query_id = remote_queries.ask(db, destination="pacs", keys=keys, asked_by="reader")
+
+    assert tasks.answer_queries(settings, database) == 1
+    assert tasks.answer_queries(settings, database) == 0
+
+    with database.snapshot() as db:
+        answers = remote_queries.find(db, query_id, asked_by="reader")
+    assert answers is not None
+    assert [(study.study_uid, study.instance_count) for study in answers.studies] == [
+        (names.study_uid, 2)
+    ]
+
+
+def test_a_person_learns_why_a_node_does_not_answer(settings: Settings, database: Database):
+    with database.transaction() as db:
+        keys = {"patient_id": "P-7"}
+        query_id = remote_queries.ask(db, destination="pacs", keys=keys, asked_by="reader")
+
+    tasks.answer_queries(settings, database)
+
+    with database.snapshot() as db:
+        answers = remote_queries.find(db, query_id, asked_by="reader")
+    assert answers is not None
+    assert answers.state == "FAILED"
+    assert "nothing listens there" in (answers.problem or "")
+
+
 def test_priors_are_off_by_default(database: Database, settings: Settings):
     off = replace(settings, retrieve=Settings.parse({}).retrieve)
 
@@ -242,7 +402,11 @@ def test_beat_rings_for_what_the_settings_want(settings: Settings):
     assert schedule["standing query 0"]["schedule"] == 300.0
     assert schedule["retrieve waiting"]["task"] == tasks.retrieve_waiting_task.name
     assert {queue.queue_of(entry["task"]) for entry in schedule.values()} == {DICOM}
-    quiet = replace(settings, retrieve=Settings.parse({}).retrieve)
+    assert schedule["answer queries"]["task"] == tasks.answer_queries_task.name
+    none = Settings.parse({})
+    by_hand = replace(settings, retrieve=none.retrieve)
+    assert {"retrieve waiting", "answer queries"} <= set(queue.make_app(by_hand).conf.beat_schedule)
+    quiet = replace(by_hand, dicom=none.dicom)
     assert "retrieve waiting" not in queue.make_app(quiet).conf.beat_schedule
     assert (dicom_processes(settings), dicom_processes(quiet)) == ("2", "1")
 

@@ -31,7 +31,7 @@ from pydicom.uid import (
 
 from appliance import holdings
 from appliance.holdings import Held
-from appliance.studies import InstanceFile
+from appliance.studies import StoredInstance
 from webui.dicomweb import json_model, multipart, rendering, stored
 from webui.dicomweb.media import ANY, DICOM, JSON, OCTETS, MediaRange, accepted
 from webui.dicomweb.multipart import Outgoing
@@ -184,7 +184,7 @@ def _held(study_uid: str, series_uid: str | None = None, sop: str | None = None)
     return held
 
 
-def _one(study_uid: str, series_uid: str, sop_instance_uid: str) -> InstanceFile:
+def _one(study_uid: str, series_uid: str, sop_instance_uid: str) -> StoredInstance:
     return _held(study_uid, series_uid, sop_instance_uid).instances[0]
 
 
@@ -208,7 +208,7 @@ def _instances(held: Held, *, is_one: bool = False) -> Response:
     return _multipart(DICOM, parts, held.instances, ",".join(str(kept) for _, kept in fitting))
 
 
-def _fitting(found: InstanceFile, wanted: Iterable[MediaRange]) -> tuple[MediaRange, bool]:
+def _fitting(found: StoredInstance, wanted: Iterable[MediaRange]) -> tuple[MediaRange, bool]:
     """The range that an instance fits, and whether as it is stored, else uncompressed.
 
     Raises:
@@ -228,7 +228,7 @@ def _fitting(found: InstanceFile, wanted: Iterable[MediaRange]) -> tuple[MediaRa
     )
 
 
-def _frames_as_stored(found: InstanceFile) -> bool:
+def _frames_as_stored(found: StoredInstance) -> bool:
     syntax = found.transfer_syntax_uid
     media_type = FRAME_TYPES.get(syntax)
     for one in accepted(request):
@@ -247,7 +247,7 @@ def _frames_as_stored(found: InstanceFile) -> bool:
     raise not_acceptable(f"Frames of this instance are given as {kinds}{as_stored}, multipart.")
 
 
-def _file(found: InstanceFile, path: Path, *, as_stored: bool) -> Iterator[bytes]:
+def _file(found: StoredInstance, path: Path, *, as_stored: bool) -> Iterator[bytes]:
     if as_stored:
         with path.open("rb") as file:
             while chunk := file.read(stored.CHUNK_BYTES):
@@ -257,7 +257,7 @@ def _file(found: InstanceFile, path: Path, *, as_stored: bool) -> Iterator[bytes
         yield from stored.explicit_little_endian(source, found)
 
 
-def _attachment(found: InstanceFile, *, as_stored: bool) -> Response:
+def _attachment(found: StoredInstance, *, as_stored: bool) -> Response:
     def answer() -> Response:
         path = services().store.path_of(found.digest)
         response = Response(unbroken(_file(found, path, as_stored=as_stored)), mimetype=DICOM)
@@ -289,7 +289,7 @@ def _metadata(study_uid: str, held: Held) -> Response:
     )
 
 
-def _rendered(found: InstanceFile, index: int) -> Response:
+def _rendered(found: StoredInstance, index: int) -> Response:
     media_type = next(
         (kind for one in accepted(request) for kind in rendering.FORMATS if one.takes(kind)), None
     )
@@ -326,7 +326,7 @@ def _indices(numbers: str) -> list[int]:
 def _multipart(
     media_type: str,
     parts: Callable[[], Iterable[Outgoing]],
-    instances: Iterable[InstanceFile],
+    instances: Iterable[StoredInstance],
     choice: str,
 ) -> Response:
     def answer() -> Response:
@@ -339,7 +339,7 @@ def _multipart(
 
 
 def _tagged(
-    answer: Callable[[], Response], instances: Iterable[InstanceFile], choice: str
+    answer: Callable[[], Response], instances: Iterable[StoredInstance], choice: str
 ) -> Response:
     """The answer, or 304 if the client has it: the tag names the bytes and what is made of them."""
     digest = hashlib.sha256(f"{request.path}\0{choice}".encode())

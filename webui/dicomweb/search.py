@@ -10,10 +10,10 @@ from flask import Blueprint, Response, request
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from werkzeug.datastructures import MultiDict
 
-from appliance import holdings
-from appliance.holdings import ATTRIBUTES, MODALITIES, Answer, Level, Page
+from appliance import holdings, matching
+from appliance.holdings import ATTRIBUTES, UNIQUE, Answer, Level, Page
 from appliance.store import Store
-from appliance.studies import InstanceFile
+from appliance.studies import StoredInstance
 from webui.dicomweb import json_model
 from webui.dicomweb.media import JSON, accepted
 from webui.dicomweb.problems import bad_request, not_acceptable, not_found
@@ -72,19 +72,19 @@ def search_series(study_uid: str) -> Response:
 @blueprint.get("/instances")
 def search_all_instances() -> Response:
     """The instances of all studies that match."""
-    return _search(Level.INSTANCE)
+    return _search(Level.IMAGE)
 
 
 @blueprint.get("/studies/<study_uid>/instances")
 def search_study_instances(study_uid: str) -> Response:
     """The instances of a study that match."""
-    return _search(Level.INSTANCE, StudyInstanceUID=study_uid)
+    return _search(Level.IMAGE, StudyInstanceUID=study_uid)
 
 
 @blueprint.get("/studies/<study_uid>/series/<series_uid>/instances")
 def search_instances(study_uid: str, series_uid: str) -> Response:
     """The instances of a series that match."""
-    return _search(Level.INSTANCE, StudyInstanceUID=study_uid, SeriesInstanceUID=series_uid)
+    return _search(Level.IMAGE, StudyInstanceUID=study_uid, SeriesInstanceUID=series_uid)
 
 
 def parsed(parameters: MultiDict[str, str]) -> Query:
@@ -100,7 +100,8 @@ def parsed(parameters: MultiDict[str, str]) -> Query:
         keyword = _keyword(name)
         if len(values) > 1 or keyword in keys:
             raise bad_request(f"{keyword} is given twice.")
-        keys[keyword] = values[0]
+        is_uid = keyword in ATTRIBUTES and ATTRIBUTES[keyword].rule is matching.uid
+        keys[keyword] = values[0].replace(",", "\\") if is_uid else values[0]
     fuzzy = parameters.get("fuzzymatching", "false").lower()
     if fuzzy not in {"true", "false"}:
         raise bad_request("fuzzymatching must be true or false.")
@@ -122,11 +123,10 @@ def _search(level: Level, **in_path: str) -> Response:
     if twice := query.keys.keys() & in_path.keys():
         raise bad_request(f"{min(twice)} is in the path already.")
     with resources().database.snapshot() as db:
-        within = tuple(in_path.values())
-        if within and holdings.owner(db, *within) is None:
+        if in_path and holdings.owner(db, *in_path.values()) is None:
             raise not_found()
         page = holdings.search(
-            db, level, query.keys, within=within, limit=query.limit, offset=query.offset
+            db, level, {**query.keys, **in_path}, limit=query.limit, offset=query.offset
         )
     response = Response(
         unbroken(_json(page, level, query, Addresses(), services().store)), mimetype=JSON
@@ -159,17 +159,16 @@ def _attributes(answer: Answer, query: Query) -> Iterator[tuple[str, json_model.
     yield json_model.attribute("InstanceAvailability", "ONLINE")
     wanted = query.fields | query.keys.keys()
     for keyword, value in answer.values.items():
-        is_required = keyword == MODALITIES or ATTRIBUTES[keyword].required
-        if is_required or keyword in wanted or "all" in wanted:
+        if ATTRIBUTES[keyword].required or keyword in wanted or "all" in wanted:
             yield json_model.attribute(keyword, value)
 
 
 def _address(answer: Answer, level: Level, addresses: Addresses) -> str:
-    names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")[: level + 1]
-    return addresses.of(*(str(answer.values[name]) for name in names))
+    named = (one for one in Level if Level.STUDY <= one <= level)
+    return addresses.of(*(str(answer.values[UNIQUE[one]]) for one in named))
 
 
-def _from_header(instance: InstanceFile, store: Store) -> json_model.Json:
+def _from_header(instance: StoredInstance, store: Store) -> json_model.Json:
     with opened(instance, store.path_of(instance.digest), only=FROM_HEADERS) as source:
         return json_model.dataset(source.dataset, "")
 

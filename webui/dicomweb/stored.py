@@ -36,7 +36,7 @@ from pydicom.uid import (
 )
 
 from appliance.part10 import file_head
-from appliance.studies import InstanceFile
+from appliance.studies import StoredInstance
 from pipelines.decoding import coded_size, data_set_start, inflate
 
 LARGEST_INLINE_BYTES: Final = 1024
@@ -113,7 +113,7 @@ class Opened:
 
 @contextmanager
 def opened(
-    instance: InstanceFile, path: Path, *, only: Sequence[str] | None = None
+    instance: StoredInstance, path: Path, *, only: Sequence[str] | None = None
 ) -> Iterator[Opened]:
     """Open a stored file; only some elements of the header, if their keywords are given.
 
@@ -226,7 +226,7 @@ def binary_vr(raw: RawDataElement) -> str | None:
     return vr if vr in BINARY_VRS else None
 
 
-def explicit_little_endian(source: Opened, instance: InstanceFile) -> Iterator[bytes]:
+def explicit_little_endian(source: Opened, instance: StoredInstance) -> Iterator[bytes]:
     """Yield the instance as a file in Explicit VR Little Endian, its pixel data uncompressed.
 
     What follows the pixel data, padding and signatures over other bytes, is left out.

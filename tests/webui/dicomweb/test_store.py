@@ -51,7 +51,7 @@ def post(app: Flask) -> Callable[..., Any]:
     return answered
 
 
-def instances(world: World, study_uid: str) -> list[studies.InstanceFile]:
+def instances(world: World, study_uid: str) -> list[studies.StoredInstance]:
     with world.database.snapshot() as db:
         return [
             instance

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from appliance import holdings
 from appliance.config import Settings
 from appliance.database import Database
+from appliance.errors import QueryError
+from appliance.holdings import Level
 from appliance.studies import PatientAttributes, SeriesAttributes, StudyAttributes
-from dicom_node.errors import IdentifierError
-from dicom_node.matching import Level, Query
+from appliance.tables import Study
 from tests.appliance import world
 from tests.support.databases import migrated, settings_in
 
@@ -45,7 +47,32 @@ QUERIES: list[tuple[dict[str, str], set[str]]] = [
     ({"ModalitiesInStudy": "MR\\SR"}, {"1.3", "1.5"}),
     ({"StudyInstanceUID": "1.1\\1.5\\1.9"}, {"1.1", "1.5"}),
     ({"StudyInstanceUID": "1.*"}, set()),
+    ({"StudyInstanceUID": "\\"}, set()),
+    ({"StudyInstanceUID": "*"}, {"1.1", "1.2", "1.3", "1.4", "1.5"}),
+    ({"PatientID": "\\"}, set()),
+    ({"PatientID": "1001\\x.y"}, {"1.2", "1.5"}),
+    ({"PatientID": " 1001 "}, {"1.2"}),
+    ({"PatientName": "\\"}, set()),
+    ({"PatientName": "山田\u3000*"}, set()),
+    ({"PatientName": "SMITH^john^^^="}, {"1.1"}),
+    ({"StudyDate": "2026.01.01"}, {"1.1", "1.2", "1.3", "1.4", "1.5"}),
+    ({"StudyDate": "*"}, {"1.1", "1.2", "1.3", "1.4", "1.5"}),
 ]
+
+
+TIMES = {
+    "0930": True,
+    "09": True,
+    "093000-": True,
+    "-0929": False,
+    "0930-0931": True,
+    "-09": True,
+    "093000.00-": True,
+    "09:30:00": True,
+    "093000.000001-": False,
+    "0930-093000.0": True,
+    "-0930": True,
+}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -68,13 +95,10 @@ def test_every_database_answers_alike(settings: Settings):
             )
             world.receive(database, received)
         found = {str(keys): answered(database, keys) for keys, _ in QUERIES}
-        times = {
-            asked: len(answered(database, {"StudyTime": asked}))
-            for asked in ("0930", "09", "093000-", "-0929", "0930-0931", "-09")
-        }
+        times = {asked: len(answered(database, {"StudyTime": asked})) for asked in TIMES}
 
     assert found == {str(keys): expected for keys, expected in QUERIES}
-    assert times == {"0930": 5, "09": 5, "093000-": 5, "-0929": 0, "0930-0931": 5, "-09": 5}
+    assert times == {asked: 5 if matches else 0 for asked, matches in TIMES.items()}
 
 
 def test_no_pattern_takes_for_ever(settings: Settings):
@@ -96,16 +120,30 @@ def test_no_pattern_takes_for_ever(settings: Settings):
 
 
 def answered(database: Database, keys: dict[str, str]) -> set[str]:
-    texts = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "", "ModalitiesInStudy": "", **keys}
-    query = Query.parse(texts, top=Level.STUDY)
     with database.snapshot() as db:
-        assert db.execute(query.mixed()).first() is None
-        list(db.execute(query.instances()))
-        return {row.unique_key for row in db.execute(query.statement())}
+        holdings.require_one_person(db, Level.STUDY, keys)
+        page = holdings.search(db, Level.STUDY, keys, limit=100)
+        at_the_bottom = holdings.statement(Level.IMAGE, keys, [Study.study_uid])
+        found = {str(answer.values["StudyInstanceUID"]) for answer in page.answers}
+        assert set(db.scalars(at_the_bottom)) == found
+    return found
 
 
-def test_a_list_without_end_is_refused():
-    texts = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "\\".join(["1.2"] * 10_001)}
-
-    with pytest.raises(IdentifierError, match="10000 UIDs"):
-        Query.parse(texts, top=Level.STUDY).statement()
+@pytest.mark.parametrize(
+    ("keyword", "value", "said"),
+    [
+        ("StudyInstanceUID", "\\".join(["1.2"] * 10_001), "more than 10000 UIDs"),
+        ("StudyDescription", "x" * 4097, "more than 4096 characters"),
+        ("PatientName", "a\0b", "control characters"),
+        ("StudyDate", "20260101-20260102-20260103", "must be YYYYMMDD"),
+        ("StudyDate", "٢٠٢٦٠١٠١", "must be YYYYMMDD"),
+        ("StudyTime", "9", "must be HHMMSS"),
+        ("NumberOfStudyRelatedSeries", "1", "cannot be matched"),
+        ("Modality", "CT", "below the level"),
+    ],
+)
+def test_what_cannot_be_matched_is_refused_by_name(
+    database: Database, keyword: str, value: str, said: str
+):
+    with pytest.raises(QueryError, match=f"{keyword}.*{said}"):
+        answered(database, {keyword: value})
