@@ -37,9 +37,16 @@ SECRET_BYTES: Final = 32
 AE_TITLE: Final = re.compile(r"(?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! )")
 
 
-def _required(doc: str, *, at_least: float | None = None, at_most: float | None = None) -> Any:
+def _required(
+    doc: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    one_of: tuple[str, ...] = (),
+) -> Any:
     """A setting that must be given."""
-    return field(metadata={"doc": doc, "at_least": at_least, "at_most": at_most})
+    bounds = {"at_least": at_least, "at_most": at_most, "one_of": one_of}
+    return field(metadata={"doc": doc, **bounds})
 
 
 def _key(
@@ -109,6 +116,10 @@ class DestinationSettings:
         False,  # noqa: FBT003 - a default, as every other
         "whether it is a PACS that is asked for studies: standing queries, prior studies, people",
     )
+    commitment: bool = _key(
+        False,  # noqa: FBT003
+        "whether it is asked to commit itself to keep what it is sent (PS3.4 annex J)",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +136,9 @@ class DicomSettings:
         THIS_MACHINE, "who may send and query; by default this machine"
     )
     destinations: tuple[DestinationSettings, ...] = _key(
-        (), "other nodes: name, ae_title, host, port, query; C-MOVE goes to these alone"
+        (),
+        "other nodes: name, ae_title, host, port, query, commitment; C-MOVE and results go to"
+        " these alone",
     )
     max_answers: int = _key(
         2000, "answers to one C-FIND; a query that matches more is told so (0xA700)", at_least=1
@@ -230,6 +243,75 @@ class RetrieveSettings:
         return bool(self.standing_queries) or self.priors > 0
 
 
+RESULTS: Final = ("seg", "sr", "sc", "pdf")
+"""What can be sent of an analysis: Segmentation, report, key images, document."""
+
+IMAGES: Final = "images"
+"""The instances of the study, as they came."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleSettings:
+    """Where what goes, and when; every condition must hold, and those left out do."""
+
+    name: str = _required("what it is called, in `appliance dicom route` too")
+    destinations: tuple[str, ...] = _required("the names of the destinations that get it")
+    objects: tuple[str, ...] = _required(
+        "what they get: Segmentation, report, key images, document; the study's own instances",
+        one_of=(*RESULTS, IMAGES),
+    )
+    when: str = _key(
+        "analysed",
+        "as soon as the study ended, once a person confirmed the result, or on request alone",
+        one_of=("analysed", "confirmed", "request"),
+    )
+    outcome: str = _key("READY", "how the study ended", one_of=("READY", "REJECTED"))
+    source_ae: str = _key("", 'the AE title that sent the study, wildcards allowed; "" for any')
+    study_description: str = _key("", 'the study description ("*thorax*"); "" for any')
+    modality: str = _key("", 'the modality of a series; "" for any')
+    series_description: str = _key("", 'the description of the same series; "" for any')
+    body_part: str = _key("", 'the body part examined in the same series; "" for any')
+    manufacturer: str = _key("", 'the manufacturer of the same series\' scanner; "" for any')
+    positive: bool | None = _key(None, "whether the case was called positive; absent: either")
+    probability_at_least: float | None = _key(
+        None,
+        "the least probability of the case; absent: any, also none",
+        at_least=0,
+        at_most=1,
+    )
+    lesions: bool | None = _key(None, "whether lesions were found; absent: either")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingSettings:
+    """Where results go; without a rule nothing is sent."""
+
+    rules: tuple[RuleSettings, ...] = _key(
+        (),
+        "what goes where: name, destinations, objects (seg, sr, sc, pdf, images), when (analysed,"
+        " confirmed, request); on condition of outcome, source_ae, study_description, modality,"
+        " series_description, body_part, manufacturer, positive, probability_at_least, lesions",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliverySettings:
+    """How results are sent."""
+
+    retry_s: float = _key(
+        60.0, "seconds before the second try; doubled after each, up to an hour", at_least=1
+    )
+    max_age_days: float = _key(
+        7.0, "days of tries before a delivery is given up and waits for a person", at_least=0.01
+    )
+    commitment_wait_s: float = _key(
+        3600.0, "seconds before a destination that did not commit itself is asked again", at_least=1
+    )
+    commitment_asks: int = _key(
+        5, "times that a commitment is asked for before the delivery is given up", at_least=1
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetentionSettings:
     """When studies are removed that nothing is left to be done with; by default never."""
@@ -301,6 +383,8 @@ class Settings:
     dicom: DicomSettings = field(default_factory=DicomSettings)
     retrieve: RetrieveSettings = field(default_factory=RetrieveSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    routing: RoutingSettings = field(default_factory=RoutingSettings)
+    delivery: DeliverySettings = field(default_factory=DeliverySettings)
     web: WebSettings = field(default_factory=WebSettings)
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
 
@@ -334,7 +418,9 @@ class Settings:
         data_dir = _data_dir(document, folder=folder)
         dicom = _build(DicomSettings, tables["dicom"], where="dicom", folder=folder)
         retrieve = _build(RetrieveSettings, tables["retrieve"], where="retrieve", folder=folder)
+        routing = _build(RoutingSettings, tables["routing"], where="routing", folder=folder)
         _check_destinations(dicom, retrieve)
+        _check_rules(dicom, routing)
         return cls(
             data_dir=data_dir,
             database_url=_text(tables["database"], "url", where="database")
@@ -349,6 +435,8 @@ class Settings:
             retention=_build(
                 RetentionSettings, tables["retention"], where="retention", folder=folder
             ),
+            routing=routing,
+            delivery=_build(DeliverySettings, tables["delivery"], where="delivery", folder=folder),
             web=_build(WebSettings, tables["web"], where="web", folder=folder),
             analysis=_build(AnalysisSettings, tables["analysis"], where="analysis", folder=folder),
         )
@@ -369,6 +457,11 @@ class Settings:
         return self.data_dir / "analyses"
 
     @property
+    def deliveries_dir(self) -> Path:
+        """Where objects lie until they are delivered, a folder for each result."""
+        return self.data_dir / "deliveries"
+
+    @property
     def run_dir(self) -> Path:
         """What lives no longer than the running appliance: lock, sockets, schedules."""
         return self.data_dir / "run"
@@ -376,7 +469,13 @@ class Settings:
     def prepare(self) -> None:
         """Make the data folders, readable by nobody else: they hold patients' images."""
         try:
-            for folder in (self.data_dir, self.store_dir, self.analyses_dir, self.run_dir):
+            for folder in (
+                self.data_dir,
+                self.store_dir,
+                self.analyses_dir,
+                self.deliveries_dir,
+                self.run_dir,
+            ):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
@@ -402,6 +501,8 @@ SECTIONS: Final[Mapping[str, type | None]] = {
     "dicom": DicomSettings,
     "retrieve": RetrieveSettings,
     "retention": RetentionSettings,
+    "routing": RoutingSettings,
+    "delivery": DeliverySettings,
     "web": WebSettings,
     "analysis": AnalysisSettings,
 }
@@ -477,7 +578,7 @@ def reference() -> str:
 
 
 def to_toml(document: Mapping[str, Any]) -> str:
-    """A settings document of plain values and one level of tables as TOML."""
+    """A settings document as TOML, one level of tables as such and those in lists inline."""
     top = [f"{key} = {_toml(value)}" for key, value in document.items() if not _is_table(value)]
     for name, table in document.items():
         if _is_table(table):
@@ -505,6 +606,10 @@ def _toml(value: Any) -> str:
             return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in keys) + " }"
         case tuple():
             return f"[{', '.join(_toml(item) for item in value)}]"
+        case list():
+            return _toml(tuple(value))
+        case dict():
+            return f"{{ {', '.join(f'{name} = {_toml(item)}' for name, item in value.items())} }}"
         case _:
             raise TypeError(f"no TOML for {type(value).__name__}")
 
@@ -544,6 +649,37 @@ def _check_destinations(dicom: DicomSettings, retrieve: RetrieveSettings) -> Non
                 f"[retrieve.standing_queries] asks {query.destination!r}:"
                 " set query = true in its [[dicom.destinations]]"
             )
+
+
+def _check_rules(dicom: DicomSettings, routing: RoutingSettings) -> None:
+    """Refuse rules that are ambiguous, send nothing or nowhere, or can never match."""
+    place = "[routing.rules]"
+    names = [rule.name for rule in routing.rules]
+    for rule in routing.rules:
+        if not rule.name.strip():
+            raise ConfigError(f"{place} name must not be empty")
+        if names.count(rule.name) > 1:
+            raise ConfigError(f"{place} name {rule.name!r} is there twice")
+        for key in ("destinations", "objects"):
+            if not getattr(rule, key):
+                raise ConfigError(f"{place} {rule.name!r}: {key} must not be empty")
+        for name in rule.destinations:
+            dicom.destination(name)
+        if rule.outcome == "REJECTED":
+            _check_rejected(rule, place)
+
+
+def _check_rejected(rule: RuleSettings, place: str) -> None:
+    conditions = (rule.positive, rule.probability_at_least, rule.lesions)
+    if set(rule.objects) != {IMAGES}:
+        wrong = f'objects must be ["{IMAGES}"]'
+    elif any(condition is not None for condition in conditions):
+        wrong = "leave out positive, probability_at_least and lesions"
+    elif rule.when == "confirmed":
+        wrong = 'when must be "analysed" or "request"'
+    else:
+        return
+    raise ConfigError(f"{place} {rule.name!r}: a rejected study has no result: {wrong}")
 
 
 def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -594,6 +730,10 @@ def _convert(value: Any, hint: Any, *, place: str, folder: Path) -> Any:
         return (folder / Path(value).expanduser()).absolute()
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
+        if item is str:
+            if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+                raise ConfigError(f"{place} must be a list of texts")
+            return tuple(value)
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise ConfigError(f"{place} must be a list of tables")
         where = place.removeprefix("[").replace("] ", ".")
@@ -611,7 +751,8 @@ def _check(value: Any, metadata: Mapping[str, Any], *, place: str) -> None:
     if most is not None and value > most:
         raise ConfigError(f"{place} must be at most {most}, not {value}")
     choices = metadata.get("one_of")
-    if choices and value not in choices:
-        near = difflib.get_close_matches(value, choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{place} must be one of {', '.join(choices)}, not {value!r}{hint}")
+    for chosen in value if isinstance(value, tuple) else (value,):
+        if choices and chosen not in choices:
+            near = difflib.get_close_matches(chosen, choices, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{place} must be one of {', '.join(choices)}, not {chosen!r}{hint}")

@@ -7,17 +7,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from appliance import audit, broker, database, supervisor
+from appliance import audit, broker, database, deliveries, retrievals, supervisor
 from appliance.config import GIB, Settings
+from appliance.deliveries import DeliveryState
 from appliance.errors import ApplianceError
 
 NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
 PROBE_TIMEOUT_S: Final = 120
+LATE: Final = timedelta(hours=1)
 
 NETWORKS: Final = ("lungs", "lesions", "screening")
 """The networks that every analysis needs, by the folder each lies in."""
@@ -173,6 +176,32 @@ def check_database(settings: Settings) -> Iterator[Finding]:
     )
 
 
+def check_exchanges(settings: Settings) -> Iterator[Finding]:
+    """Nothing that was to go to other nodes or come from them was given up, or is late."""
+    if not database.exists(settings) or database.pending(settings):
+        return
+    opened = database.open_database(settings)
+    try:
+        with opened.snapshot() as db:
+            failed = deliveries.counts(db).get(DeliveryState.FAILED, 0)
+            late = deliveries.late(db, since=database.utc_now() - LATE)
+            given_up = retrievals.given_up(db)
+    finally:
+        opened.dispose()
+    yield _judge(
+        "deliveries",
+        f"{failed} given up, {late} queued for more than an hour",
+        well=not failed and not late,
+        mend="See why by `appliance dicom deliveries`; then `appliance dicom retry` or `drop`.",
+    )
+    yield _judge(
+        "retrievals",
+        f"{given_up} given up",
+        well=not given_up,
+        mend="See why by `appliance dicom retrievals`; `appliance dicom fetch` asks once more.",
+    )
+
+
 def check_weights(settings: Settings) -> Iterator[Finding]:
     """Every network's files are there and are what their checksums say."""
     folder = settings.analysis.weights_dir or _shipped_weights()
@@ -203,6 +232,7 @@ CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
     check_ports,
     check_broker,
     check_database,
+    check_exchanges,
     check_weights,
     check_engine,
 )

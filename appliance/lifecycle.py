@@ -32,7 +32,7 @@ from appliance import audit
 from appliance.config import PROCESS_VARIABLE
 from appliance.database import Database, utc_now
 from appliance.errors import InvalidMoveError, LostRaceError
-from appliance.tables import Analysis, StepResult, Study, StudyEvent
+from appliance.tables import Analysis, Occasion, StepResult, Study, StudyEvent
 
 log = structlog.get_logger()
 
@@ -284,6 +284,7 @@ def finish(database: Database, claim: Claim, result: FinishedAnalysis) -> State:
         db.flush()
         if complete:
             _make_current(db, analysis)
+            _note_end(db, claim, analysis.id)
         return _leave(db, claim, State.READY, reason=None)
 
 
@@ -293,7 +294,10 @@ def reject(database: Database, claim: Claim, *, reason: str) -> State:
     When instances came meanwhile, the study is received on instead. Raises LostRaceError.
     """
     with database.transaction() as db:
-        return _leave(db, claim, State.REJECTED, reason=reason)
+        state = _leave(db, claim, State.REJECTED, reason=reason)
+        if state is State.REJECTED:
+            _note_end(db, claim, None)
+        return state
 
 
 def fail(
@@ -471,6 +475,18 @@ def _give_back(db: Session, claim: Claim, *, reason: str, again: bool, max_attem
         target, text = State.FAILED, reason
     _advance(db, claim.study_id, State.ANALYSING, target, reason=text)
     return target
+
+
+def _note_end(db: Session, claim: Claim, analysis_id: int | None) -> None:
+    """Note what `deliveries` goes by, in the transaction of the move: it is never lost."""
+    ended = Occasion(
+        study_id=claim.study_id,
+        revision=claim.revision,
+        analysis_id=analysis_id,
+        moment="analysed",
+        at=utc_now(),
+    )
+    db.add(ended)
 
 
 def _make_current(db: Session, analysis: Analysis) -> None:

@@ -47,6 +47,7 @@ RETENTION_EVERY_S: Final = 600.0
 UNNAMED_EVERY_S: Final = 21600.0
 RETRIEVE_EVERY_S: Final = 10.0
 ASKED_EVERY_S: Final = 2.0  # a person waits
+DELIVER_EVERY_S: Final = 5.0
 
 
 class Application(Celery):
@@ -169,6 +170,12 @@ def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
             "options": {"expires": UNNAMED_EVERY_S},
         },
         **_retrieve_schedule(settings),
+        # Also without rules: what ends now is not to be sent by a rule that is made later.
+        "deliver waiting": {
+            "task": "dicom_node.deliver_waiting",
+            "schedule": DELIVER_EVERY_S,
+            "options": {"expires": DELIVER_EVERY_S},
+        },
         **{
             f"hear {queue}": {
                 "task": "appliance.hear",

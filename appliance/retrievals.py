@@ -296,6 +296,12 @@ def _set(
     return db.scalar(statement) is not None
 
 
+def given_up(db: Session) -> int:
+    """How many retrievals were given up."""
+    rows = select(func.count()).where(Retrieval.state == RetrievalState.FAILED)
+    return db.scalar(rows) or 0
+
+
 def _due(table: Any, moment: datetime) -> ColumnElement[bool]:
     """Whose time has come, or whose worker has died."""
     waiting = and_(table.state == RetrievalState.WAITING, table.next_try_at <= moment)

@@ -7,7 +7,9 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from appliance import deliveries, retrievals
 from appliance.database import Database, utc_now
+from appliance.deliveries import DeliveryState
 from appliance.lifecycle import State
 from appliance.supervisor import Report
 from appliance.tables import Series, Study
@@ -60,6 +62,18 @@ def work(database: Database) -> list[str]:
                 lines += ["", f"{title}:", *_table(rows)]
             if (more := sum(counts.get(state, 0) for state in states) - len(rows)) > 0:
                 lines.append(f"  and {more} more")
+        lines += _exchanges(db)
+    return lines
+
+
+def _exchanges(db: Session) -> list[str]:
+    """What goes to other nodes and comes from them, where there is any."""
+    lines = []
+    if by_state := deliveries.counts(db):
+        counted = (f"{state} {by_state[state]}" for state in DeliveryState if state in by_state)
+        lines += ["", f"Deliveries:  {'  '.join(counted)}"]
+    if given_up := retrievals.given_up(db):
+        lines += ["", f"Retrievals given up: {given_up}"]
     return lines
 
 

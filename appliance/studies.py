@@ -35,6 +35,8 @@ from appliance.errors import ApplianceError, LostRaceError
 from appliance.lifecycle import Claim, State
 from appliance.tables import (
     Analysis,
+    DeliveredObject,
+    Delivery,
     Instance,
     InstanceConflict,
     Patient,
@@ -273,8 +275,9 @@ def record_instance(
 ) -> Recorded:
     """Note an instance that is in the store.
 
-    A new one counts up the study's revision and, when the study was closed, opens it again. The
-    same bytes again, and what is kept aside as a conflict, change nothing but, in a study being
+    A new one counts up the study's revision and, when the study was closed, opens it again; a
+    result of ours that a PACS sends back does neither, or each would bring the next. The same
+    bytes again, and what is kept aside as a conflict, change nothing but, in a study being
     received, when it was last heard of.
     """
     now = utc_now()
@@ -282,8 +285,9 @@ def record_instance(
     kind = (instance.study_uid, instance.series_uid, instance.patient)
     if routes is not None and (route := routes.of(kind)) and _follow(db, route, instance, now):
         return Recorded.NEW
-    recorded = _record(db, instance, now)
-    if routes is not None and recorded is Recorded.NEW:
+    returned = _is_delivered(db, instance)
+    recorded = _record(db, instance, now, returned=returned)
+    if routes is not None and recorded is Recorded.NEW and not returned:
         routes.remember(kind, _route(db, instance))
     return recorded
 
@@ -360,7 +364,21 @@ def _route(db: Session, instance: ReceivedInstance) -> _Route:
     return (row[0], row[1], row[2])
 
 
-def _record(db: Session, instance: ReceivedInstance, now: datetime) -> Recorded:
+def _is_delivered(db: Session, instance: ReceivedInstance) -> bool:
+    """Whether it is a result that was made here of a study of that UID, and not held yet."""
+    uid = instance.sop_instance_uid
+    held = exists().where(Instance.study_id == Study.id, Instance.sop_instance_uid == uid)
+    made = exists().where(
+        DeliveredObject.sop_instance_uid == uid,
+        DeliveredObject.delivery_id == Delivery.id,
+        Delivery.study_id == Study.id,
+        Study.study_uid == instance.study_uid,
+        ~held,
+    )
+    return bool(db.scalar(select(made)))
+
+
+def _record(db: Session, instance: ReceivedInstance, now: datetime, *, returned: bool) -> Recorded:
     parts = _locked_parts(db, instance.study_uid)
     kept = _kept(db, instance)
     for row in kept:
@@ -379,6 +397,8 @@ def _record(db: Session, instance: ReceivedInstance, now: datetime) -> Recorded:
         study_id = part.id
         _fill_in(db, part, instance)
     _add(db, instance, study_id, now)
+    if returned:
+        return Recorded.NEW
     lifecycle.reopen(db, study_id)
     values: dict[str, Any] = {"revision": Study.revision + 1, "last_received_at": now}
     db.execute(update(Study).where(Study.id == study_id).values(values))

@@ -368,10 +368,10 @@ def programs(settings: Settings) -> list[Program]:
     listed = []
     if settings.broker_url is None:
         listed.append(Program(BROKER, broker.prepare(settings), before=_mend_broker(settings)))
-    # A retrieval takes as long as the PACS does; the second process does all else meanwhile.
+    # Retrieving and delivering take as long as the PACS does; one process does all else meanwhile.
     at_once = {
         queue.GPU: settings.analysis.at_once,
-        queue.DICOM: 2 if settings.asks_others else 1,
+        queue.DICOM: 1 + settings.asks_others + bool(settings.dicom.destinations),
     }
     listed.extend(_worker(name, at_once.get(name, 1)) for name in queue.QUEUES)
     listed += [

@@ -42,6 +42,18 @@ AIMS: Final = ("study", "priors")
 WHYS: Final = ("standing query", "prior", "new study", "by hand")
 """The values of `Retrieval.why`; `retrievals.Why` gives them their meaning."""
 
+MOMENTS: Final = ("analysed", "confirmed")
+"""The values of `Occasion.moment`; `deliveries.Moment` gives them their meaning."""
+
+DELIVERY_KINDS: Final = ("dicom",)
+"""The values of `Delivery.kind`; `deliveries.Kind` gives them their meaning."""
+
+DELIVERY_STATES: Final = ("WAITING", "SENDING", "SENT", "COMMITTED", "FAILED", "DROPPED")
+"""The values of `Delivery.state`; `deliveries.DeliveryState` gives them their meaning."""
+
+OBJECT_STATES: Final = ("WAITING", "SENT", "COMMITTED", "REFUSED")
+"""The values of `DeliveredObject.state`; `deliveries.ObjectState` gives them their meaning."""
+
 ROLES: Final = ("radiologist", "administrator", "viewer")
 """The values of `Account.role`; `accounts.Role` gives them their meaning."""
 
@@ -281,6 +293,114 @@ class RemoteQuery(Base):
     cut_off: Mapped[bool] = mapped_column(default=False)
     problem: Mapped[str | None] = mapped_column(Text)
     asked_at: Mapped[datetime]
+
+
+class Occasion(Base):
+    """Something after which results may have to go out, until the rules were asked once.
+
+    Written in the transaction of what it tells of, so that none is lost; what came before a rule
+    was made is not sent by that rule.
+    """
+
+    __tablename__ = "occasion"
+    __table_args__ = (
+        CheckConstraint(_one_of("moment", MOMENTS), name="moment"),
+        Index(
+            "ix_occasion_open",
+            "id",
+            sqlite_where=text("NOT considered"),
+            postgresql_where=text("NOT considered"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    revision: Mapped[int]
+    # Absent: the study was rejected.
+    analysis_id: Mapped[int | None] = mapped_column(ForeignKey("analysis.id"))
+    moment: Mapped[str] = mapped_column(Text)
+    # Of the result as a person confirmed it, from 1; 0 as long as only the machine speaks.
+    review: Mapped[int] = mapped_column(default=0)
+    confirmation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    considered: Mapped[bool] = mapped_column(default=False)
+    at: Mapped[datetime]
+
+
+class Delivery(Base):
+    """What is to go to one destination of one result, or of the images of a study without one."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("analysis_id", "destination", "what", "review", "repetition"),
+        Index(
+            "uq_delivery_rejected",
+            "study_id",
+            "revision",
+            "destination",
+            "what",
+            "repetition",
+            unique=True,
+            sqlite_where=text("analysis_id IS NULL"),
+            postgresql_where=text("analysis_id IS NULL"),
+        ),
+        CheckConstraint(_one_of("kind", DELIVERY_KINDS), name="kind"),
+        CheckConstraint(_one_of("state", DELIVERY_STATES), name="state"),
+        Index("ix_delivery_state_next_try_at", "state", "next_try_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    revision: Mapped[int]
+    analysis_id: Mapped[int | None] = mapped_column(ForeignKey("analysis.id"))
+    review: Mapped[int] = mapped_column(default=0)
+    confirmation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    # The name in the settings; what is behind it may move to another address.
+    destination: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    what: Mapped[str] = mapped_column(Text)
+    # Counts what people had sent once more, from 1.
+    repetition: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(Text)
+    # Counts claims, so that a worker knows its own; failures count since the last success.
+    attempts: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    # Absent: nothing is left to do.
+    next_try_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    last_problem: Mapped[str | None] = mapped_column(Text)
+    queued_at: Mapped[datetime]
+
+
+class DeliveredObject(Base):
+    """One instance of a delivery; its file is named relative to the data folder."""
+
+    __tablename__ = "delivered_object"
+    __table_args__ = (
+        UniqueConstraint("delivery_id", "sop_instance_uid"),
+        CheckConstraint(_one_of("state", OBJECT_STATES), name="state"),
+        Index("ix_delivered_object_sop_instance_uid", "sop_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"))
+    sop_class_uid: Mapped[str] = mapped_column(Text)
+    sop_instance_uid: Mapped[str] = mapped_column(Text)
+    transfer_syntax_uid: Mapped[str] = mapped_column(Text)
+    file: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(Text)
+    problem: Mapped[str | None] = mapped_column(Text)
+
+
+class CommitmentTransaction(Base):
+    """One time that a destination was asked to commit itself to a delivery (PS3.4 J.3.2)."""
+
+    __tablename__ = "commitment_transaction"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), index=True)
+    transaction_uid: Mapped[str] = mapped_column(Text, unique=True)
+    asked_at: Mapped[datetime]
+    reported_at: Mapped[datetime | None]
 
 
 class Account(Base):

@@ -1,5 +1,6 @@
 """`appliance listen`, `send` and `dicom`, and what `appliance analyse --dicom` writes."""
 
+import getpass
 import logging
 import random
 import signal
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from appliance import logs
-from appliance.config import Settings
+from appliance.config import IMAGES, RESULTS, Settings
 
 if TYPE_CHECKING:
+    from appliance.database import Database
     from appliance.reception import Reception
     from dicom_node.query import StudyAnswer
     from dicom_node.scu import Destination, Sent
@@ -131,7 +133,7 @@ def _conclude(sent: "list[Sent]") -> None:
 
 @click.group()
 def dicom() -> None:
-    """Ask other DICOM nodes: those of [[dicom.destinations]], by name."""
+    """Ask other DICOM nodes, those of [[dicom.destinations]], and send results to them."""
     from pydicom.config import IGNORE
     from pydicom.config import settings as pydicom_settings
 
@@ -312,6 +314,114 @@ def retrievals() -> None:
             f"  {_shown(row.study_uid)}  try {row.attempts}{problem}"
         )
     click.echo(f"{len(rows)} retrievals")
+
+
+@dicom.command()
+@click.argument("study_id", type=int)
+def route(study_id: int) -> None:
+    """Say which rules match STUDY_ID, its number in `appliance status`, and why others do not."""
+    from dicom_node import dispatch
+
+    settings = Settings.load()
+    if not settings.routing.rules:
+        click.echo("There is no rule in [[routing.rules]]: nothing is sent.")
+    with _database(settings) as database:
+        for line in dispatch.explain(settings, database, study_id):
+            click.echo(line)
+
+
+@dicom.command()
+@click.argument("study_id", type=int)
+@click.argument("destination")
+@click.option(
+    "--objects",
+    type=click.Choice((*RESULTS, IMAGES)),
+    multiple=True,
+    help='What to send; by default what a rule with when = "request" says.',
+)
+def deliver(study_id: int, destination: str, objects: tuple[str, ...]) -> None:
+    """Send the newest result of STUDY_ID to DESTINATION, also once more."""
+    from appliance.deliveries import Content
+    from dicom_node import dispatch
+
+    settings = Settings.load()
+    with _database(settings) as database:
+        delivery_id = dispatch.request(
+            settings,
+            database,
+            study_id,
+            destination,
+            contents=[Content(name) for name in objects],
+            actor=_actor(),
+        )
+    click.echo(f"Delivery {delivery_id} waits to be sent to {destination}.")
+
+
+@dicom.command("deliveries")
+@click.option("--failed", is_flag=True, help="Only what was given up.")
+def deliveries_(*, failed: bool) -> None:
+    """List what waits to be sent or committed, and what was given up, with each refused object."""
+    from appliance import deliveries as core
+
+    with _database(Settings.load()) as database, database.snapshot() as db:
+        rows = core.unfinished(db, failed_only=failed)
+        for row in rows:
+            problem = f": {_shown(row.last_problem)}" if row.last_problem else ""
+            click.echo(
+                f"{row.id}  {row.state}  study {row.study_id}  {row.what} to {row.destination}"
+                f"  failures {row.failures}{problem}"
+            )
+            for each in core.objects_of(db, row.id):
+                if each.problem:
+                    uid, reason = _shown(each.sop_instance_uid), _shown(each.problem)
+                    click.echo(f"    {each.state}  {uid}: {reason}")
+    click.echo(f"{len(rows)} deliveries")
+
+
+@dicom.command()
+@click.argument("delivery_id", metavar="[ID]", type=int, required=False)
+@click.option("--all", "everything", is_flag=True, help="Every delivery that was given up.")
+def retry(delivery_id: int | None, *, everything: bool) -> None:
+    """Try a FAILED delivery again: the objects that are left."""
+    from appliance import deliveries as core
+
+    if (delivery_id is None) is not everything:
+        raise click.UsageError("name a delivery, or --all")
+    with _database(Settings.load()) as database, database.transaction() as db:
+        failed = [row.id for row in core.unfinished(db, failed_only=True)] if everything else []
+        chosen = failed if delivery_id is None else [delivery_id]
+        for each in chosen:
+            core.retry(db, each, actor=_actor())
+    click.echo(f"{len(chosen)} deliveries wait to be sent.")
+
+
+@dicom.command()
+@click.argument("delivery_id", metavar="ID", type=int)
+def drop(delivery_id: int) -> None:
+    """Send no more of a delivery."""
+    from appliance import deliveries as core
+
+    with _database(Settings.load()) as database, database.transaction() as db:
+        core.drop(db, delivery_id, actor=_actor())
+    click.echo(f"Delivery {delivery_id} is dropped.")
+
+
+@contextmanager
+def _database(settings: Settings) -> "Iterator[Database]":
+    """Yield the database, closed afterwards; one without this release's tables is refused."""
+    from appliance.database import open_database, require_tables
+
+    require_tables(settings)
+    opened = open_database(settings)
+    try:
+        yield opened
+    finally:
+        opened.dispose()
+
+
+def _actor() -> str:
+    """Return who the audit says did it: the person at this machine's command line."""
+    return f"command line: {getpass.getuser()}"
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The listener: C-ECHO and C-STORE as a service class provider (PS3.4 annexes A and B).
 
-Queries and retrieves (annex C) are `query_scp`'s.
+Queries and retrieves (annex C) are `query_scp`'s, reports on commitments (annex J)
+`commitment_scu`'s.
 
 Every storage SOP class is taken, private and unknown ones too, in every transfer syntax, and kept
 as it came; `reception` says what taking means, `guard` what a connection must show before.
@@ -27,7 +28,7 @@ from appliance.errors import StoreError
 from appliance.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, plain_uid
 from appliance.reception import Command, Durability, Reception
 from appliance.store import Store
-from dicom_node import query_scp
+from dicom_node import commitment_scu, query_scp
 from dicom_node.dimse import PROCESSING_FAILURE, SUCCESS
 from dicom_node.errors import DicomNodeError
 from dicom_node.guard import GuardedServer
@@ -68,6 +69,7 @@ class Listener:
                 evt_handlers=[
                     (evt.EVT_C_STORE, handle_store, [reception]),
                     *query_scp.handlers(reception.database, reception.store, settings),
+                    *commitment_scu.report_handlers(reception.database),
                     *((event, note, [name]) for event, name in NOTED.items()),
                 ],
             )
@@ -195,6 +197,7 @@ def _application_entity(settings: DicomSettings) -> AE:
     ae.add_supported_context(Verification)
     for context in query_scp.contexts():
         ae.add_supported_context(str(context.abstract_syntax), context.transfer_syntax)
+    commitment_scu.listen_for_reports(ae)
     return ae
 
 

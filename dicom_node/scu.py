@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from pydicom.dataset import Dataset
@@ -30,6 +31,8 @@ ANSWER_TIMEOUT_S: Final = 120.0
 REJECTED_TRANSIENT: Final = 0x02  # the A-ASSOCIATE-RJ's result, PS3.8 table 9-21
 NO_ANSWER: Final = "no answer: the association was lost"
 NOT_SENT: Final = "not sent: the association was lost"
+NOT_ACCEPTED: Final = "the peer takes no such SOP class in this transfer syntax"
+SOP_CLASS_NOT_SUPPORTED: Final = 0x0122  # PS3.7 annex C
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,20 @@ class Sent:
     """What became of one instance; `problem` is "" when the peer took it."""
 
     instance: InstanceFile
+    problem: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a peer said to one C-STORE.
+
+    Attributes:
+        status: as in PS3.4 table B.2-1, 0x0122 also where no context was accepted; None for no
+            answer.
+        problem: what it has against the instance, "" if it took it.
+    """
+
+    status: int | None
     problem: str
 
 
@@ -110,7 +127,7 @@ def _send_in_turn(instances: Sequence[InstanceFile], destination: Destination) -
         with associated(destination, contexts_of(batch)) as assoc:
             lost = False
             for number, instance in enumerate(batch):
-                problem = NOT_SENT if lost else _store(assoc, instance, number % MESSAGE_IDS + 1)
+                problem = NOT_SENT if lost else store(assoc, instance.path, number).problem
                 yield Sent(instance, problem)
                 # pynetdicom may still take a dead association for a living one, and wait for it.
                 lost = lost or problem == NO_ANSWER
@@ -219,15 +236,15 @@ def _why_not(assoc: Association, destination: Destination) -> AssociationError:
     )
 
 
-def _store(assoc: Association, instance: InstanceFile, message_id: int) -> str:
-    """Send one instance; returns what the peer has against it, "" if it took it."""
+def store(assoc: Association, path: Path, number: int) -> Answer:
+    """Send the file of one instance, the `number`th of this association from 0."""
     try:
-        response = assoc.send_c_store(instance.path, msg_id=message_id)
+        response = assoc.send_c_store(path, msg_id=number % MESSAGE_IDS + 1)
     except RuntimeError:  # the association ended between two instances
-        return NO_ANSWER
+        return Answer(None, NO_ANSWER)
     except ValueError:
-        return "the peer takes no such SOP class in this transfer syntax"
-    return _problem(response)
+        return Answer(SOP_CLASS_NOT_SUPPORTED, NOT_ACCEPTED)
+    return Answer(response.get("Status"), _problem(response))
 
 
 def _problem(response: Dataset) -> str:

@@ -1,4 +1,4 @@
-"""The queue's entry point: standing queries, priors, and what is to be retrieved.
+"""The queue's entry point: what is to be delivered; standing queries, priors, what to retrieve.
 
 A message is only a doorbell. What was asked of whom lies in the database, so that nothing is lost
 when a PACS, the broker or this process goes away, and nothing is asked for twice.
@@ -23,7 +23,7 @@ from appliance.reception import Reception
 from appliance.remote_queries import Question, RemoteStudy
 from appliance.retrievals import Aim, Order, Why
 from appliance.store import Store
-from dicom_node import query
+from dicom_node import delivery, dispatch, query
 from dicom_node.errors import AssociationError, QueryError
 from dicom_node.priors import NewStudy, find_priors
 from dicom_node.query import Counts, StudyKeys
@@ -111,6 +111,14 @@ def _answer(settings: Settings, database: Database, question: Question) -> None:
     ]
     remote_queries.answer(database, question, listed, cut_off=found.cut_off)
     log.info("remote_query.done", query_id=question.id, answers=len(listed))
+
+
+@shared_task(name="dicom_node.deliver_waiting")
+def deliver_waiting_task() -> None:
+    """Run `consider` and `deliver_waiting` in a worker."""
+    app = current()
+    dispatch.consider(app.settings, app.database)
+    delivery.deliver_waiting(app.settings, app.database)
 
 
 def run_standing_query(

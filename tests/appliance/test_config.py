@@ -194,3 +194,41 @@ def test_nobody_else_may_look_into_the_data_folders(tmp_path: Path):
 
     for folder in (settings.data_dir, settings.store_dir, settings.analyses_dir, settings.run_dir):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+RULE = {"name": "r", "destinations": ["pacs"], "objects": ["seg"]}
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ([{**RULE, "destinations": ["pasc"]}], "called 'pasc': did you mean pacs?"),
+        ([{**RULE, "objects": ["sge"]}], "not 'sge'; did you mean seg?"),
+        ([{**RULE, "objects": "seg"}], "[routing.rules] objects must be a list of texts"),
+        ([{**RULE, "objects": []}], "'r': objects must not be empty"),
+        ([{**RULE, "modalty": "CT"}], "[routing.rules] modalty: did you mean modality?"),
+        ([{**RULE, "when": "confirm"}], "did you mean confirmed?"),
+        ([{**RULE, "probability_at_least": 1.1}], "must be at most 1"),
+        ([{"name": "r"}], "[routing.rules] lacks destinations, objects"),
+        ([RULE, RULE], "name 'r' is there twice"),
+        ([{**RULE, "outcome": "REJECTED"}], 'objects must be ["images"]'),
+        (
+            [{**RULE, "outcome": "REJECTED", "objects": ["images"], "lesions": True}],
+            "leave out positive",
+        ),
+    ],
+)
+def test_a_rule_of_no_use_is_refused(rules: list[dict[str, Any]], said: str):
+    with pytest.raises(ConfigError) as refused:
+        Settings.parse({"dicom": {"destinations": [PACS]}, "routing": {"rules": rules}})
+
+    assert said in str(refused.value)
+
+
+def test_rules_and_destinations_survive_being_written():
+    document = {"dicom": {"destinations": [PACS]}, "routing": {"rules": [RULE]}}
+
+    (rule,) = Settings.parse(tomllib.loads(to_toml(document))).routing.rules
+
+    assert (rule.destinations, rule.objects) == (("pacs",), ("seg",))
+    assert (rule.positive, rule.probability_at_least, rule.lesions) == (None, None, None)

@@ -7,12 +7,13 @@ import pytest
 from click.testing import CliRunner, Result
 from pydicom.uid import ExplicitVRLittleEndian
 
-from appliance import logs, retrievals
+from appliance import deliveries, lifecycle, logs, retrievals
 from appliance.config import SETTINGS_VARIABLE
 from appliance.database import Database
 from appliance.errors import ConfigError
 from dicom_node.cli import dicom
 from dicom_node.scp import Listener
+from tests.appliance import world
 from tests.support import archives
 from tests.support.archives import Orthanc
 from tests.support.instances import Names, ct_instance
@@ -27,6 +28,16 @@ name = "pacs"
 ae_title = "ORTHANC"
 host = "127.0.0.1"
 port = {port}
+[[routing.rules]]
+name = "all"
+destinations = ["pacs"]
+objects = ["seg", "sr"]
+[[routing.rules]]
+name = "lungs"
+destinations = ["pacs"]
+objects = ["images"]
+when = "request"
+modality = "MR"
 """
 
 
@@ -153,3 +164,33 @@ def test_what_waits_is_listed(invoke: Callable[..., Result], database: Database)
 
     assert "WAITING  pacs  study (prior)  1.2.3  try 0" in result.output
     assert HOST not in result.output
+
+
+def test_what_people_do_with_deliveries(invoke: Callable[..., Result], database: Database):
+    lifecycle.finish(database, world.claimed(database), world.result())
+
+    def run(*arguments: str) -> str:
+        return invoke(*arguments, port=free_port()).output
+
+    assert run("route", "1").splitlines() == [
+        "all: seg, sr to pacs when analysed",
+        "lungs: no, no series has modality 'MR'",
+    ]
+    assert "has no result" in str(invoke("route", "2", port=free_port()).exception)
+    refused = invoke("deliver", "1", "pacs", port=free_port())
+    assert "name what to send with --objects" in str(refused.exception)
+    assert "did you mean pacs?" in str(invoke("deliver", "1", "pasc", port=1).exception)
+    assert run("deliver", "1", "pacs", "--objects", "pdf") == (
+        "Delivery 1 waits to be sent to pacs.\n"
+    )
+    order = deliveries.claim_next(database, "pacs", lease_s=60)
+    assert order is not None
+    deliveries.fail(database, order, "0xA900\x07 no")
+
+    (line, total) = run("deliveries", "--failed").splitlines()
+    assert line == "1  FAILED  study 1  pdf to pacs  failures 0: 0xA900? no"
+    assert total == "1 deliveries"
+    assert "name a delivery, or --all" in run("retry")
+    assert run("retry", "--all") == "1 deliveries wait to be sent.\n"
+    assert run("drop", "1") == "Delivery 1 is dropped.\n"
+    assert run("deliveries") == "0 deliveries\n"

@@ -408,7 +408,9 @@ def test_beat_rings_for_what_the_settings_want(settings: Settings):
     assert {"retrieve waiting", "answer queries"} <= set(queue.make_app(by_hand).conf.beat_schedule)
     quiet = replace(by_hand, dicom=none.dicom)
     assert "retrieve waiting" not in queue.make_app(quiet).conf.beat_schedule
-    assert (dicom_processes(settings), dicom_processes(quiet)) == ("2", "1")
+    assert schedule["deliver waiting"]["task"] == tasks.deliver_waiting_task.name
+    alone = replace(quiet, dicom=replace(quiet.dicom, destinations=()))
+    assert [dicom_processes(each) for each in (settings, quiet, alone)] == ["3", "2", "1"]
 
 
 def dicom_processes(settings: Settings) -> str:

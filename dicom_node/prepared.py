@@ -1,0 +1,147 @@
+"""The files of a delivery: result objects, built once, and the study's own instances.
+
+Result objects lie in a folder for each result until no delivery needs them, so that what is sent
+again is the same bytes, also by a later release.
+"""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from pydicom import dcmread
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+
+from appliance import deliveries, studies
+from appliance.config import Settings
+from appliance.database import Database
+from appliance.deliveries import Confirmation, Content, ObjectFile, Order, Subject
+from appliance.store import Store
+from dicom_node.objects.build import build_objects, write_objects
+from dicom_node.objects.provenance import Equipment, Verification
+from pipelines.findings import Analysis, whole_folder
+
+CONTENT_OF: Final = {
+    SegmentationStorage: Content.SEG,
+    Comprehensive3DSRStorage: Content.SR,
+    SecondaryCaptureImageStorage: Content.SC,
+    EncapsulatedPDFStorage: Content.PDF,
+}
+"""What a result object is, by its SOP class."""
+
+# One at a time in a process: a result and its images are in memory.
+_building = threading.Lock()
+
+
+def prepare(settings: Settings, database: Database, order: Order) -> list[ObjectFile]:
+    """Return the objects of a delivery, in the order in which they go out.
+
+    Images that the destination took before are left out.
+
+    Raises:
+        ObjectError: no objects can be made of the result.
+        PipelineError: the result or its images cannot be read.
+        OSError: the disk is full, or files are not there.
+    """
+    files: list[ObjectFile] = []
+    if Content.IMAGES in order.contents:
+        files += _images(settings, database, order)
+    if set(order.contents) - {Content.IMAGES}:
+        folder = _built(settings, database, order.subject)
+        files += _results(settings, folder, order)
+    return files
+
+
+def remove_unneeded(settings: Settings, database: Database) -> int:
+    """Remove the result objects that no delivery needs any more; returns how many folders.
+
+    Nothing may be built meanwhile.
+    """
+    with database.snapshot() as db:
+        needed = {_name(*result) for result in deliveries.unfinished_results(db)}
+    removed = 0
+    for folder in settings.deliveries_dir.iterdir():
+        if folder.name not in needed:
+            shutil.rmtree(folder)
+            removed += 1
+    return removed
+
+
+def _images(settings: Settings, database: Database, order: Order) -> Iterator[ObjectFile]:
+    store = Store(settings.store_dir)
+    study_id = order.subject.study_id
+    with database.snapshot() as db:
+        instances = studies.instances_of(db, study_id)
+        # Once more by hand is once more for all.
+        there = (
+            set() if order.repetition else deliveries.sent_before(db, study_id, order.destination)
+        )
+    for instance in instances:
+        if instance.sop_instance_uid not in there:
+            yield ObjectFile(
+                sop_class_uid=instance.sop_class_uid,
+                sop_instance_uid=instance.sop_instance_uid,
+                transfer_syntax_uid=instance.transfer_syntax_uid,
+                file=str(store.path_of(instance.digest).relative_to(settings.data_dir)),
+            )
+
+
+def _results(settings: Settings, folder: Path, order: Order) -> Iterator[ObjectFile]:
+    for path in sorted(folder.iterdir()):
+        meta = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).file_meta
+        if CONTENT_OF[meta.MediaStorageSOPClassUID] in order.contents:
+            yield ObjectFile(
+                sop_class_uid=str(meta.MediaStorageSOPClassUID),
+                sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+                transfer_syntax_uid=str(meta.TransferSyntaxUID),
+                file=str(path.relative_to(settings.data_dir)),
+            )
+
+
+def _built(settings: Settings, database: Database, subject: Subject) -> Path:
+    """Return the folder with the objects of a result, which are built if they are not there."""
+    assert subject.analysis_id is not None
+    folder = settings.deliveries_dir / _name(subject.analysis_id, subject.review)
+    with _building:
+        if not folder.is_dir():
+            _build(settings, database, subject, folder)
+    return folder
+
+
+def _build(settings: Settings, database: Database, subject: Subject, folder: Path) -> None:
+    assert subject.analysis_id is not None
+    store = Store(settings.store_dir)
+    with database.snapshot() as db:
+        row = studies.analysis(db, subject.analysis_id)
+        instances = studies.instances_of(db, subject.study_id)
+    assert row is not None
+    objects = build_objects(
+        Analysis.load(settings.data_dir / row.folder),
+        [store.path_of(instance.digest) for instance in instances],
+        analysed_at=row.created_at.astimezone(),
+        equipment=Equipment.here(settings.dicom.serial_number),
+        verification=_verification(subject.confirmation),
+    )
+    with whole_folder(folder) as staging:
+        write_objects(objects, staging)
+
+
+def _verification(confirmation: Confirmation | None) -> Verification | None:
+    if confirmation is None:
+        return None
+    return Verification(
+        person_name=confirmation.person_name,
+        organisation=confirmation.organisation,
+        verified_at=datetime.fromisoformat(confirmation.confirmed_at),
+    )
+
+
+def _name(analysis_id: int, review: int) -> str:
+    return f"{analysis_id}-{review}"
