@@ -32,6 +32,7 @@ MIB: Final = 2**20
 
 
 HIGHEST_PORT: Final = 65535
+ANY_NAME: Final = "*"
 SECRET_BYTES: Final = 32
 # PS3.5 table 6.2-1; a blank at either end does not count, hence none is allowed there.
 AE_TITLE: Final = re.compile(r"(?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! )")
@@ -120,6 +121,21 @@ class DestinationSettings:
         False,  # noqa: FBT003
         "whether it is asked to commit itself to keep what it is sent (PS3.4 annex J)",
     )
+    tls: bool = _key(
+        False,  # noqa: FBT003 - a default, as every other
+        "whether it is called over DICOM TLS; it is shown [dicom] tls_certificate, if there is one",
+    )
+    tls_name: str = _key(
+        "",
+        'the name or address that its certificate must bear; "" for host; "*" for any, which needs'
+        " tls_authorities of its own",
+    )
+    tls_authorities: Path | None = _key(  # noqa: RUF009 - a field, as every other
+        None,
+        "the authorities that may have signed its certificate, or that certificate itself, PEM;"
+        " absent: [dicom] tls_authorities",
+        example="/etc/chest-ct-appliance/pacs.crt",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +153,17 @@ class DicomSettings:
     )
     destinations: tuple[DestinationSettings, ...] = _key(
         (),
-        "other nodes: name, ae_title, host, port, query, commitment; C-MOVE and results go to"
-        " these alone",
+        "other nodes: name, ae_title, host, port, query, commitment, tls, tls_name,"
+        " tls_authorities; C-MOVE and results go to these alone",
+    )
+    accepted_sop_classes: tuple[str, ...] = _key(
+        (),
+        'storage SOP classes that are accepted, by name ("CTImageStorage") or UID; empty: every',
+    )
+    accepted_transfer_syntaxes: tuple[str, ...] = _key(
+        (),
+        'transfer syntaxes that instances may come in, by name ("ExplicitVRLittleEndian") or UID,'
+        ' preferred ones first, "*" for all others; empty: all, the first that a sender names',
     )
     max_answers: int = _key(
         2000, "answers to one C-FIND; a query that matches more is told so (0xA700)", at_least=1
@@ -603,7 +628,8 @@ def _toml(value: Any) -> str:
             return f'"{escaped}"'
         case PeerSettings() | DestinationSettings() | StandingQuerySettings():
             keys = ((key.name, getattr(value, key.name)) for key in fields(value))
-            return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in keys) + " }"
+            told = (f"{name} = {_toml(item)}" for name, item in keys if item is not None)
+            return "{ " + ", ".join(told) + " }"
         case tuple():
             return f"[{', '.join(_toml(item) for item in value)}]"
         case list():
@@ -639,6 +665,7 @@ def _check_destinations(dicom: DicomSettings, retrieve: RetrieveSettings) -> Non
                 f"{place} ae_title must be 1 to 16 printable ASCII characters without a backslash,"
                 f" not {destination.ae_title!r}"
             )
+        _check_tls(dicom, destination)
     for key in ("name", "ae_title"):
         values = [getattr(destination, key) for destination in dicom.destinations]
         if twice := {value for value in values if values.count(value) > 1}:
@@ -680,6 +707,28 @@ def _check_rejected(rule: RuleSettings, place: str) -> None:
     else:
         return
     raise ConfigError(f"{place} {rule.name!r}: a rejected study has no result: {wrong}")
+
+
+def _check_tls(dicom: DicomSettings, destination: DestinationSettings) -> None:
+    """Refuse a destination of which nobody could tell whether it is the right one."""
+    place = f"[dicom.destinations] {destination.name!r}"
+    if not destination.tls:
+        if destination.tls_name or destination.tls_authorities:
+            raise ConfigError(f"{place} names what its TLS must show: set tls = true as well")
+        return
+    if destination.tls_authorities is None:
+        if dicom.tls_authorities is None:
+            raise ConfigError(
+                f"{place} has tls = true: name who signs its certificate, in its tls_authorities"
+                " or in [dicom] tls_authorities"
+            )
+        if destination.tls_name == ANY_NAME:
+            raise ConfigError(
+                f'{place} tls_name "*" needs tls_authorities of its own, or every certificate of'
+                " the hospital would do"
+            )
+    if (dicom.tls_certificate is None) != (dicom.tls_key is None):
+        raise ConfigError("[dicom] tls_certificate and tls_key go together: name both or neither")
 
 
 def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

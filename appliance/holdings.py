@@ -118,6 +118,17 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
 }
 """Every attribute that is held, by keyword (PS3.6)."""
 
+IN_WORDS: Final[Mapping[Rule | None, str]] = {
+    None: "returned only",
+    matching.uid: "single value, list of UIDs",
+    matching.text: "single value, list, wildcards",
+    matching.name: "wildcards; case does not count",
+    matching.date: "single value, range",
+    matching.time: "single value, range",
+    _modalities: "a study with any series that matches",
+}
+"""How each rule matches, for the conformance statement."""
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -48,6 +48,7 @@ UNNAMED_EVERY_S: Final = 21600.0
 RETRIEVE_EVERY_S: Final = 10.0
 ASKED_EVERY_S: Final = 2.0  # a person waits
 DELIVER_EVERY_S: Final = 5.0
+COMMITMENTS_EVERY_S: Final = 10.0
 
 
 class Application(Celery):
@@ -168,6 +169,11 @@ def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
             "task": "appliance.discard_unnamed",
             "schedule": UNNAMED_EVERY_S,
             "options": {"expires": UNNAMED_EVERY_S},
+        },
+        "answer commitments": {
+            "task": "dicom_node.answer_commitments",
+            "schedule": COMMITMENTS_EVERY_S,
+            "options": {"expires": COMMITMENTS_EVERY_S},
         },
         **_retrieve_schedule(settings),
         # Also without rules: what ends now is not to be sent by a rule that is made later.

@@ -128,6 +128,14 @@ class Store:
             raise ValueError("a digest is 64 hexadecimal digits")
         return self.objects_dir / digest[:2] / f"{digest}.dcm"
 
+    def holds(self, digest: str) -> bool:
+        """Whether these bytes are there, and whole: they are read; raises OSError."""
+        try:
+            with self.path_of(digest).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == digest
+        except FileNotFoundError:
+            return False
+
     def sync(self) -> None:
         """Make everything written so far permanent, in one go: syncfs(2).
 

@@ -36,6 +36,9 @@ CONFLICTS: Final = ("bytes", "place")
 RETRIEVAL_STATES: Final = ("WAITING", "RUNNING", "DONE", "FAILED")
 """The values of `Retrieval.state`; `retrievals.RetrievalState` gives them their meaning."""
 
+COMMITMENT_STATES: Final = ("WAITING", "RUNNING", "DONE", "FAILED")
+"""The values of `CommitmentRequest.state`; `commitments.RequestState` gives them their meaning."""
+
 AIMS: Final = ("study", "priors")
 """The values of `Retrieval.aim`; `retrievals.Aim` gives them their meaning."""
 
@@ -401,6 +404,30 @@ class CommitmentTransaction(Base):
     transaction_uid: Mapped[str] = mapped_column(Text, unique=True)
     asked_at: Mapped[datetime]
     reported_at: Mapped[datetime | None]
+
+
+class CommitmentRequest(Base):
+    """A peer's question whether we hold and keep instances, until it has our answer."""
+
+    __tablename__ = "commitment_request"
+    __table_args__ = (
+        UniqueConstraint("peer", "transaction_uid"),
+        CheckConstraint(_one_of("state", COMMITMENT_STATES), name="state"),
+        Index("ix_commitment_request_state_next_try_at", "state", "next_try_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    # The AE title that asked, to which the answer goes.
+    peer: Mapped[str] = mapped_column(Text)
+    transaction_uid: Mapped[str] = mapped_column(Text)
+    # Pairs of SOP Class UID and SOP Instance UID.
+    instances: Mapped[list[Any]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime]
+    lease_until: Mapped[datetime | None]
+    last_problem: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
 
 
 class Account(Base):

@@ -52,6 +52,8 @@ def listen() -> None:
     help="How many associations send at once.",
 )
 @click.option("--shuffle", is_flag=True, help="Send in random order.")
+@click.option("--tls", is_flag=True, help="Over DICOM TLS, with the files of [dicom].")
+@click.option("--tls-name", default="", help="The name in the peer's certificate; else the host.")
 def send(
     source: Path,
     host: str | None,
@@ -59,12 +61,15 @@ def send(
     called_ae: str | None,
     calling_ae: str,
     associations: int,
+    tls_name: str,
     *,
     shuffle: bool,
+    tls: bool,
 ) -> None:
     """Send SOURCE, a DICOM file, a folder of them or a zip file, to a DICOM peer."""
     from appliance import collection
     from dicom_node import scu
+    from dicom_node.tls import Trust
 
     logs.configure("send")
     # What it logs, the results say in other words.
@@ -72,9 +77,10 @@ def send(
     dicom = Settings.load().dicom
     destination = scu.Destination(
         host=host or dicom.host,
-        port=port or dicom.port,
+        port=port or (dicom.tls_port if tls and dicom.tls_port else dicom.port),
         called_ae=called_ae or dicom.ae_title,
         calling_ae=calling_ae,
+        tls=Trust.of_node(dicom, tls_name or host or dicom.host) if tls else None,
     )
     with TemporaryDirectory(prefix="send-") as scratch:
         collected = collection.collect(source, scratch=Path(scratch))
@@ -295,6 +301,19 @@ def _fetch_one(
     for uid in got.failed_uids:
         click.echo(f"  {_shown(uid)}", err=True)
     return not got.problem and here >= answer.instance_count
+
+
+@dicom.command()
+@click.option("--out", type=click.Path(path_type=Path), help="A file to write; else it is shown.")
+def conformance(out: Path | None) -> None:
+    """Write the DICOM conformance statement of this release, in Markdown."""
+    from dicom_node.conformance import chapters, statement
+
+    text = statement(chapters())
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    out.write_text(text, encoding="utf-8")
 
 
 @dicom.command()

@@ -22,7 +22,7 @@ state machine (PS3.8 tables 9-6 to 9-10), once the request is read and the calle
 
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -40,17 +40,12 @@ from pynetdicom.pdu_primitives import (
     SOPClassCommonExtendedNegotiation,
     SOPClassExtendedNegotiation,
 )
-from pynetdicom.presentation import PresentationContext
-from pynetdicom.service_class import (
-    ServiceClass,
-    StorageServiceClass,
-    VerificationServiceClass,
-)
-from pynetdicom.sop_class import uid_to_service_class
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from appliance.errors import StoreError
 from appliance.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, plain_uid
 from appliance.reception import Command, Reception, Taking
+from dicom_node.acceptance import ACCEPTANCE, Acceptance, is_storage
 from dicom_node.dimse import PROCESSING_FAILURE, SUCCESS, Operation, Request
 from dicom_node.errors import PduError
 from dicom_node.pdu import (
@@ -68,9 +63,7 @@ log = structlog.get_logger()
 
 CANNOT_UNDERSTAND: Final = 0xC000  # PS3.4 table B.2-1
 
-ACCEPTANCE: Final = 0  # PS3.8 table 9-18
 COMMAND, LAST = 1, 2  # bits of a message control header, PS3.8 E.2
-UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
 # What may stand in the user information of an association that is served here. What is left
@@ -112,12 +105,11 @@ class Proposal:
         primitive = request.to_primitive()
         if not all(isinstance(item, PLAIN_ITEMS) for item in primitive.user_information):
             return None
-        classes = {
-            uid_to_service_class(str(context.abstract_syntax))
+        proposed = [
+            str(context.abstract_syntax)
             for context in primitive.presentation_context_definition_list
-        }
-        # Unknown classes, private ones too, are taken for storage.
-        if not classes <= {StorageServiceClass, VerificationServiceClass, ServiceClass}:
+        ]
+        if not all(uid == Verification or is_storage(uid) for uid in proposed):
             return None
         lengths = [
             item.maximum_length_received
@@ -131,14 +123,20 @@ class DirectAssociation:
     """One association from its acceptance to its end."""
 
     def __init__(
-        self, connection: socket.socket, proposal: Proposal, reception: Reception, limits: Limits
+        self,
+        connection: socket.socket,
+        proposal: Proposal,
+        reception: Reception,
+        limits: Limits,
+        acceptance: Acceptance,
     ) -> None:
         self._connection = connection
         self._proposal = proposal
         self._reception = reception
         self._limits = limits
+        self._acceptance = acceptance
         self._stream = PduStream(connection, limits.pdu_timeout_s)
-        self._transfer_syntaxes: dict[int, str] = {}  # of each context
+        self._transfer_syntaxes: dict[int, str] = {}  # of each context that was accepted
         self._message: _Message | None = None
 
     def serve(self) -> str:
@@ -164,9 +162,14 @@ class DirectAssociation:
     def _accept(self) -> bool:
         """Answer every context (AE-7); false when the peer has gone."""
         asked = self._proposal.primitive
-        results = [_answered(context) for context in asked.presentation_context_definition_list]
+        results = [
+            self._acceptance.answer(context)
+            for context in asked.presentation_context_definition_list
+        ]
         self._transfer_syntaxes = {
-            int(result.context_id or 0): str(result.transfer_syntax[0]) for result in results
+            int(result.context_id or 0): str(result.transfer_syntax[0])
+            for result in results
+            if result.result == ACCEPTANCE
         }
         answer = A_ASSOCIATE()
         answer.application_context_name = APPLICATION_CONTEXT
@@ -370,19 +373,6 @@ class _Message:
 
 
 RELEASE_RP: Final = struct.pack(">BxLL", PduType.RELEASE_RP, 4, 0)
-
-
-def _answered(proposed: PresentationContext) -> PresentationContext:
-    """Return the answer to a proposed context: the first syntax for storage, as it is only kept."""
-    syntaxes: Sequence[str] = [str(syntax) for syntax in proposed.transfer_syntax]
-    if uid_to_service_class(str(proposed.abstract_syntax)) is VerificationServiceClass:
-        syntaxes = [syntax for syntax in syntaxes if syntax in UNCOMPRESSED] or syntaxes
-    answer = PresentationContext()
-    answer.context_id = proposed.context_id
-    answer.abstract_syntax = proposed.abstract_syntax
-    answer.transfer_syntax = [syntaxes[0]]
-    answer.result = ACCEPTANCE
-    return answer
 
 
 def _text(uid: bytes) -> str:

@@ -18,13 +18,14 @@ from socketserver import BaseServer
 from typing import Any, Final
 
 import structlog
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from appliance.part10 import plain_uid
 from appliance.reception import Reception
+from dicom_node.acceptance import Acceptance
 from dicom_node.direct import APPLICATION_CONTEXT, DirectAssociation, Proposal
 from dicom_node.errors import PduError
 from dicom_node.pdu import AbortReason, Limits, PduReader, PduType, hang_up
@@ -156,7 +157,11 @@ class GuardedHandler(RequestHandler):
         peer = {"address": self.client_address[0], "calling_ae": proposal.calling_ae}
         log.info("association.accepted", **peer)
         association = DirectAssociation(
-            self.request, proposal, self.server.reception, self.server.limits
+            self.request,
+            proposal,
+            self.server.reception,
+            self.server.limits,
+            self.server.acceptance,
         )
         with self.server.under_way(association):
             try:
@@ -199,12 +204,14 @@ class GuardedServer(ThreadedAssociationServer):
         allow_list: AllowList,
         limits: Limits,
         reception: Reception,
+        acceptance: Acceptance,
         tls: ServerContext | None = None,
         evt_handlers: list[Any],
     ) -> None:
         self.allow_list = allow_list
         self.limits = limits
         self.reception = reception
+        self.acceptance = acceptance
         self.tls = tls
         self._arrivals = Arrivals(limits.connections_per_s)
         self._direct: set[DirectAssociation] = set()
@@ -216,7 +223,7 @@ class GuardedServer(ThreadedAssociationServer):
             address,
             allow_list.ae_title,
             ae.supported_contexts,
-            evt_handlers=evt_handlers,
+            evt_handlers=[(evt.EVT_REQUESTED, acceptance.govern), *evt_handlers],
             request_handler=GuardedHandler,
         )
 

@@ -1,10 +1,11 @@
 """The listener: C-ECHO and C-STORE as a service class provider (PS3.4 annexes A and B).
 
-Queries and retrieves (annex C) are `query_scp`'s, reports on commitments (annex J)
-`commitment_scu`'s.
+Queries and retrieves (annex C) are `query_scp`'s, storage commitment (annex J) `commitment`'s, and
+the reports on what we asked others to commit themselves to `commitment_scu`'s.
 
-Every storage SOP class is taken, private and unknown ones too, in every transfer syntax, and kept
-as it came; `reception` says what taking means, `guard` what a connection must show before.
+Every storage SOP class is taken, private and unknown ones too, in every transfer syntax, unless the
+settings say less (`acceptance`), and kept as it came; `reception` says what taking means, `guard`
+what a connection must show before.
 """
 
 import logging
@@ -28,7 +29,8 @@ from appliance.errors import StoreError
 from appliance.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, plain_uid
 from appliance.reception import Command, Durability, Reception
 from appliance.store import Store
-from dicom_node import commitment_scu, query_scp
+from dicom_node import commitment, commitment_scu, query_scp
+from dicom_node.acceptance import Acceptance
 from dicom_node.dimse import PROCESSING_FAILURE, SUCCESS
 from dicom_node.errors import DicomNodeError
 from dicom_node.guard import GuardedServer
@@ -65,11 +67,13 @@ class Listener:
                 allow_list=AllowList.from_settings(settings),
                 limits=_limits(settings),
                 reception=reception,
+                acceptance=Acceptance.of(settings),
                 tls=tls,
                 evt_handlers=[
                     (evt.EVT_C_STORE, handle_store, [reception]),
                     *query_scp.handlers(reception.database, reception.store, settings),
                     *commitment_scu.report_handlers(reception.database),
+                    *commitment.handlers(reception.database, reception.store),
                     *((event, note, [name]) for event, name in NOTED.items()),
                 ],
             )

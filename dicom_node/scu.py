@@ -22,7 +22,8 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 from appliance.collection import InstanceFile
 from appliance.config import DicomSettings
 from appliance.part10 import IMPLEMENTATION_CLASS_UID
-from dicom_node.errors import AssociationError, SendError
+from dicom_node.errors import AssociationError, DicomNodeError, SendError
+from dicom_node.tls import CallContext, Trust
 
 CONTEXTS_LIMIT: Final = 128  # presentation context IDs are the odd numbers to 255, PS3.8 9.3.2.2
 MESSAGE_IDS: Final = 0xFFFF
@@ -43,13 +44,19 @@ class Destination:
     port: int
     called_ae: str
     calling_ae: str
+    tls: Trust | None = None
+    """What it must show over TLS; None to call it without."""
 
     @classmethod
     def configured(cls, dicom: DicomSettings, name: str) -> Self:
         """Return the node of this name in the settings; raises ConfigError if there is none."""
         node = dicom.destination(name)
         return cls(
-            host=node.host, port=node.port, called_ae=node.ae_title, calling_ae=dicom.ae_title
+            host=node.host,
+            port=node.port,
+            called_ae=node.ae_title,
+            calling_ae=dicom.ae_title,
+            tls=Trust.configured(dicom, node),
         )
 
 
@@ -190,6 +197,7 @@ def associated(
     ae.connection_timeout = CONNECT_TIMEOUT_S
     ae.acse_timeout = CONNECT_TIMEOUT_S
     ae.dimse_timeout = ANSWER_TIMEOUT_S
+    secured = _secured(destination)
     assoc = ae.associate(
         destination.host,
         destination.port,
@@ -197,8 +205,11 @@ def associated(
         ae_title=destination.called_ae,
         ext_neg=list(roles),
         evt_handlers=list(handlers),
+        tls_args=None if secured is None else (secured, _name_of(destination)),
     )
     if not assoc.is_established:
+        if secured is not None and (reason := secured.reason()):
+            raise AssociationError(f"no TLS with {_peer(destination)}: {reason}", retriable=True)
         raise _why_not(assoc, destination)
     with _closing(assoc):
         yield assoc
@@ -219,9 +230,29 @@ def _closing(assoc: Association) -> Iterator[None]:
             connection.close()
 
 
+def _secured(destination: Destination) -> CallContext | None:
+    """Return what a connection is secured with, None where it is not; raises AssociationError."""
+    if destination.tls is None:
+        return None
+    try:
+        return destination.tls.context()
+    except DicomNodeError as error:
+        # The files may be in the middle of being renewed.
+        raise AssociationError(str(error), retriable=True) from error
+
+
+def _name_of(destination: Destination) -> str:
+    named = destination.tls.name if destination.tls is not None else None
+    return named or destination.host
+
+
+def _peer(destination: Destination) -> str:
+    return f"{destination.called_ae} at {destination.host}:{destination.port}"
+
+
 def _why_not(assoc: Association, destination: Destination) -> AssociationError:
     """Return why there is no association, in words for the person who wants one."""
-    peer = f"{destination.called_ae} at {destination.host}:{destination.port}"
+    peer = _peer(destination)
     answer = assoc.acceptor.primitive
     if assoc.is_rejected and answer is not None:
         return AssociationError(

@@ -23,7 +23,7 @@ from appliance.reception import Reception
 from appliance.remote_queries import Question, RemoteStudy
 from appliance.retrievals import Aim, Order, Why
 from appliance.store import Store
-from dicom_node import delivery, dispatch, query
+from dicom_node import commitment, delivery, dispatch, query
 from dicom_node.errors import AssociationError, QueryError
 from dicom_node.priors import NewStudy, find_priors
 from dicom_node.query import Counts, StudyKeys
@@ -119,6 +119,13 @@ def deliver_waiting_task() -> None:
     app = current()
     dispatch.consider(app.settings, app.database)
     delivery.deliver_waiting(app.settings, app.database)
+
+
+@shared_task(name="dicom_node.answer_commitments")
+def answer_commitments_task() -> None:
+    """Run `commitment.answer_waiting` in a worker."""
+    app = current()
+    commitment.answer_waiting(app.settings, app.database)
 
 
 def run_standing_query(

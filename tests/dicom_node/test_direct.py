@@ -27,6 +27,7 @@ from structlog.testing import capture_logs
 
 from appliance.errors import OutOfResourcesError
 from appliance.reception import Command
+from dicom_node.acceptance import Acceptance
 from dicom_node.dimse import Field, Request
 from dicom_node.direct import DirectAssociation, Proposal
 from dicom_node.errors import PduError
@@ -100,7 +101,7 @@ class Session:
         asked = proposal()
         assert asked is not None
         asked = replace(asked, most_bytes=most_bytes)
-        self.association = DirectAssociation(served, asked, reception, limits)
+        self.association = DirectAssociation(served, asked, reception, limits, Acceptance())
         self._served = served
         self.ended: object = None
         self._thread = threading.Thread(target=self._serve)

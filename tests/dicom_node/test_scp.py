@@ -30,6 +30,7 @@ from appliance.store import Incoming, Store
 from dicom_node import scu
 from dicom_node.errors import DicomNodeError
 from dicom_node.scp import Listener
+from tests.support.figures import FIGURE
 from tests.support.instances import (
     REAL_STUDY,
     SIXTEEN_SYNTAXES,
@@ -44,6 +45,8 @@ from tests.support.pacs import HOST, association, await_port, echo, free_port
 from tests.support.pacs import store as send_over
 
 EXPLICIT = ExplicitVRLittleEndian
+SENDERS = 8
+ECHO_S = 1.0
 
 
 def kept(database: Database, store: Store, study_uid: str) -> dict[str, bytes]:
@@ -198,7 +201,9 @@ def test_an_abort_in_the_middle_loses_nothing_that_was_answered(
     }
 
 
-def test_an_echo_is_answered_while_others_store(listener: Listener):
+def test_an_echo_is_answered_while_others_store(
+    listener: Listener, record_property: Callable[[str, object], None]
+):
     names = Names.fresh()
     stop = threading.Event()
 
@@ -210,10 +215,10 @@ def test_an_echo_is_answered_while_others_store(listener: Listener):
                 transfer_syntax_uid=EXPLICIT,
             )
 
-    with ThreadPoolExecutor(3) as senders:
-        loads = [senders.submit(load) for _ in range(3)]
+    with ThreadPoolExecutor(SENDERS) as senders:
+        loads = [senders.submit(load) for _ in range(SENDERS)]
         took_s = []
-        for _ in range(5):
+        for _ in range(20):
             began = time.monotonic()
             assert echo(listener.port)
             took_s.append(time.monotonic() - began)
@@ -221,7 +226,9 @@ def test_an_echo_is_answered_while_others_store(listener: Listener):
         for sending in loads:
             sending.result()
 
-    assert max(took_s) < 3
+    p95_s = sorted(took_s)[18]
+    record_property(FIGURE, f"C-ECHO while {SENDERS} associations store: p95 {p95_s:.2f} s")
+    assert p95_s < ECHO_S
 
 
 def test_a_late_instance_reopens_a_study_that_waits(listener: Listener, database: Database):

@@ -1,9 +1,5 @@
 """What is retrieved by itself: by standing queries, and as priors, from an Orthanc."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +16,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelGet
 
 from appliance import queue, remote_queries, retrievals, studies, supervisor
-from appliance.config import SETTINGS_VARIABLE, Settings
+from appliance.config import Settings
 from appliance.database import Database, utc_now
 from appliance.lifecycle import State
 from appliance.queue import DICOM
@@ -35,6 +31,7 @@ from tests.support.archives import Orthanc
 from tests.support.databases import settings_in
 from tests.support.instances import Names, ct_instance, encoded
 from tests.support.pacs import free_port
+from tests.support.programs import BEAT, WORKER, running
 
 TODAY = datetime.now(UTC).astimezone().strftime("%Y%m%d")
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -451,21 +448,6 @@ standing_queries = [{{ destination = "pacs", every_s = 2.0 }}]
 """
 
 
-@contextmanager
-def running(settings_file: Path, *arguments: str) -> Iterator[None]:
-    """One of Celery's programs, ended with its pool by the end of the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "--app", "appliance.worker:app", *arguments],
-        env={**os.environ, SETTINGS_VARIABLE: str(settings_file)},
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def test_beat_and_worker_go_on_by_themselves_when_the_pacs_is_back(
     settings: Settings, database: Database, tmp_path: Path
 ):
@@ -473,10 +455,8 @@ def test_beat_and_worker_go_on_by_themselves_when_the_pacs_is_back(
     port = free_port()
     file.write_text(SETTINGS.format(data_dir=settings.data_dir, port=port))
     names = Names.fresh()
-    worker = ("worker", "--queues", DICOM, "--concurrency", "2", "--include", "dicom_node.tasks")
-    beat = ("beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "")
 
-    with brokers.running(settings), running(file, *worker), running(file, *beat):
+    with brokers.running(settings), running(file, *WORKER), running(file, *BEAT):
         time.sleep(8)  # some queries fail
         with archives.orthanc(tmp_path, box_port=1, dicom_port=port) as orthanc:
             orthanc.keep(today(names), tmp_path, ExplicitVRLittleEndian)

@@ -17,6 +17,7 @@ from appliance.store import Store
 from dicom_node.errors import DicomNodeError
 from dicom_node.scp import Listener, listening
 from dicom_node.tls import Credentials, ServerContext
+from tests.support.certificates import authority, signed
 from tests.support.instances import Names, as_file, ct_instance, dataset_bytes, encoded
 from tests.support.pacs import DCMTK_ENVIRONMENT, HOST, echo, free_port
 
@@ -24,34 +25,6 @@ pytestmark = pytest.mark.skipif(
     not (shutil.which("openssl") and shutil.which("storescu")),
     reason="openssl or DCMTK is not installed: no certificates, no peer",
 )
-
-
-def openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
-def authority(folder: Path, name: str) -> Path:
-    """Make an authority that signs certificates; returns its own."""
-    certificate = folder / f"{name}.crt"
-    openssl(
-        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2, "-subj", f"/CN={name}"),
-        *("-keyout", folder / f"{name}.key", "-out", certificate),
-    )
-    return certificate
-
-
-def signed(folder: Path, name: str, by: Path) -> Credentials:
-    """Make a key and a certificate signed by an authority."""
-    key, certificate, asked = (folder / f"{name}.{end}" for end in ("key", "crt", "csr"))
-    openssl(
-        *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"),
-        *("-keyout", key, "-out", asked),
-    )
-    openssl(
-        *("x509", "-req", "-in", asked, "-days", 2, "-CA", by, "-CAkey", by.with_suffix(".key")),
-        *("-CAcreateserial", "-out", certificate),
-    )
-    return Credentials(certificate, key, by)
 
 
 @pytest.fixture(scope="module")

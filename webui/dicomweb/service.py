@@ -51,8 +51,13 @@ def register(app: Flask, settings: Settings, database: Database) -> None:
     app.extensions[EXTENSION] = Services(
         kept, Reception(database, kept, min_free_bytes=settings.dicom.min_free_bytes)
     )
+    app.register_blueprint(routes())
+
+
+def routes() -> Blueprint:
+    """What is served, for one application."""
     blueprint = Blueprint("dicomweb", __name__, url_prefix=PREFIX)
     problems.register(blueprint)
     for part in (search, retrieve, store):
         blueprint.register_blueprint(part.blueprint)
-    app.register_blueprint(blueprint)
+    return blueprint
