@@ -57,10 +57,17 @@ def _key(
     at_least: float | None = None,
     at_most: float | None = None,
     one_of: tuple[str, ...] = (),
+    longest: int | None = None,
     example: str | int | None = None,
 ) -> Any:
     """A setting with its meaning, its unit and what it may be; an example where it has no value."""
-    bounds = {"at_least": at_least, "at_most": at_most, "one_of": one_of, "example": example}
+    bounds = {
+        "at_least": at_least,
+        "at_most": at_most,
+        "one_of": one_of,
+        "longest": longest,
+        "example": example,
+    }
     return field(default=default, metadata={"doc": doc, **bounds})
 
 
@@ -147,6 +154,11 @@ class DicomSettings:
     port: int = _key(11112, "the TCP port to listen on", at_least=1, at_most=HIGHEST_PORT)
     serial_number: str = _key(
         "0", "this box's own number, in every object it makes; 1 to 64 characters"
+    )
+    organisation: str = _key(
+        "not named",
+        "for whom people here confirm results, as verified reports name it; 1 to 64 characters",
+        longest=64,
     )
     peers: tuple[PeerSettings, ...] = _key(
         THIS_MACHINE, "who may send and query; by default this machine"
@@ -349,6 +361,10 @@ class RetentionSettings:
     )
     at_least_days: int = _key(
         7, "days for which a study is kept however full the disk is", at_least=0
+    )
+    unconfirmed: bool = _key(
+        False,  # noqa: FBT003 - a default, as every other
+        "whether a study may go whose result nobody confirmed",
     )
 
 
@@ -799,6 +815,16 @@ def _check(value: Any, metadata: Mapping[str, Any], *, place: str) -> None:
     most = metadata.get("at_most")
     if most is not None and value > most:
         raise ConfigError(f"{place} must be at most {most}, not {value}")
+    longest = metadata.get("longest")
+    # What an attribute of DICOM's LO can hold (PS3.5 6.2).
+    if longest is not None and not (
+        0 < len(value.strip()) <= len(value) <= longest
+        and value.isprintable()
+        and "\\" not in value
+    ):
+        raise ConfigError(
+            f"{place} must have 1 to {longest} printable characters, none of them a backslash"
+        )
     choices = metadata.get("one_of")
     for chosen in value if isinstance(value, tuple) else (value,):
         if choices and chosen not in choices:

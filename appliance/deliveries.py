@@ -73,23 +73,14 @@ class Content(StrEnum):
     PDF = "pdf"
 
 
-CONFIRMED_CONTENTS: Final = frozenset({Content.SR, Content.PDF})
-"""What says who confirmed the result, and so is another object after each confirmation."""
+CONFIRMED_CONTENTS: Final = frozenset({Content.SR, Content.SC, Content.PDF})
+"""What says who confirmed, or lacks what they rejected: another object after each review."""
 
 
 class Kind(StrEnum):
     """What kind of node a destination is."""
 
     DICOM = "dicom"
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """A person's word for a result; `confirmed_at` is ISO 8601 with a time zone."""
-
-    person_name: str
-    organisation: str
-    confirmed_at: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +90,13 @@ class Subject:
     Attributes:
         revision: of the study.
         analysis_id: None for a rejected study.
-        review: counts confirmations, 0 for none.
-        confirmation: the last of them.
+        review: the version of the result's review, 0 as long as only the machine speaks.
     """
 
     study_id: int
     revision: int
     analysis_id: int | None
     review: int = 0
-    confirmation: Confirmation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +141,6 @@ def note_confirmed(db: Session, subject: Subject) -> None:
             analysis_id=subject.analysis_id,
             moment=Moment.CONFIRMED,
             review=subject.review,
-            confirmation=_stored(subject.confirmation),
             at=utc_now(),
         )
     )
@@ -509,7 +497,6 @@ def _add(
         revision=subject.revision,
         analysis_id=subject.analysis_id,
         review=subject.review,
-        confirmation=_stored(subject.confirmation),
         destination=destination,
         kind=kind,
         what=_what(contents),
@@ -592,17 +579,12 @@ def _contents(row: Delivery) -> tuple[Content, ...]:
     return tuple(Content(content) for content in row.what.split(","))
 
 
-def _stored(confirmation: Confirmation | None) -> dict[str, str] | None:
-    return None if confirmation is None else asdict(confirmation)
-
-
 def _subject(row: Occasion | Delivery) -> Subject:
     return Subject(
         study_id=row.study_id,
         revision=row.revision,
         analysis_id=row.analysis_id,
         review=row.review,
-        confirmation=None if row.confirmation is None else Confirmation(**row.confirmation),
     )
 
 

@@ -6,6 +6,9 @@ ApplianceError            permanent: the same input fails the same way
 ├── InvalidMoveError      a move that the table of states does not have: a fault in the caller
 ├── LostRaceError         another process moved the study or took the claim first
 ├── QueryError            a question about what is held that cannot be answered as it is put
+├── ReviewError           a judgement that cannot be kept; the text says what is wrong with it
+│   ├── ReviewConflictError    the result or its review is no longer what the person saw
+│   └── ReviewForbiddenError   the person's role does not confirm results
 ├── SharedUIDError        a UID under which images of several people came, where one is meant
 ├── SourceError           a file, folder or archive to take instances from that nobody can read
 ├── StoreError            one instance is refused, with its status (PS3.4 table B.2-1)
@@ -56,6 +59,18 @@ class LostRaceError(ApplianceError):
 
 class QueryError(ApplianceError):
     """What is asked cannot be matched; the text says which key and why."""
+
+
+class ReviewError(ApplianceError):
+    """A judgement cannot be kept as it was given; the text says what to change."""
+
+
+class ReviewConflictError(ReviewError):
+    """Somebody else confirmed first, or a newer result is there or on its way; look again."""
+
+
+class ReviewForbiddenError(ReviewError):
+    """This person may look at results but not confirm them."""
 
 
 class SharedUIDError(ApplianceError):

@@ -22,6 +22,7 @@ from sqlalchemy import (
     cast,
     delete,
     exists,
+    false,
     func,
     literal,
     or_,
@@ -33,15 +34,20 @@ from sqlalchemy.orm import Session
 from appliance import audit, queue, studies
 from appliance.config import RetentionSettings, Settings
 from appliance.database import Base, Database, utc_now
+from appliance.deliveries import DeliveryState
 from appliance.lifecycle import State
 from appliance.retrievals import RetrievalState
 from appliance.store import Store
 from appliance.tables import (
+    Analysis,
     AuditEntry,
+    Delivery,
     Instance,
     InstanceConflict,
+    Occasion,
     Patient,
     Retrieval,
+    Review,
     Study,
 )
 
@@ -80,6 +86,21 @@ def _failed(_settings: RetentionSettings, _now: datetime) -> ColumnElement[bool]
     return Study.state == State.FAILED
 
 
+def _unreported(settings: RetentionSettings, _now: datetime) -> ColumnElement[bool]:
+    if settings.unconfirmed:
+        return false()
+    confirmed = exists().where(Review.analysis_id == Analysis.id)
+    return exists().where(Analysis.study_id == Study.id, Analysis.current, ~confirmed)
+
+
+def _unsent(_settings: RetentionSettings, _now: datetime) -> ColumnElement[bool]:
+    to_do = or_(Delivery.next_try_at.is_not(None), Delivery.state == DeliveryState.FAILED)
+    return or_(
+        exists().where(Delivery.study_id == Study.id, to_do),
+        exists().where(Occasion.study_id == Study.id, ~Occasion.considered),
+    )
+
+
 def _wanted(_settings: RetentionSettings, _now: datetime) -> ColumnElement[bool]:
     under_way = Retrieval.state.in_((RetrievalState.WAITING, RetrievalState.RUNNING))
     return exists().where(Retrieval.study_uid == Study.study_uid, under_way)
@@ -100,6 +121,10 @@ def _young(settings: RetentionSettings, now: datetime) -> ColumnElement[bool]:
 HOLDS: Final = (
     Hold("still arriving, waiting or being analysed", _unfinished),
     Hold("their analysis failed: send them again or remove them by hand", _failed),
+    Hold("nobody confirmed their result ([retention] unconfirmed)", _unreported),
+    Hold(
+        "results of them are not sent yet, or could not be: `appliance dicom deliveries`", _unsent
+    ),
     Hold("more of them is being retrieved", _wanted),
     Hold("somebody looked at them within a day", _looked_at),
     Hold("younger than [retention] at_least_days", _young),

@@ -40,6 +40,7 @@ from appliance.tables import (
     Instance,
     InstanceConflict,
     Patient,
+    Review,
     Series,
     StepResult,
     Study,
@@ -172,7 +173,9 @@ class WorklistRow:
     """One line of the worklist.
 
     `shares_uid`: another person's images came under the same Study Instance UID. `stale`: the
-    result was made before the last instances came.
+    result was made before the last instances came. `reviewed_by`, `reviewed_at`, `overridden` and
+    `confirmed_positive` are of the last review of the result; a study that is READY without one
+    waits for it.
     """
 
     study_id: int
@@ -204,6 +207,15 @@ class WorklistRow:
     lesion_count: int | None
     lesion_volume_ml: float | None
     stale: bool
+    reviewed_by: str | None
+    reviewed_at: datetime | None
+    overridden: bool | None
+    confirmed_positive: bool | None
+
+    @property
+    def waits_for_review(self) -> bool:
+        """Whether there is a result that nobody confirmed yet."""
+        return self.state is State.READY and self.reviewed_by is None
 
 
 @dataclass(frozen=True)
@@ -423,7 +435,7 @@ def worklist_row(db: Session, study_id: int) -> WorklistRow | None:
     return None if row is None else _worklist_row(*row)
 
 
-def _worklist_rows() -> Select[Study, Analysis | None, int, bool]:
+def _worklist_rows() -> Select[Study, Analysis | None, Review | None, int, bool]:
     conflicts = (
         select(func.count())
         .where(InstanceConflict.study_id == Study.id)
@@ -432,8 +444,16 @@ def _worklist_rows() -> Select[Study, Analysis | None, int, bool]:
     )
     other = aliased(Study)
     shares_uid = exists().where(other.study_uid == Study.study_uid, other.id != Study.id)
-    return select(Study, Analysis, conflicts, shares_uid).outerjoin(
-        Analysis, (Analysis.study_id == Study.id) & Analysis.current
+    last_review = (
+        select(func.max(Review.version))
+        .where(Review.analysis_id == Analysis.id)
+        .correlate(Analysis)
+        .scalar_subquery()
+    )
+    return (
+        select(Study, Analysis, Review, conflicts, shares_uid)
+        .outerjoin(Analysis, (Analysis.study_id == Study.id) & Analysis.current)
+        .outerjoin(Review, (Review.analysis_id == Analysis.id) & (Review.version == last_review))
     )
 
 
@@ -471,7 +491,7 @@ def pulse(db: Session) -> Pulse:
     # Counted: a transaction that began earlier may commit a lower id later (PostgreSQL).
     noted = [
         db.scalar(select(func.count()).select_from(table))
-        for table in (StudyEvent, InstanceConflict)
+        for table in (StudyEvent, InstanceConflict, Review)
     ]
     counts = db.execute(select(Study.state, func.count()).group_by(Study.state))
     under_way = db.scalars(
@@ -877,6 +897,7 @@ def _insert_once(db: Session, table: type[DeclarativeBase], values: Mapping[str,
 def _worklist_row(
     study: Study,
     analysis: Analysis | None,
+    review: Review | None,
     conflicts: int,
     shares_uid: bool,  # noqa: FBT001 - a column of the query above
 ) -> WorklistRow:
@@ -911,4 +932,8 @@ def _worklist_row(
         lesion_count=analysis.lesion_count if analysis else None,
         lesion_volume_ml=analysis.lesion_volume_ml if analysis else None,
         stale=analysis is not None and analysis.revision != study.revision,
+        reviewed_by=review.reviewer if review else None,
+        reviewed_at=review.at if review else None,
+        overridden=review.overridden if review else None,
+        confirmed_positive=review.positive if review else None,
     )

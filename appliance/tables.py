@@ -1,7 +1,7 @@
 """The tables. What is received is kept as it came, as text: a sender's date need not be a date.
 
 Rules that hold whatever the code does are constraints here: one study per UID and person, one
-instance per UID and study, one current analysis per study.
+instance per UID and study, one current analysis per study, one review per analysis and version.
 """
 
 from datetime import datetime
@@ -56,6 +56,17 @@ DELIVERY_STATES: Final = ("WAITING", "SENDING", "SENT", "COMMITTED", "FAILED", "
 
 OBJECT_STATES: Final = ("WAITING", "SENT", "COMMITTED", "REFUSED")
 """The values of `DeliveredObject.state`; `deliveries.ObjectState` gives them their meaning."""
+
+REASONS: Final = (
+    "small lesion missed",
+    "lesion missed",
+    "other pneumonia",
+    "several kinds of lesion",
+    "artefact",
+    "normal anatomy",
+    "other",
+)
+"""The values of `Review.reason`; `reviews.Reason` gives them their meaning."""
 
 ROLES: Final = ("radiologist", "administrator", "viewer")
 """The values of `Account.role`; `accounts.Role` gives them their meaning."""
@@ -322,9 +333,8 @@ class Occasion(Base):
     # Absent: the study was rejected.
     analysis_id: Mapped[int | None] = mapped_column(ForeignKey("analysis.id"))
     moment: Mapped[str] = mapped_column(Text)
-    # Of the result as a person confirmed it, from 1; 0 as long as only the machine speaks.
+    # The version of the result's review; 0 as long as only the machine speaks.
     review: Mapped[int] = mapped_column(default=0)
-    confirmation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     considered: Mapped[bool] = mapped_column(default=False)
     at: Mapped[datetime]
 
@@ -356,7 +366,6 @@ class Delivery(Base):
     revision: Mapped[int]
     analysis_id: Mapped[int | None] = mapped_column(ForeignKey("analysis.id"))
     review: Mapped[int] = mapped_column(default=0)
-    confirmation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     # The name in the settings; what is behind it may move to another address.
     destination: Mapped[str] = mapped_column(Text)
     kind: Mapped[str] = mapped_column(Text)
@@ -444,6 +453,40 @@ class Account(Base):
     created_at: Mapped[datetime]
     failed_logins: Mapped[int] = mapped_column(default=0)
     locked_until: Mapped[datetime | None]
+
+
+class Review(Base):
+    """What a person confirmed of one analysis; triggers refuse every change.
+
+    An amendment is a row with the next version. `reviewer` and `organisation` are the names at the
+    time; `reason` says why `positive` differs from the analysis's answer, and is absent when it
+    does not. A lesion that is not in `rejected` was accepted.
+    """
+
+    __tablename__ = "review"
+    __table_args__ = (
+        UniqueConstraint("analysis_id", "version"),
+        CheckConstraint(_one_of("reason", REASONS), name="reason"),
+        CheckConstraint("version > 0", name="version"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analysis.id"))
+    version: Mapped[int]
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    reviewer: Mapped[str] = mapped_column(Text)
+    organisation: Mapped[str] = mapped_column(Text)
+    positive: Mapped[bool]
+    reason: Mapped[str | None] = mapped_column(Text)
+    reason_text: Mapped[str] = mapped_column(Text, default="")
+    rejected: Mapped[list[int]] = mapped_column(JSON, default=list)
+    comment: Mapped[str] = mapped_column(Text, default="")
+    at: Mapped[datetime]
+
+    @property
+    def overridden(self) -> bool:
+        """Whether the person decided the case otherwise than the analysis."""
+        return self.reason is not None
 
 
 class AuditEntry(Base):

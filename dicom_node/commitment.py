@@ -23,7 +23,7 @@ from pynetdicom import evt
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 from pynetdicom.events import Event
-from pynetdicom.presentation import build_role
+from pynetdicom.presentation import build_context, build_role
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,

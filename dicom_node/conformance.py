@@ -363,10 +363,9 @@ SCP. The answer to an N-ACTION:
 {_statuses(ACTION_STATUSES)}
 
 An instance is committed to if its row is committed and its bytes on disk have the digest they came
-with; the appliance removes none by itself. The N-EVENT-REPORT (event type {
-        commitment.COMMITTED
-    }, or {commitment.SOME_FAILED} with a Failed SOP
-Sequence) goes out over the association of the question if the peer holds it open for
+with; it is kept until its study is removed by a person or by `[retention]`, which is off by
+default. The N-EVENT-REPORT (event type {commitment.COMMITTED}, or {commitment.SOME_FAILED} with a
+Failed SOP Sequence) goes out over the association of the question if the peer holds it open for
 {commitment.PATIENCE_S:g} s, else over a new one to the destination in the settings with the peer's
 AE title, with the SCP role proposed: {commitments.MAX_ATTEMPTS} tries, {commitments.RETRY_S:g} s
 apart at first, later {commitments.LONGEST_DELAY_S / 3600:g} h. A peer that is no destination is

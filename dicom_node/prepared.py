@@ -7,7 +7,6 @@ again is the same bytes, also by a later release.
 import shutil
 import threading
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +21,11 @@ from pydicom.uid import (
 from appliance import deliveries, studies
 from appliance.config import Settings
 from appliance.database import Database
-from appliance.deliveries import Confirmation, Content, ObjectFile, Order, Subject
+from appliance.deliveries import Content, ObjectFile, Order, Subject
 from appliance.store import Store
 from dicom_node.objects.build import build_objects, write_objects
-from dicom_node.objects.provenance import Equipment, Verification
+from dicom_node.objects.provenance import Equipment
+from dicom_node.objects.verification import load_verification
 from pipelines.findings import Analysis, whole_folder
 
 CONTENT_OF: Final = {
@@ -121,26 +121,17 @@ def _build(settings: Settings, database: Database, subject: Subject, folder: Pat
     with database.snapshot() as db:
         row = studies.analysis(db, subject.analysis_id)
         instances = studies.instances_of(db, subject.study_id)
+        verification = load_verification(db, subject.analysis_id, version=subject.review)
     assert row is not None
     objects = build_objects(
         Analysis.load(settings.data_dir / row.folder),
         [store.path_of(instance.digest) for instance in instances],
         analysed_at=row.created_at.astimezone(),
         equipment=Equipment.here(settings.dicom.serial_number),
-        verification=_verification(subject.confirmation),
+        verification=verification,
     )
     with whole_folder(folder) as staging:
         write_objects(objects, staging)
-
-
-def _verification(confirmation: Confirmation | None) -> Verification | None:
-    if confirmation is None:
-        return None
-    return Verification(
-        person_name=confirmation.person_name,
-        organisation=confirmation.organisation,
-        verified_at=datetime.fromisoformat(confirmation.confirmed_at),
-    )
 
 
 def _name(analysis_id: int, review: int) -> str:

@@ -9,14 +9,14 @@ from flask import Flask
 
 from appliance.config import Settings, secret_key
 from appliance.database import open_database
-from webui import auth, display, errors, fetching, headers, health, viewer, worklist
+from webui import auth, display, errors, fetching, headers, health, reviews, viewer, worklist
 from webui.dicomweb import service
 from webui.live import LiveFeed
 from webui.resources import EXTENSION, Resources
 
 STATIC: Final = Path(__file__).parent / "static"
 LARGEST_REQUEST_BYTES: Final = 64 * 1024
-"""No page takes more than a sign-in form; what stores instances has limits of its own."""
+"""No page takes more than a form or a review; what stores instances has limits of its own."""
 
 A_YEAR: Final = timedelta(days=365)
 
@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     headers.register(app)
     errors.register(app)
     auth.register(app)
-    for page in (worklist, viewer, fetching, health):
+    for page in (worklist, viewer, reviews, fetching, health):
         app.register_blueprint(page.blueprint)
     service.register(app, settings, database)
     return app

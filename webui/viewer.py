@@ -163,6 +163,7 @@ def _viewer_page(study_id: int, analysis: Analysis) -> str:
             "viewer.manifest", analysis_id=analysis.id, view=views.noted_pass(analysis.id)
         ),
         modules=MODULES,
+        review=url_for("reviews.state", analysis_id=analysis.id),
         first_pieces=_first_pieces(analysis.id, result.facts),
     )
 

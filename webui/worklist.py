@@ -92,6 +92,8 @@ def _row(row: studies.WorklistRow, series: Sequence[Series]) -> dict[str, Any]:
         "lesion_count": row.lesion_count,
         "lesion_volume_ml": row.lesion_volume_ml,
         "stale": row.stale,
+        "waits_for_review": row.waits_for_review,
+        "review": _review(row),
         "refused_series": [
             {
                 "series": f"{item.modality} {item.series_number} {item.description}".strip(),
@@ -101,4 +103,15 @@ def _row(row: studies.WorklistRow, series: Sequence[Series]) -> dict[str, Any]:
             for item in series
             if item.outcome == "refused"
         ],
+    }
+
+
+def _review(row: studies.WorklistRow) -> dict[str, Any] | None:
+    if row.reviewed_at is None:
+        return None
+    return {
+        "by": row.reviewed_by,
+        "at": row.reviewed_at.isoformat(timespec="seconds"),
+        "positive": row.confirmed_positive,
+        "overridden": row.overridden,
     }

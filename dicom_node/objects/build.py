@@ -11,10 +11,11 @@ from pydicom.dataset import Dataset
 from appliance.part10 import leniently
 from dicom_node.objects.capture import build_captures
 from dicom_node.objects.document import build_document
-from dicom_node.objects.provenance import Equipment, Provenance, Verification
+from dicom_node.objects.provenance import Equipment, Provenance
 from dicom_node.objects.report import build_report
 from dicom_node.objects.segmentation import build_segmentation
 from dicom_node.objects.source import read_source
+from dicom_node.objects.verification import Verification
 from pipelines.files import whole_file
 from pipelines.findings import Analysis
 
@@ -30,17 +31,20 @@ def build_objects(
     """Return Segmentation, report, key images and document, in this order, ready to be written.
 
     Called again with the same arguments it returns the same bytes. With a verification, the report
-    and the document are new instances and the others are those of the machine's delivery.
+    and the document are new instances, and so are the key images if lesions were rejected; the
+    others are those of the machine's delivery. The Segmentation stays what the machine marked.
 
     Args:
         analysis: What was found.
         source_paths: Files of the analysed images, in any order; others beside them do no harm.
         analysed_at: When the analysis ended, with its time zone.
         equipment: The box that made it.
-        verification: Who answers for the report; None as long as nobody does.
+        verification: What a person confirmed, as `load_verification` returns it; None as long as
+            nobody did.
 
     Raises:
-        ObjectError: The images are not those of the analysis, or it does not name its networks.
+        ObjectError: The images or the verification are not of the analysis, or it does not name
+            its networks.
         DecodeError: The pixel data of a key image are damaged.
     """
     with leniently():

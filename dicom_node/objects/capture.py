@@ -1,7 +1,8 @@
 """Key images as Secondary Captures (PS3.3 A.8.1): the slices of the largest lesions, outlined.
 
 Drawn as radiologists look at them, the patient's right on the left, whatever order the images were
-stored in. No patient's text is burnt in.
+stored in. No patient's text is burnt in. Lesions that a person rejected are on none; then the
+images are new ones, in a series of their own.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from pipelines.findings import Analysis, Lesion
 
 ROLE: Final = "key images"
 SERIES_NUMBER: Final = 9103
+CONFIRMED_ROLE: Final = "confirmed key images"
+CONFIRMED_SERIES_NUMBER: Final = 9105
 MOST_IMAGES: Final = 5
 
 _NOTICE: Final = "AI result, not for primary diagnosis"
 _NO_LESIONS: Final = "No lesions were found"
+_NONE_LEFT: Final = "No lesion was confirmed"
 _LEVEL_HU, _WIDTH_HU = -600, 1500  # the lung window
 _LONGER_SIDE: Final = 768  # px
 _MARGIN: Final = 10  # px
@@ -40,7 +44,7 @@ def build_captures(provenance: Provenance) -> tuple[Dataset, ...]:
     Raises:
         DecodeError: The pixel data of an image are damaged.
     """
-    slices = key_slices(provenance.analysis)
+    slices = key_slices(provenance.confirmed)
     return tuple(_capture(provenance, z, number) for number, z in enumerate(slices, start=1))
 
 
@@ -54,12 +58,12 @@ def key_slices(analysis: Analysis) -> list[int]:
 
 
 def draw_key_image(provenance: Provenance, z: int) -> Image.Image:
-    """Return one canonical slice in the lung window with the outlines of its lesions, RGB.
+    """Return one canonical slice in the lung window with its lesions that stand, outlined, RGB.
 
     Raises:
         DecodeError: Its pixel data are damaged.
     """
-    analysis = provenance.analysis
+    analysis = provenance.confirmed
     picture = _Picture(provenance.source.hounsfield(z), analysis.spacing[1:])
     shown = [lesion for lesion in analysis.lesions if lesion.first_slice <= z <= lesion.last_slice]
     for lesion in shown:
@@ -72,7 +76,7 @@ def draw_key_image(provenance: Provenance, z: int) -> Image.Image:
             (_NOTICE, _AMBER),
             (place if number is None else f"{place}, image {number}", _WHITE),
             *((_caption(lesion), _colour(lesion)) for lesion in shown[:MOST_IMAGES]),
-            *(() if analysis.lesions else ((_NO_LESIONS, _WHITE),)),
+            *(() if analysis.lesions else ((_without_lesions(provenance), _WHITE),)),
         ]
     )
     picture.mark_sides()
@@ -80,16 +84,32 @@ def draw_key_image(provenance: Provenance, z: int) -> Image.Image:
     return picture.image
 
 
+def _without_lesions(provenance: Provenance) -> str:
+    return _NONE_LEFT if provenance.analysis.lesions else _NO_LESIONS
+
+
 def _capture(provenance: Provenance, z: int, number: int) -> Dataset:
     image = draw_key_image(provenance, z)
-    ds = provenance.new_object(
-        SecondaryCaptureImageStorage,
-        provenance.uid(ROLE, str(z)),
-        series=ROLE,
-        series_number=SERIES_NUMBER,
-        modality="OT",
-        written_at=provenance.local(provenance.analysed_at),
-    )
+    # What nobody rejected anything of is the machine's, which the PACS has.
+    if provenance.confirmed is provenance.analysis:
+        ds = provenance.new_object(
+            SecondaryCaptureImageStorage,
+            provenance.uid(ROLE, str(z)),
+            series=ROLE,
+            series_number=SERIES_NUMBER,
+            modality="OT",
+            written_at=provenance.local(provenance.analysed_at),
+        )
+    else:
+        ds = provenance.new_object(
+            SecondaryCaptureImageStorage,
+            provenance.verified_uid(CONFIRMED_ROLE, str(z)),
+            series=CONFIRMED_ROLE,
+            series_number=CONFIRMED_SERIES_NUMBER,
+            modality="OT",
+            written_at=provenance.written_at,
+            of_verification=True,
+        )
     ds.InstanceNumber = number
     ds.BodyPartExamined = "CHEST"
     ds.ConversionType = "WSD"

@@ -33,6 +33,7 @@ SOURCE_IMAGE: Final = Code("121322", "DCM", "Source image for image processing o
 MEASUREMENT_REPORT: Final = Code("126000", "DCM", "Imaging Measurement Report")
 CT: Final = Code("25045-6", "LN", "CT unspecified body region")
 DEVICE: Final = Code("121007", "DCM", "Device")
+PERSON: Final = Code("121006", "DCM", "Person")
 ENGLISH: Final = Code("en", "RFC5646", "English")
 COMMENT: Final = Code("121106", "DCM", "Comment")
 FINDING: Final = Code("121071", "DCM", "Finding")

@@ -31,6 +31,7 @@ ROLE: Final = "document"
 SERIES_NUMBER: Final = 9104
 
 TITLE: Final = "Chest CT: result of the automatic analysis"
+_UNCONFIRMED: Final = "Not confirmed by a person."
 MOST_LESIONS: Final = 15
 """Rows of the table; the report holds all."""
 
@@ -88,11 +89,12 @@ def build_document(provenance: Provenance) -> Dataset:
         modality="DOC",
         written_at=provenance.written_at,
     )
-    ds.InstanceNumber = 1 if provenance.verification is None else 2
+    verification = provenance.verification
+    ds.InstanceNumber = 1 if verification is None else verification.version + 1
     ds.ConversionType = "WSD"
     ds.AcquisitionDateTime = ""
     ds.BurnedInAnnotation = "YES"
-    ds.VerificationFlag = "UNVERIFIED" if provenance.verification is None else "VERIFIED"
+    ds.VerificationFlag = "UNVERIFIED" if verification is None else "VERIFIED"
     ds.DocumentTitle = TITLE
     ds.ConceptNameCodeSequence = [codes.item(codes.MEASUREMENT_REPORT)]
     ds.SourceInstanceSequence = [source_image(image) for image in provenance.source.images]
@@ -105,7 +107,7 @@ def build_document(provenance: Provenance) -> Dataset:
 
 def render(provenance: Provenance) -> bytes:
     """Return the PDF; the same result is the same bytes."""
-    analysis = provenance.analysis
+    analysis = provenance.confirmed
     story = [
         Paragraph(TITLE, _HEADLINE),
         Spacer(0, 4),
@@ -114,6 +116,7 @@ def render(provenance: Provenance) -> bytes:
         _identification(provenance),
         Paragraph("Result", _HEADING),
         *(Paragraph(_shown(line), _TEXT) for line in _result(provenance)),
+        *_review(provenance),
         *_sentences("To be read with the result", analysis.warnings, _TEXT),
         *_lesions(analysis.lesions),
         *_burden(analysis),
@@ -205,20 +208,38 @@ def _without_marks(text: str) -> str:
 
 
 def _result(provenance: Provenance) -> list[str]:
-    analysis = provenance.analysis
-    verdict = "positive" if analysis.positive else "negative"
+    analysis = provenance.confirmed
     volume_ml = sum(lesion.volume_ml for lesion in analysis.lesions)
     score = f"Probability {analysis.probability:.2f}, positive from {analysis.threshold:.2f}"
     lungs = f"Right lung {analysis.lungs.right_ml:.0f} ml, left {analysis.lungs.left_ml:.0f} ml"
-    lines = [
-        f"COVID-19-like appearance: {verdict}. {score}.",
+    return [
+        f"COVID-19-like appearance: {_verdict(provenance.positive)}. {score}.",
         f"{len(analysis.lesions)} lesions, {volume_ml:.1f} ml in all. {lungs}.",
     ]
+
+
+def _verdict(positive: bool) -> str:  # noqa: FBT001 - a value, not a switch
+    return "positive" if positive else "negative"
+
+
+def _review(provenance: Provenance) -> list[Flowable]:
+    """Return who confirmed what and when, or that nobody did."""
     person = provenance.verification
     if person is None:
-        return [*lines, "Not verified by a person."]
+        return [Spacer(0, 6), Paragraph(_UNCONFIRMED, _WARNING), Spacer(0, 6)]
     when = f"{provenance.written_at:%Y-%m-%d %H:%M %z}"
-    return [*lines, f"Verified by {person.person_name}, {person.organisation}, {when}."]
+    lines = [f"Confirmed by {person.readable_name}, {person.organisation}, at {when}."]
+    if person.amends is not None:
+        lines.append(f"Version {person.version}; it replaces the one before.")
+    if person.reason:
+        machine = _verdict(provenance.analysis.positive)
+        lines.append(f"The automatic analysis said {machine}; decided otherwise: {person.reason}")
+    if person.rejected:
+        numbers = ", ".join(map(str, person.rejected))
+        lines.append(f"Rejected and left out of this document: lesions {numbers}.")
+    if person.comment:
+        lines.append(f"Comment: {person.comment}")
+    return [Paragraph(_shown(line), _TEXT) for line in lines]
 
 
 def _lesions(lesions: tuple[Lesion, ...]) -> list[Flowable]:
@@ -265,7 +286,7 @@ def _burden(analysis: Analysis) -> list[Flowable]:
 
 def _key_images(provenance: Provenance) -> Flowable:
     pictures: list[Any] = []
-    for z in key_slices(provenance.analysis):
+    for z in key_slices(provenance.confirmed):
         file = BytesIO()
         picture = draw_key_image(provenance, z)
         picture.thumbnail((_PICTURE_PX, _PICTURE_PX))

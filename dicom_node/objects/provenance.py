@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from appliance.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NA
 from dicom_node.errors import ObjectError
 from dicom_node.objects import codes
 from dicom_node.objects.source import OPTIONAL, REQUIRED, SourceSeries
+from dicom_node.objects.verification import Verification, as_confirmed
 from pipelines.findings import Analysis, ModelRef
 from pipelines.headers import InstanceHeader
 
@@ -38,6 +39,7 @@ MANUFACTURER: Final = "Chest CT appliance"
 MODEL_NAME: Final = "Chest CT AI"
 _CHARACTER_SET: Final = "ISO_IR 192"
 _LO_CHARACTERS: Final = 64  # PS3.5 6.2
+_MOST_MINUTES: Final = 14 * 60  # PS3.3 C.12.1.1.8
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,6 @@ class Equipment:
         return named_uid("device", MODEL_NAME, self.serial_number)
 
 
-@dataclass(frozen=True)
-class Verification:
-    """A person took responsibility for the report (PS3.3 C.17.2).
-
-    Attributes:
-        person_name: As DICOM writes names, family name first: `Family^Given`.
-        organisation: For which the person acts.
-        verified_at: When, with its time zone.
-    """
-
-    person_name: str
-    organisation: str
-    verified_at: datetime
-
-
 @dataclass(frozen=True, eq=False)
 class Provenance:
     """Where the objects of one delivery come from.
@@ -95,7 +82,7 @@ class Provenance:
         source: In which images.
         analysed_at: When, with its time zone.
         equipment: By what.
-        verification: Of the report and the document; None as long as only the machine speaks.
+        verification: What a person confirmed; None as long as only the machine speaks.
     """
 
     analysis: Analysis
@@ -132,12 +119,44 @@ class Provenance:
         return named_uid(self.identity, *role)
 
     def verified_uid(self, *role: str) -> str:
-        """Return the UID of what also says whether, and by whom, the report is verified."""
-        person = self.verification
-        if person is None:
+        """Return the UID of what also says what was verified, and by whom."""
+        return self._uid_of_version(self.verification, *role)
+
+    def predecessor_uid(self, *role: str) -> str:
+        """Return the UID of what a verified object replaces: the version before, or the machine's.
+
+        Raises:
+            ValueError: Nobody verified anything.
+        """
+        if self.verification is None:
+            raise ValueError("The machine's own objects replace none.")
+        return self._uid_of_version(self.verification.amends, *role)
+
+    def _uid_of_version(self, verification: Verification | None, *role: str) -> str:
+        if verification is None:
             return self.uid(*role)
-        when = self.written_at.isoformat()
-        return self.uid(*role, person.person_name, person.organisation, when)
+        said = []
+        version: Verification | None = verification
+        while version is not None:
+            when = self.local(version.verified_at).isoformat()
+            said.append(asdict(version) | {"verified_at": when, "amends": None})
+            version = version.amends
+        return self.uid(*role, json.dumps(said, sort_keys=True))
+
+    @cached_property
+    def confirmed(self) -> Analysis:
+        """The analysis without what the person rejected; all of it while nobody verified it.
+
+        Raises:
+            ObjectError: The person rejected a lesion that it does not have.
+        """
+        rejected = () if self.verification is None else self.verification.rejected
+        return as_confirmed(self.analysis, rejected)
+
+    @property
+    def positive(self) -> bool:
+        """The case, as the person sees it, else as the analysis does."""
+        return self.analysis.positive if self.verification is None else self.verification.positive
 
     @property
     def frame_of_reference_uid(self) -> str:
@@ -158,6 +177,8 @@ class Provenance:
         if len(offset) != len("+hhmm") or offset[0] not in "+-" or not offset[1:].isdigit():
             return moment
         minutes = int(offset[1:3]) * 60 + int(offset[3:])
+        if minutes > _MOST_MINUTES:
+            return moment
         return moment.astimezone(timezone(timedelta(minutes=int(offset[0] + "1") * minutes)))
 
     def model(self, purpose: str) -> ModelRef:
@@ -180,6 +201,7 @@ class Provenance:
         series_number: int,
         modality: str,
         written_at: datetime,
+        of_verification: bool = False,
     ) -> Dataset:
         """Return an object with its patient, study, series, equipment and SOP common modules.
 
@@ -190,6 +212,7 @@ class Provenance:
             series_number: In the study.
             modality: Of its series.
             written_at: Its content date and time.
+            of_verification: Whether each verification has a series of its own.
         """
         ds = Dataset()
         ds.file_meta = _file_meta(sop_class_uid, sop_instance_uid)
@@ -197,7 +220,8 @@ class Provenance:
         ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, sop_instance_uid
         self._copy_patient_and_study(ds)
         ds.Modality = modality
-        ds.SeriesInstanceUID = self.uid("series", series)
+        series_uid = self.verified_uid if of_verification else self.uid
+        ds.SeriesInstanceUID = series_uid("series", series)
         ds.SeriesNumber = series_number
         ds.SeriesDescription = f"{MODEL_NAME} {series}, research use only"
         ds.Manufacturer, ds.ManufacturerModelName = MANUFACTURER, MODEL_NAME

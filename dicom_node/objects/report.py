@@ -2,7 +2,11 @@
 
 One TID 1411 group for each lung and each lesion refers to its segment; one TID 1501 group is about
 the case. The machine's own report is PARTIAL and UNVERIFIED; a verified one is COMPLETE, names the
-person, and names the machine's as its predecessor.
+person, and names what it replaces as its predecessor: the machine's, or the version before.
+
+In a verified report the answer for the case is the person's, who is its observer (TID 1002), and
+the probability stays the algorithm's. Lesions that were rejected have no group: TID 1411 has no
+place for such a mark, so whoever reads it would take them for findings. A comment names them.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from highdicom.sr import (
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
     ObserverContext,
+    PersonObserverIdentifyingAttributes,
     QualitativeEvaluation,
     ReferencedSegment,
     RelationshipTypeValues,
@@ -40,10 +45,10 @@ from dicom_node.objects.provenance import (
     MODEL_NAME,
     NOTICE,
     Provenance,
-    Verification,
     reference,
 )
 from dicom_node.objects.segmentation import Segment, segments
+from dicom_node.objects.verification import Verification
 from pipelines.findings import ModelRef, Side
 
 ROLE: Final = "report"
@@ -84,7 +89,7 @@ def build_report(provenance: Provenance) -> Dataset:
 
 def _verify(ds: Dataset, provenance: Provenance, verification: Verification) -> None:
     """Name the verifying observer and the report that this one supersedes (PS3.3 C.17.2)."""
-    ds.InstanceNumber = 2
+    ds.InstanceNumber = verification.version + 1
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "VERIFIED", "FINAL"
     observer = Dataset()
     observer.VerifyingObserverName = PersonName(verification.person_name)
@@ -95,7 +100,7 @@ def _verify(ds: Dataset, provenance: Provenance, verification: Verification) -> 
     ds.PredecessorDocumentsSequence = [
         _instances(
             ds.StudyInstanceUID,
-            {ds.SeriesInstanceUID: [reference(ds.SOPClassUID, provenance.uid(ROLE))]},
+            {ds.SeriesInstanceUID: [reference(ds.SOPClassUID, provenance.predecessor_uid(ROLE))]},
         )
     ]
 
@@ -128,7 +133,8 @@ def _instances(study_uid: str, series: dict[str, list[Dataset]]) -> Dataset:
 
 
 def _content(provenance: Provenance) -> MeasurementReport:
-    described = segments(provenance)
+    stand = {lesion.id for lesion in provenance.confirmed.lesions}
+    described = [s for s in segments(provenance) if s.lesion is None or s.lesion.id in stand]
     groups = [
         _lung(provenance, s) if s.lesion is None else _lesion(provenance, s) for s in described
     ]
@@ -153,7 +159,7 @@ def _content(provenance: Provenance) -> MeasurementReport:
 
 def _case(provenance: Provenance) -> MeasurementsAndQualitativeEvaluations:
     """Return what is said of the whole case, and what its reader must know (TID 1501)."""
-    analysis, screening = provenance.analysis, _algorithm(provenance.model("screening"))
+    analysis, screening = provenance.confirmed, _algorithm(provenance.model("screening"))
     volume_ml = sum(lesion.volume_ml for lesion in analysis.lesions)
     measured = [
         _number(codes.COVID_PROBABILITY, analysis.probability, codes.NO_UNITS, screening),
@@ -163,18 +169,48 @@ def _case(provenance: Provenance) -> MeasurementsAndQualitativeEvaluations:
     ]
     if analysis.burden is not None:
         measured.append(_number(codes.BURDEN, 100 * analysis.burden.both.share, codes.PERCENT))
-    answer = codes.POSITIVE if analysis.positive else codes.NEGATIVE
+    answer = QualitativeEvaluation(
+        codes.COVID_LIKE, codes.POSITIVE if provenance.positive else codes.NEGATIVE
+    )
+    said = [_comment(line) for line in (NOTICE, *analysis.warnings, *_made_by(provenance))]
+    if (person := provenance.verification) is not None:
+        words = [_comment(line) for line in _said_by(person, provenance)]
+        for item in (answer[0], *words):
+            item.ContentSequence = _observer(person)
+        said += words
     case = MeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(provenance.uid("tracking", "Case"), "Case"),
         finding_type=codes.FINDING,
         finding_sites=[_site(Side.BOTH)],
         measurements=measured,
-        qualitative_evaluations=[QualitativeEvaluation(codes.COVID_LIKE, answer)],
+        qualitative_evaluations=[answer],
     )
-    for sentence in (NOTICE, *analysis.warnings, *_made_by(provenance)):
-        comment = TextContentItem(codes.COMMENT, sentence, RelationshipTypeValues.CONTAINS)
-        case[0].ContentSequence.append(comment)
+    case[0].ContentSequence.extend(said)
     return case
+
+
+def _comment(sentence: str) -> TextContentItem:
+    return TextContentItem(codes.COMMENT, sentence, RelationshipTypeValues.CONTAINS)
+
+
+def _said_by(person: Verification, provenance: Provenance) -> list[str]:
+    """Return what the person says beside the answer."""
+    said = []
+    if person.reason:
+        machine = "positive" if provenance.analysis.positive else "negative"
+        said.append(f"The automatic analysis said {machine}; decided otherwise: {person.reason}")
+    if person.rejected:
+        numbers = ", ".join(map(str, person.rejected))
+        said.append(f"Rejected lesions of the automatic analysis: {numbers}")
+    return [*said, *filter(None, [person.comment])]
+
+
+def _observer(person: Verification) -> ObserverContext:
+    """Return the person as the observer of one content item (TID 1002, TID 1003)."""
+    attributes = PersonObserverIdentifyingAttributes(
+        person.person_name, organization_name=person.organisation
+    )
+    return ObserverContext(_concept(codes.PERSON), attributes)
 
 
 def _made_by(provenance: Provenance) -> list[str]:
@@ -190,7 +226,7 @@ def _made_by(provenance: Provenance) -> list[str]:
 def _lung(
     provenance: Provenance, segment: Segment
 ) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
-    analysis = provenance.analysis
+    analysis = provenance.confirmed
     is_left = segment.side is Side.LEFT
     volume_ml = analysis.lungs.left_ml if is_left else analysis.lungs.right_ml
     measured = [_number(codes.VOLUME, volume_ml, codes.MILLILITRE)]

@@ -11,7 +11,6 @@ from appliance import audit, commitment_transactions, deliveries, doctor, lifecy
 from appliance.config import Settings
 from appliance.database import Database, utc_now
 from appliance.deliveries import (
-    Confirmation,
     Content,
     DeliveryState,
     Kind,
@@ -27,7 +26,6 @@ from appliance.tables import AuditEntry, Delivery
 from tests.appliance import world
 
 RESULTS = (Content.SEG, Content.SR, Content.SC, Content.PDF)
-CONFIRMATION = Confirmation("Reader^Ann", "Clinic", "2026-11-23T10:00:00+01:00")
 
 
 def ready(database: Database, study_uid: str = world.STUDY_UID) -> Subject:
@@ -134,7 +132,6 @@ def test_the_same_is_queued_once_and_a_confirmation_adds_what_it_changes(databas
         revision=subject.revision,
         analysis_id=subject.analysis_id,
         review=1,
-        confirmation=CONFIRMATION,
     )
     with database.transaction() as db:
         deliveries.note_confirmed(db, confirmed)
@@ -147,7 +144,7 @@ def test_the_same_is_queued_once_and_a_confirmation_adds_what_it_changes(databas
     assert queue(database, confirmed, RESULTS) == 4
     assert queue(database, confirmed, RESULTS) is None
 
-    assert [row(database, number).what for number in (1, 2, 4)] == ["seg,sr", "sc,pdf", "sr,pdf"]
+    assert [row(database, number).what for number in (1, 2, 4)] == ["seg,sr", "sc,pdf", "sr,sc,pdf"]
     with database.snapshot() as db:
         assert deliveries.latest(db, 1) == confirmed
 

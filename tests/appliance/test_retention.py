@@ -7,20 +7,33 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, select
 
-from appliance import audit, lifecycle, retention, retrievals, studies
+from appliance import (
+    accounts,
+    audit,
+    deliveries,
+    lifecycle,
+    retention,
+    retrievals,
+    reviews,
+    studies,
+)
+from appliance.accounts import Role
 from appliance.cli import main
 from appliance.config import RetentionSettings, Settings
 from appliance.database import Base, Database, utc_now
+from appliance.deliveries import Content, Kind
 from appliance.lifecycle import State
 from appliance.retention import HOLDS, NAMED, remove
 from appliance.retrievals import Aim, Why
+from appliance.reviews import Judgement
 from appliance.store import SETTLED_S, Store
 from appliance.tables import Analysis, AuditEntry, Instance, Patient, Study
 from tests.appliance import world
 
 OLD = timedelta(days=31)
-TERMS = {"keep_days": 30, "free_bytes": 0, "at_least_days": 7}
+TERMS = {"keep_days": 30, "free_bytes": 0, "at_least_days": 7, "unconfirmed": True}
 OTHER_UID = "2.25.2"
+PASSWORD = "correct horse battery"
 FULL = 10**18  # bytes that no disk has free
 
 
@@ -57,7 +70,15 @@ def ready(database: Database, settings: Settings, *, study_uid: str = world.STUD
         world.reclaimed(database, study_id),
         world.result(folder=str(folder.relative_to(settings.data_dir))),
     )
+    considered(database)
     return study_id
+
+
+def considered(database: Database) -> None:
+    """The rules were asked about all that ended."""
+    with database.transaction() as db:
+        for occasion in deliveries.open_occasions(db):
+            deliveries.take(db, occasion)
 
 
 def enforce(database: Database, settings: Settings, *, after: timedelta = OLD) -> list[int]:
@@ -133,6 +154,7 @@ def test_what_is_under_way_or_failed_stays(database: Database, settings: Setting
 
 def test_a_refused_study_goes_as_well(database: Database, settings: Settings):
     world.in_state(database, State.REJECTED)
+    considered(database)
 
     assert enforce(database, chosen(settings)) == [1]
 
@@ -145,6 +167,49 @@ def test_a_study_somebody_has_just_looked_at_stays(database: Database, settings:
 
     assert enforce(database, now, after=timedelta(hours=23)) == []
     assert enforce(database, now, after=timedelta(hours=25)) == [study_id]
+
+
+def test_a_study_whose_result_nobody_confirmed_stays(database: Database, settings: Settings):
+    study_id = ready(database, settings)
+    careful = chosen(settings, unconfirmed=False)
+
+    assert enforce(database, careful) == []
+
+    with database.transaction() as db:
+        number = accounts.add(db, "ann", password=PASSWORD, role=Role.RADIOLOGIST, actor="a")
+        analysis, account = studies.current_analysis(db, study_id), accounts.find(db, number)
+        assert analysis is not None
+        assert account is not None
+        judgement = Judgement(positive=True, lesions={1: True, 2: True})
+        reviews.confirm(db, analysis.id, judgement, seen=0, account=account, organisation="Clinic")
+    considered(database)
+    assert enforce(database, careful) == [study_id]
+
+
+def test_a_study_with_something_unsent_stays(database: Database, settings: Settings):
+    study_id = ready(database, settings)
+    with database.transaction() as db:
+        subject = deliveries.latest(db, study_id)
+        assert subject is not None
+        delivery_id = deliveries.queue(
+            db, subject, destination="pacs", kind=Kind.DICOM, contents=[Content.SR]
+        )
+    assert delivery_id is not None
+
+    assert enforce(database, chosen(settings)) == []
+
+    with database.transaction() as db:
+        deliveries.drop(db, delivery_id, actor="a")
+    assert enforce(database, chosen(settings)) == [study_id]
+
+
+def test_a_study_about_which_no_rule_was_asked_yet_stays(database: Database, settings: Settings):
+    lifecycle.finish(database, world.claimed(database), world.result())
+
+    assert enforce(database, chosen(settings)) == []
+
+    considered(database)
+    assert enforce(database, chosen(settings)) == [1]
 
 
 def test_a_study_of_which_more_is_wanted_stays(database: Database, settings: Settings):
@@ -209,6 +274,7 @@ def test_a_study_removed_while_more_of_it_comes_is_received_anew(
         studies.record_instance(db, world.instance(7, content="b"), routes)
     lifecycle.move(database, None, 1, State.RECEIVING, State.QUEUED)
     lifecycle.reject(database, world.reclaimed(database), reason="not a chest")
+    considered(database)
 
     assert enforce(database, chosen(settings)) == [1]
     with database.transaction() as db:

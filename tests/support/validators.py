@@ -39,6 +39,13 @@ def pixelmed_errors(path: Path) -> list[str]:
     return [line for line in told.splitlines() if line.startswith("Error")]
 
 
+def dsrdump_problems(path: Path) -> list[str]:
+    """What DCMTK calls an error in a structured report, its relationships included."""
+    told = _run("dsrdump", path)
+    assert "Verification Flag" in told, told
+    return [line for line in told.splitlines() if line.startswith(("E:", "F:"))]
+
+
 def dcmqi_segments(path: Path, folder: Path) -> dict[int, tuple[dict[str, Any], nib.Nifti1Image]]:
     """What dcmqi reads in a Segmentation: by segment number its description and its image."""
     folder.mkdir()

@@ -68,12 +68,12 @@ class Reader:
     troubles: list[str] = field(default_factory=list)
 
     @classmethod
-    def signed_in(cls, browser: Browser, address: str) -> "Reader":
+    def signed_in(cls, browser: Browser, address: str, *, name: str = NAME) -> "Reader":
         context = browser.new_context(viewport=WINDOW)
         reader = cls(context.new_page(), address)
         reader._watch()
         reader.page.goto(address)
-        reader.page.fill("#name", NAME)
+        reader.page.fill("#name", name)
         reader.page.fill("#password", PASSWORD)
         reader.page.click("text=Sign in >> nth=-1")
         reader.page.wait_for_selector("#worklist")

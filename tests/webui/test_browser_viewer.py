@@ -91,7 +91,7 @@ def test_it_opens_on_the_first_lesion(reader: Reader, volume: CTVolume, found: A
     assert reader.slice_number("sagittal") == round(lesion.centroid[2]) + 1
     assert reader.slice_number("coronal") == round(lesion.centroid[1]) + 1
     assert columns_of(picture(reader, "axial"), LESION_ORANGE).size > 50
-    assert reader.page.get_attribute(".lesions button >> nth=0", "aria-current") == "true"
+    assert reader.page.get_attribute(".lesions .lesion >> nth=0", "aria-current") == "true"
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
@@ -126,7 +126,7 @@ def test_left_and_right_are_the_patients(reader: Reader, volume: CTVolume, found
     on_the_left = next(lesion for lesion in found.lesions if lesion.side is Side.LEFT)
     number = found.lesions.index(on_the_left)
     reader.press(*["n"] * number)
-    assert "Left lung" in reader.page.inner_text(f".lesions button >> nth={number}")
+    assert "Left lung" in reader.page.inner_text(f".lesions .lesion >> nth={number}")
     outline = columns_of(picture(reader, "axial"), LESION_YELLOW)
     assert outline.size > 50
     assert outline.min() > (middle - box["x"])
@@ -217,11 +217,11 @@ def test_n_and_p_walk_the_lesions_round_and_round(
     reader.press("p")
     last = found.lesions[-1]
     assert reader.slice_number("axial") == display_number(volume, last.key_slice)
-    assert reader.page.get_attribute(".lesions button >> nth=-1", "aria-current") == "true"
+    assert reader.page.get_attribute(".lesions .lesion >> nth=-1", "aria-current") == "true"
 
 
 def test_a_click_on_a_lesion_jumps_to_it(reader: Reader, volume: CTVolume, found: Analysis):
-    reader.page.click(".lesions button >> nth=2")
+    reader.page.click(".lesions .lesion >> nth=2")
     reader.frames()
 
     assert reader.slice_number("axial") == display_number(volume, found.lesions[2].key_slice)

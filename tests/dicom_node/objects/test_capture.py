@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from pydicom import dcmread
 
 from dicom_node.objects.capture import MOST_IMAGES, key_slices
+from dicom_node.objects.verification import Verification
 from tests.dicom_node.objects.conftest import Study
 from tests.support import ct_series
 
@@ -78,3 +80,34 @@ def test_images_once_compressed_with_loss_stay_marked(tmp_path: Path):
             assert ds.LossyImageCompression == "01"
             assert ds.LossyImageCompressionRatio == 12.5
             assert ds.LossyImageCompressionMethod == "ISO_10918_1"
+
+
+def rejecting(*lesions: int) -> Verification:
+    return Verification(
+        person_name="Doe^Jane",
+        organisation="Klinik",
+        verified_at=datetime(2026, 11, 23, 8, 5, tzinfo=UTC),
+        positive=True,
+        rejected=lesions,
+    )
+
+
+def test_a_rejected_lesion_is_on_no_confirmed_key_image(study, objects):
+    confirmed = study.objects(verification=rejecting(1))
+
+    images = [ds for ds in confirmed if ds.Modality == "OT"]
+    keys = dict.fromkeys(lesion.key_slice for lesion in study.analysis.lesions[1:])
+    uids = [ds.SourceImageSequence[0].ReferencedSOPInstanceUID for ds in images]
+    assert uids == [study.analysis.sop_instance_uids[z] for z in keys][:MOST_IMAGES]
+    assert (objects[2].pixel_array == RED).all(axis=2).any()
+    for ds in images:
+        assert not (ds.pixel_array == RED).all(axis=2).any()
+        assert ds.SeriesDescription == "Chest CT AI confirmed key images, research use only"
+
+
+def test_when_every_lesion_was_rejected_one_image_of_the_lungs_is_left(study):
+    everything = rejecting(*(lesion.id for lesion in study.analysis.lesions))
+
+    images = [ds for ds in study.objects(verification=everything) if ds.Modality == "OT"]
+
+    assert len(images) == 1

@@ -11,9 +11,16 @@ from datetime import UTC, datetime
 import pytest
 
 from dicom_node.objects.document import MOST_LESIONS
-from dicom_node.objects.provenance import Verification
+from dicom_node.objects.verification import Verification
 from tests.dicom_node.objects.conftest import Study
 from tests.support import ct_series
+
+CONFIRMED = Verification(
+    person_name="Doe^Jane",
+    organisation="Klinik",
+    verified_at=datetime(2026, 11, 23, 8, 5, tzinfo=UTC),
+    positive=True,
+)
 
 
 def pdf(study: Study, **changes: object) -> bytes:
@@ -51,7 +58,7 @@ def test_it_names_the_study_the_result_and_every_lesion(study):
         "PHANTOM-0001",
         "1970-01-01",
         "COVID-19-like appearance: positive. Probability 0.81",
-        "Not verified by a person.",
+        "Not confirmed by a person.",
         "The scan is noisy.",
         "tiny lesions 1.0.0",
     ):
@@ -77,12 +84,41 @@ def test_many_lesions_stay_on_two_pages_and_none_is_forgotten(study):
 
 
 def test_a_verified_result_names_the_person(study):
-    person = Verification("Müller^Jörg", "Klinik", datetime(2026, 11, 23, 8, 5, tzinfo=UTC))
+    said = text(pdf(study, verification=CONFIRMED))
 
-    said = text(pdf(study, verification=person))
+    assert "Confirmed by Jane Doe, Klinik, at 2026-11-23 08:05 +0000." in said
+    assert "Not confirmed" not in said
+    assert "Research use only, not for primary diagnosis." in said
 
-    assert "Klinik, 2026-11-23 08:05 +0000" in said
-    assert "Not verified" not in said
+
+def test_an_overridden_and_amended_result_says_so(study):
+    person = replace(
+        CONFIRMED,
+        positive=False,
+        reason="artefact: <b>motion</b>",
+        comment="Compare with 2024 & 2025.",
+        amends=CONFIRMED,
+    )
+
+    said = " ".join(text(pdf(study, verification=person)).split())  # lines are broken anywhere
+
+    assert "COVID-19-like appearance: negative. Probability 0.81" in said
+    assert "The automatic analysis said positive" in said
+    assert "Comment: Compare with 2024 & 2025." in said
+    assert "Version 2" in said
+
+
+def test_rejected_lesions_are_not_in_a_verified_result(study):
+    first, second, *_ = study.analysis.lesions
+    kept = [lesion for lesion in study.analysis.lesions if lesion.id != second.id]
+
+    said = text(pdf(study, verification=replace(CONFIRMED, rejected=(second.id,))))
+
+    volume_ml = sum(lesion.volume_ml for lesion in kept)
+    assert f"{len(kept)} lesions, {volume_ml:.1f} ml in all" in said
+    assert f"{first.volume_ml:.1f} ml" in said
+    assert f"{second.volume_ml:.1f} ml" not in said
+    assert f"Rejected and left out of this document: lesions {second.id}." in said
 
 
 @pytest.mark.parametrize(

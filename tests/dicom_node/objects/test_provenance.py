@@ -11,13 +11,19 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.errors import ObjectError
-from dicom_node.objects.provenance import Equipment, Verification
+from dicom_node.objects.provenance import Equipment
+from dicom_node.objects.verification import Verification
 from pipelines.findings import Analysis
 from pipelines.series import load_input
 from tests.dicom_node.objects.conftest import ANALYSED_AT, EQUIPMENT, Study
 from tests.support import ct_series
 
-PERSON = Verification("Doe^Jane", "Hospital", datetime(2026, 11, 23, 8, 5, tzinfo=UTC))
+PERSON = Verification(
+    person_name="Doe^Jane",
+    organisation="Hospital",
+    verified_at=datetime(2026, 11, 23, 8, 5, tzinfo=UTC),
+    positive=True,
+)
 
 
 def uids(objects: tuple[Dataset, ...]) -> list[str]:
@@ -95,6 +101,35 @@ def test_a_verification_replaces_report_and_document_alone(study, objects):
     assert changed == ["SR", "DOC"]
 
 
+def test_a_rejected_lesion_replaces_the_key_images_too(study, objects):
+    verified = study.objects(verification=replace(PERSON, rejected=(1,)))
+
+    before = set(uids(objects))
+    kept = [ds.Modality for ds in verified if ds.SOPInstanceUID in before]
+    assert kept == ["SEG"]
+    assert not {ds.SeriesInstanceUID for ds in objects if ds.Modality == "OT"} & {
+        ds.SeriesInstanceUID for ds in verified if ds.Modality == "OT"
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"person_name": "Roe^Jim"},
+        {"positive": False, "reason": "artefact"},
+        {"comment": "Again."},
+        {"rejected": (2,)},
+        {"verified_at": PERSON.verified_at + timedelta(microseconds=1)},
+        {"amends": PERSON},
+    ],
+)
+def test_a_verification_that_says_anything_else_is_another_report(study, changes):
+    one, other = (study.objects(verification=p)[1] for p in (PERSON, replace(PERSON, **changes)))
+
+    assert one.SOPInstanceUID != other.SOPInstanceUID
+    assert one.SeriesInstanceUID == other.SeriesInstanceUID
+
+
 def test_every_object_stays_with_its_patient_and_study(study, objects):
     image = dcmread(study.paths[0], stop_before_pixels=True)
     for ds in objects:
@@ -156,6 +191,17 @@ def test_times_are_in_the_zone_that_the_study_names(tmp_path):
     for ds in study.objects():
         assert ds.TimezoneOffsetFromUTC == "+0530"
         assert (ds.ContentDate, ds.ContentTime) == ("20261122", "155030")
+
+
+@pytest.mark.parametrize("offset", ["+9900", "-2400", "+1401"])
+def test_a_zone_that_is_nowhere_on_earth_is_passed_on_and_not_used(tmp_path, offset):
+    series = ct_series.slices(24)
+    for ds in series:
+        ds.TimezoneOffsetFromUTC = offset
+    study = Study.of(series, tmp_path, with_lesions=False)
+
+    for ds in study.objects():
+        assert (ds.ContentDate, ds.ContentTime) == ("20261122", "102030")
 
 
 def test_a_time_without_its_zone_is_refused(study):

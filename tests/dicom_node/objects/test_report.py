@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import highdicom.sr
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_node.objects.provenance import Verification
-from tests.support.validators import dciodvfy_errors, dcmqi_report, needs_pixelmed, pixelmed_errors
+from dicom_node.errors import ObjectError
+from dicom_node.objects.verification import Verification
+from pipelines.severity import measure_burden
+from tests.support.validators import (
+    dciodvfy_errors,
+    dcmqi_report,
+    dsrdump_problems,
+    needs_pixelmed,
+    pixelmed_errors,
+)
 
-VERIFIED = Verification("Müller^Jörg", "Klinik am See", datetime(2026, 11, 23, 8, 5, tzinfo=UTC))
+VERIFIED = Verification(
+    person_name="Müller^Jörg",
+    organisation="Klinik am See",
+    verified_at=datetime(2026, 11, 23, 8, 5, tzinfo=UTC),
+    positive=True,
+)
+OVERRIDDEN = replace(
+    VERIFIED,
+    person_name="reader^",
+    positive=False,
+    reason="artefact: motion",
+    comment="See the CT of 2024.",
+    rejected=(2,),
+    amends=VERIFIED,
+)
 
 
 @pytest.fixture
@@ -128,7 +153,105 @@ def test_a_verified_report_names_the_person_and_supersedes_the_machines(study, o
     assert verified.SOPInstanceUID != machine.SOPInstanceUID
 
 
-@pytest.mark.parametrize("verification", [None, VERIFIED])
+def test_an_amendment_supersedes_the_version_before(study):
+    first = study.objects(verification=VERIFIED)[1]
+    second = study.objects(verification=replace(VERIFIED, comment="More.", amends=VERIFIED))[1]
+
+    (predecessor,) = second.PredecessorDocumentsSequence
+    (series,) = predecessor.ReferencedSeriesSequence
+    (instance,) = series.ReferencedSOPSequence
+    assert instance.ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert series.SeriesInstanceUID == first.SeriesInstanceUID
+    assert (first.InstanceNumber, second.InstanceNumber) == (2, 3)
+
+
+def test_a_person_is_the_observer_of_the_answer_and_an_algorithm_of_the_probability(study):
+    report = study.objects(verification=OVERRIDDEN)[1]
+
+    (case, *_) = report.ContentSequence[-1].ContentSequence
+    said = {item.ConceptNameCodeSequence[0].CodeMeaning: item for item in case.ContentSequence}
+    answer = said["COVID-19-like appearance"]
+    assert answer.ConceptCodeSequence[0].CodeMeaning == "Negative"
+    observer = {
+        item.ConceptNameCodeSequence[0].CodeMeaning: item for item in answer.ContentSequence
+    }
+    assert {item.RelationshipType for item in answer.ContentSequence} == {"HAS OBS CONTEXT"}
+    assert observer["Observer Type"].ConceptCodeSequence[0].CodeMeaning == "Person"
+    assert str(observer["Person Observer Name"].PersonName) == "reader^"
+    assert observer["Person Observer's Organization Name"].TextValue == "Klinik am See"
+    probability = said["Probability of COVID-19-like appearance"]
+    assert probability.MeasuredValueSequence[0].NumericValue == study.analysis.probability
+    assert any(
+        item.ConceptNameCodeSequence[0].CodeMeaning == "Algorithm Name"
+        for item in probability.ContentSequence
+    )
+    words = [
+        item.TextValue
+        for item in case.ContentSequence
+        if item.ValueType == "TEXT" and "ContentSequence" in item
+    ]
+    assert words == [
+        "The automatic analysis said positive; decided otherwise: artefact: motion",
+        "Rejected lesions of the automatic analysis: 2",
+        "See the CT of 2024.",
+    ]
+
+
+def test_the_machine_alone_has_no_person_for_an_observer(objects):
+    assert "Person Observer Name" not in str(objects[1])
+
+
+def test_a_rejected_lesion_is_in_no_measurement_of_a_verified_report(study, tmp_path):
+    path = study.write(tmp_path / "objects", verification=OVERRIDDEN)[1]
+
+    groups = {
+        group["TrackingIdentifier"]: group for group in dcmqi_report(path, tmp_path)["Measurements"]
+    }
+
+    kept = [lesion for lesion in study.analysis.lesions if lesion.id != 2]
+    names = {f"Lesion {lesion.id}" for lesion in kept}
+    assert set(groups) == {"Case", "Right lung", "Left lung", *names}
+    case = measured(groups["Case"])
+    assert case["Number of lesions"][0] == len(kept)
+    volume_ml = sum(lesion.volume_ml for lesion in kept)
+    assert case["Volume of all lesions"][0] == pytest.approx(volume_ml, abs=1e-3)
+    labels = np.where(study.analysis.lesion_labels == 2, 0, study.analysis.lesion_labels)
+    voxel_ml = float(np.prod(study.analysis.spacing)) / 1000
+    burden = measure_burden(study.analysis.lung_mask, labels, voxel_ml)
+    for name, share in (
+        ("Case", burden.both.share),
+        ("Right lung", burden.right.whole.share),
+        ("Left lung", burden.left.whole.share),
+    ):
+        told = measured(groups[name])["Share of the lung that is lesion"][0]
+        assert told == pytest.approx(100 * share, abs=1e-4)
+    answer = groups["Case"]["qualitativeEvaluations"][0]["conceptValue"]
+    assert answer["CodeMeaning"] == "Negative"
+
+
+def test_a_review_of_another_analysis_is_refused(study):
+    with pytest.raises(ObjectError, match="no lesion 99"):
+        study.objects(verification=replace(VERIFIED, rejected=(99,)))
+
+
+def test_highdicom_reads_a_verified_report_back(study, tmp_path):
+    path = study.write(tmp_path, verification=OVERRIDDEN)[1]
+
+    report = highdicom.sr.srread(path).content
+
+    groups = report.get_volumetric_roi_measurement_groups()
+    kept = [f"Lesion {lesion.id}" for lesion in study.analysis.lesions if lesion.id != 2]
+    assert [group.tracking_identifier for group in groups] == ["Right lung", "Left lung", *kept]
+
+
+@pytest.mark.parametrize("verification", [VERIFIED, OVERRIDDEN])
+def test_dcmtk_reads_a_verified_report(study, tmp_path, verification):
+    path = study.write(tmp_path, verification=verification)[1]
+
+    assert dsrdump_problems(path) == []
+
+
+@pytest.mark.parametrize("verification", [None, VERIFIED, OVERRIDDEN])
 def test_the_validators_find_no_error(study, tmp_path, verification):
     for path in study.write(tmp_path, verification=verification):
         assert dciodvfy_errors(path) == [], path.name
@@ -136,9 +259,10 @@ def test_the_validators_find_no_error(study, tmp_path, verification):
 
 @needs_pixelmed
 @pytest.mark.parametrize("template", ["1411", "1501"])
-def test_the_report_keeps_to_its_templates(study, tmp_path, template):
+@pytest.mark.parametrize("verification", [None, OVERRIDDEN])
+def test_the_report_keeps_to_its_templates(study, tmp_path, template, verification):
     """The validator takes all groups of a container for one template: each kind is shown alone."""
-    report = dcmread(study.write(tmp_path)[1])
+    report = dcmread(study.write(tmp_path, verification=verification)[1])
     groups = report.ContentSequence[-1].ContentSequence
     report.ContentSequence[-1].ContentSequence = [
         group for group in groups if group.ContentTemplateSequence[0].TemplateIdentifier == template

@@ -26,5 +26,5 @@ export function listenToKeys(commands) {
 
 /** @param {EventTarget | null} target */
 function takesText(target) {
-  return target instanceof HTMLInputElement || target instanceof HTMLTextAreaElement;
+  return [HTMLInputElement, HTMLTextAreaElement, HTMLSelectElement].some((kind) => target instanceof kind);
 }

@@ -21,6 +21,7 @@ export function lesionList(state, lesions) {
     button.addEventListener("click", () => jump(lesion));
     return [lesion.id, button];
   }));
+  const rows = new Map([...items].map(([id, button]) => [id, element("li", {}, button)]));
 
   state.onChange((change) => {
     if (change !== "lesion") return;
@@ -31,10 +32,10 @@ export function lesionList(state, lesions) {
     }
   });
 
-  const list = element("ol", { class: "lesions" },
-    ...[...items.values()].map((button) => element("li", {}, button)));
   return {
-    list,
+    list: element("ol", { class: "lesions" }, ...rows.values()),
+    /** The list's rows by lesion, for what others put beside a lesion. */
+    rows,
     /** Jump `steps` lesions on, round the end. @param {number} steps */
     jumpBy(steps) {
       if (lesions.length === 0) return;
@@ -59,7 +60,7 @@ function lesionButton(state, lesion) {
     `${lesion.diameter_mm.toFixed(0)} mm`,
     `${lesion.mean_hu.toFixed(0)} HU`,
   ];
-  return element("button", { type: "button", "aria-current": "false" },
+  return element("button", { type: "button", class: "lesion", "aria-current": "false" },
     number,
     element("span", { class: "where", text: SIDES[lesion.side] }),
     element("span", { class: "score", text: scoreText(lesion.probability) }),

@@ -16,6 +16,7 @@ import { SlabLoader } from "./loader.js";
 import { fetchHeatMap, fetchManifest, fetchMask } from "./manifest.js";
 import { PLANES } from "./planes.js";
 import { listenToPointer } from "./pointer.js";
+import { openReview } from "./review_panel.js";
 import { sliceBar } from "./slice_bar.js";
 import { ViewState } from "./state.js";
 import { Viewport } from "./viewport.js";
@@ -49,19 +50,26 @@ function open(manifest) {
   });
   byId("planes").append(...views.map(({ viewport }) => viewport.box));
 
-  const { list, jumpBy } = lesionList(state, manifest.lesions);
+  const { list, rows, jumpBy } = lesionList(state, manifest.lesions);
   byId("lesions").append(list);
+  const review = openReview(state, byId("review"), rows, reviewFacts());
   presetButtons(state);
   const active = activeViewport(views.map(({ viewport }) => viewport));
   const help = /** @type {HTMLDialogElement} */ (byId("help"));
   bringHeatMaps(state, manifest.heat_maps, heat, views.map(({ viewport }) => viewport));
-  const commands = commandTable({ state, active, jumpBy, heatMaps, toggleHelp: () => toggleHelp(help) });
+  const commands = commandTable({ state, active, jumpBy, markChosen: review.markChosen, heatMaps, toggleHelp: () => toggleHelp(help) });
   fillHelp(help, commands);
   byId("help-button").addEventListener("click", () => toggleHelp(help));
   listenToKeys(commands);
 
   jumpBy(1);
-  return { volume, state, layer, views };
+  return { volume, state, layer, views, review };
+}
+
+/** What the page says of the result that is reviewed. @returns {import("./review_panel.js").ReviewFacts} */
+function reviewFacts() {
+  const { review = "", live = "", analysis = "", account = "", positive } = byId("viewer").dataset;
+  return { url: review, live, analysis, account, positive: positive === "yes" };
 }
 
 /**
@@ -129,11 +137,12 @@ function presetButtons(state) {
  * @param {ViewState} parts.state
  * @param {() => Viewport} parts.active
  * @param {(steps: number) => void} parts.jumpBy
+ * @param {(accepted: boolean) => void} parts.markChosen
  * @param {readonly string[]} parts.heatMaps  what each heat map speaks for
  * @param {() => void} parts.toggleHelp
  * @returns {import("./keys.js").Command[]}
  */
-function commandTable({ state, active, jumpBy, heatMaps, toggleHelp }) {
+function commandTable({ state, active, jumpBy, markChosen, heatMaps, toggleHelp }) {
   const scroll = (/** @type {number} */ steps) => state.scroll(active().plane, steps);
   const all = Math.max(...state.size);
   return [
@@ -142,6 +151,12 @@ function commandTable({ state, active, jumpBy, heatMaps, toggleHelp }) {
       label: "N  P",
       does: "Next, previous lesion",
       run: (key) => jumpBy(key === "n" ? 1 : -1),
+    },
+    {
+      keys: ["y", "x"],
+      label: "Y  X",
+      does: "Accept, reject this lesion; again to take it back",
+      run: (key) => markChosen(key === "y"),
     },
     { keys: ["s"], label: "S", does: "Lesions shown or hidden", run: () => state.toggleOverlay() },
     { keys: ["c"], label: "C", does: "Lesions as contour or filled", run: () => state.toggleFill() },
@@ -182,7 +197,7 @@ function commandTable({ state, active, jumpBy, heatMaps, toggleHelp }) {
 
 /** @param {Manifest} manifest */
 async function start(manifest) {
-  const { volume, state, layer, views } = open(manifest);
+  const { volume, state, layer, views, review } = open(manifest);
   performance.mark("ready");
 
   const takeMask = async (/** @type {import("./manifest.js").LesionFacts} */ lesion) => {
@@ -206,6 +221,7 @@ async function start(manifest) {
   const [firstLesion, ...otherLesions] = manifest.lesions;
   const first = await Promise.allSettled([loader.loadFirst(), firstLesion && takeMask(firstLesion)]);
   markOnScreen("first-lesion-slice");
+  review.start();
   const rest = await Promise.allSettled([loader.loadRest(), ...otherLesions.map(takeMask)]);
   // What failed keeps nothing else from being shown.
   for (const outcome of [...first, ...rest]) if (outcome.status === "rejected") throw outcome.reason;

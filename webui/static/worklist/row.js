@@ -6,6 +6,12 @@
  * @property {number} images
  * @property {string | null} reason
  *
+ * @typedef {object} Review
+ * @property {string} by
+ * @property {string} at  ISO 8601, UTC
+ * @property {boolean} positive
+ * @property {boolean} overridden
+ *
  * @typedef {object} Row
  * @property {number} study_id
  * @property {string} url
@@ -34,11 +40,14 @@
  * @property {number | null} lesion_count
  * @property {number | null} lesion_volume_ml
  * @property {boolean} stale
+ * @property {boolean} waits_for_review
+ * @property {Review | null} review  what was last confirmed of the result
  * @property {RefusedSeries[]} refused_series
  *
  * @typedef {import("../live.js").Moving} Moving
  */
 import { element } from "../dom.js";
+import { localTime } from "../time.js";
 
 /**
  * @param {Row} row
@@ -91,6 +100,10 @@ function stateCell(row, moving) {
     parts.push(flag);
   }
   if (row.stale) parts.push(element("span", { class: "flag", text: "newer images than the result" }));
+  if (row.review !== null) parts.push(reviewed(row.review));
+  else if (row.waits_for_review && moving === undefined) {
+    parts.push(element("span", { class: "review waiting", text: "waiting for review" }));
+  }
   const { step, step_done, step_total } = moving ?? row;
   if ((moving?.state ?? row.state) === "ANALYSING" && step_total > 0) {
     const bar = element("progress", { max: String(step_total), value: String(step_done) });
@@ -100,6 +113,12 @@ function stateCell(row, moving) {
   if (row.reason && moving === undefined) parts.push(element("span", { class: "reason", text: row.reason }));
   if (row.refused_series.length > 0) parts.push(refusals(row.refused_series));
   return parts;
+}
+
+/** @param {Review} review */
+function reviewed({ by, at, positive, overridden }) {
+  const text = `${overridden ? "overridden" : "confirmed"}: ${positive ? "positive" : "negative"}`;
+  return element("span", { class: "review" }, text, second(`${by}, ${localTime(at)}`));
 }
 
 /** @param {RefusedSeries[]} series */
@@ -124,12 +143,4 @@ function result({ has_result, lesion_count, lesion_volume_ml }) {
 /** @param {string} text */
 function second(text) {
   return element("span", { class: "second", text });
-}
-
-/** The reader's own clock, unambiguous everywhere: 2020-03-05 14:05. @param {string} iso */
-function localTime(iso) {
-  const at = new Date(iso);
-  const two = (/** @type {number} */ number) => String(number).padStart(2, "0");
-  const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
-  return `${day} ${two(at.getHours())}:${two(at.getMinutes())}`;
 }

@@ -1,0 +1,260 @@
+"""Accept, reject, override, confirm, amend: in front of a real browser."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+from sqlalchemy import select
+
+from appliance import accounts
+from appliance.accounts import Role
+from appliance.tables import Review
+from pipelines.findings import Analysis
+from pipelines.volume import CTVolume
+from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.world import NAME, PASSWORD, World
+
+pytestmark = needs_chromium
+
+PAYLOAD = "<img src=x onerror=pwned()><script>pwned()</script>\"'><svg onload=pwned()>"
+MAKE_CONFIRM = ".review .confirm"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def study_id(world: World, chest: tuple[CTVolume, Analysis]) -> int:
+    """A study that waits for review, and two more people."""
+    with world.database.transaction() as db:
+        accounts.add(db, "bob", password=PASSWORD, role=Role.RADIOLOGIST, actor="test")
+        accounts.add(db, "guest", password=PASSWORD, role=Role.VIEWER, actor="test")
+    volume, found = chest
+    study_id = world.receive("1.1")
+    world.finish(study_id, volume, found)
+    return study_id
+
+
+@pytest.fixture
+def address(world: World, study_id: int) -> Iterator[str]:
+    with serving(world.app()) as served:
+        yield served
+
+
+@pytest.fixture
+def reader(browser: Browser, address: str, study_id: int) -> Iterator[Reader]:
+    opened = looking(browser, address, study_id)
+    yield opened
+    assert opened.troubles == []
+    opened.page.close()
+
+
+def looking(browser: Browser, address: str, study_id: int, *, name: str = NAME) -> Reader:
+    """A person with the study open and its review shown."""
+    reader = Reader.signed_in(browser, address, name=name)
+    reader.open_study(study_id)
+    reader.page.wait_for_selector(".review h2")
+    return reader
+
+
+def said(reader: Reader) -> str:
+    return str(reader.page.inner_text(".review"))
+
+
+def says(reader: Reader, text: str) -> None:
+    """Wait until the panel shows a text, without a reload."""
+    reader.until("(text) => document.querySelector('.review').innerText.includes(text)", text)
+
+
+def marked(reader: Reader) -> list[str]:
+    """The mark of each lesion in the list: ✓, ✗ or nothing."""
+    script = (
+        "() => [...document.querySelectorAll('.lesions li')]"
+        ".map((row) => row.querySelector('.mark[aria-pressed=true]')?.textContent ?? '')"
+    )
+    return list(reader.page.evaluate(script))
+
+
+def answer(reader: Reader, word: str) -> None:
+    reader.page.click(f".review .answers button >> text={word}")
+
+
+def versions(world: World) -> list[Review]:
+    with world.database.snapshot() as db:
+        return list(db.scalars(select(Review).order_by(Review.id)))
+
+
+def test_lesions_are_marked_by_keys_and_the_case_confirmed(
+    reader: Reader, world: World, chest: tuple[CTVolume, Analysis]
+):
+    count = len(chest[1].lesions)
+    assert "Not confirmed yet." in said(reader)
+    assert reader.page.is_disabled(MAKE_CONFIRM)
+
+    reader.press("y", "n", "x", "n", "y", "y")
+
+    assert marked(reader) == ["✓", "✗", *[""] * (count - 2)]
+    answer(reader, "Positive")
+    assert reader.page.is_disabled(MAKE_CONFIRM)
+    reader.page.click(".review .rest")
+    reader.page.fill(".review textarea", "The second is a vessel. yxs")
+    assert marked(reader) == ["✓", "✗", *["✓"] * (count - 2)]
+    reader.page.focus(MAKE_CONFIRM)
+    reader.press("Enter")
+    says(reader, "Confirmed: positive")
+
+    shown = said(reader)
+    for text in (NAME, "version 1", "Rejected: lesion 2", "The second is a vessel. yxs"):
+        assert text in shown
+    (review,) = versions(world)
+    assert (review.positive, review.rejected, review.reviewer) == (True, [2], NAME)
+    reader.press("x")
+    assert marked(reader) == ["✓", "✗", *["✓"] * (count - 2)]
+    reader.page.goto(reader.address)
+    reader.page.wait_for_selector("#rows tr")
+    assert "confirmed: positive" in reader.page.inner_text("#rows tr")
+
+
+def test_an_override_needs_its_reason_and_an_amendment_keeps_the_history(
+    reader: Reader, world: World
+):
+    answer(reader, "Negative")
+    reader.page.click(".review .rest")
+    reader.page.click(MAKE_CONFIRM)
+    says(reader, "choose a reason")
+    reader.page.select_option(".review select", "artefact")
+    reader.page.fill(".review .why input", "breathing")
+    reader.page.click(MAKE_CONFIRM)
+    says(reader, "Overridden: negative")
+    assert "Metal or motion artefact: breathing" in said(reader)
+
+    reader.page.click(".review .amend")
+    reader.page.click(".review .cancel")
+    reader.page.click(".review .amend")
+    assert reader.page.input_value(".review .why input") == "breathing"
+    answer(reader, "Positive")
+    reader.page.click(MAKE_CONFIRM)
+    says(reader, "Confirmed: positive")
+
+    reader.page.click(".review .history summary")
+    assert "Overridden: negative" in said(reader)
+    assert [(each.version, each.overridden) for each in versions(world)] == [(1, True), (2, False)]
+    # The browser itself reports the refusal.
+    assert [text for text in reader.troubles if "400" in text] == reader.troubles
+    reader.troubles.clear()
+
+
+def test_another_open_viewer_sees_it_without_a_reload_and_loses_no_marks(
+    reader: Reader, browser: Browser, address: str, study_id: int, world: World
+):
+    bob = looking(browser, address, study_id, name="bob")
+    guest = looking(browser, address, study_id, name="guest")
+    for each in (reader, bob, guest):
+        each.page.evaluate("() => { window.notReloaded = true; }")
+    reader.press("x")
+    reader.page.fill(".review textarea", "Mine.")
+
+    answer(bob, "Positive")
+    bob.page.click(".review .rest")
+    bob.page.click(MAKE_CONFIRM)
+
+    for each in (bob, reader, guest):
+        says(each, "Confirmed: positive")
+        assert "bob" in said(each)
+        assert each.page.evaluate("() => window.notReloaded")
+    assert "You have marks that were not confirmed; bob confirmed" in said(reader)
+    reader.page.click("text=Amend with your marks")
+    assert marked(reader)[0] == "✗"
+    assert reader.page.input_value(".review textarea") == "Mine."
+    reader.page.click(".review .rest")
+    answer(reader, "Positive")
+    reader.page.click(MAKE_CONFIRM)
+    says(bob, "version 2")
+    assert [each.reviewer for each in versions(world)] == ["bob", NAME]
+    for each in (bob, guest):
+        assert each.troubles == []
+        each.page.close()
+
+
+def test_who_only_looks_has_no_buttons(browser: Browser, address: str, study_id: int, world: World):
+    guest = looking(browser, address, study_id, name="guest")
+
+    guest.press("y", "x")
+
+    assert "Not confirmed yet." in said(guest)
+    assert guest.page.locator(".review button").count() == 0
+    assert guest.page.locator(".mark:visible").count() == 0
+    assert guest.page.evaluate("() => sessionStorage.length") == 0
+    assert guest.troubles == []
+    guest.page.close()
+
+
+def test_marks_survive_a_reload_and_the_end_of_the_session(reader: Reader, world: World):
+    reader.press("y", "n", "x")
+    answer(reader, "Negative")
+    reader.page.select_option(".review select", "other")
+    reader.page.fill(".review .why input", "an old scar")
+    reader.page.fill(".review textarea", "See 2024.")
+    reader.page.reload()
+    reader.mark("volume")
+    reader.page.wait_for_selector(MAKE_CONFIRM)
+    assert marked(reader)[:2] == ["✓", "✗"]
+    reader.page.click(".review .rest")
+
+    reader.page.context.clear_cookies()
+    reader.page.click(MAKE_CONFIRM)
+    reader.page.wait_for_selector("#password")
+    reader.page.fill("#name", NAME)
+    reader.page.fill("#password", PASSWORD)
+    reader.page.click("text=Sign in >> nth=-1")
+    reader.mark("volume")
+    reader.page.wait_for_selector(MAKE_CONFIRM)
+
+    assert reader.page.input_value(".review textarea") == "See 2024."
+    assert reader.page.input_value(".review .why input") == "an old scar"
+    reader.page.click(MAKE_CONFIRM)
+    says(reader, "Overridden: negative")
+    (review,) = versions(world)
+    assert (review.rejected, review.reason_text, review.comment) == (
+        [2],
+        "an old scar",
+        "See 2024.",
+    )
+    assert reader.page.evaluate("() => sessionStorage.length") == 0
+    # The browser itself reports the refusals.
+    assert [text for text in reader.troubles if "401" in text] == reader.troubles
+    reader.troubles.clear()
+
+
+def test_markup_in_a_comment_stays_text(reader: Reader, browser: Browser, address: str, study_id):
+    answer(reader, "Negative")
+    reader.page.select_option(".review select", "other")
+    reader.page.fill(".review .why input", PAYLOAD)
+    reader.page.fill(".review textarea", PAYLOAD)
+    reader.page.click(".review .rest")
+    reader.page.click(MAKE_CONFIRM)
+    says(reader, PAYLOAD)
+
+    bob = looking(browser, address, study_id, name="bob")
+    says(bob, PAYLOAD)
+    bob.page.click(".review .amend")
+    assert bob.page.input_value(".review textarea") == PAYLOAD
+    bob.page.goto(address)
+    bob.page.wait_for_selector("#rows tr")
+    bob.frames()
+
+    assert bob.troubles == []
+    bob.page.close()
+
+
+def test_late_images_close_the_form_of_an_open_viewer(reader: Reader, world: World, study_id: int):
+    reader.press("y")
+    world.receive("1.1", instance="2")
+
+    says(reader, "a new analysis is on its way")
+
+    assert reader.page.locator(MAKE_CONFIRM).count() == 0
+    assert marked(reader)[0] == ""
