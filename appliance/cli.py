@@ -308,6 +308,19 @@ def retention() -> None:
             click.echo(f"{count} stay: {reason}")
 
 
+@study.command("urgent")
+@click.argument("study_id", metavar="ID", type=int)
+@click.option("--off", is_flag=True, help="It is not urgent after all.")
+def study_urgent(study_id: int, *, off: bool) -> None:
+    """Let a study overtake those that wait; ID is its number in `appliance status`."""
+    from appliance import priority
+
+    wanted = priority.Priority.ROUTINE if off else priority.Priority.URGENT
+    with _database(Settings.load()) as database, database.transaction() as db:
+        priority.mark(db, study_id, wanted, actor=_actor(), who=getpass.getuser())
+    click.echo(f"Study {study_id} is {wanted.lower()}.")
+
+
 @main.group()
 def user() -> None:
     """Look after the people who may sign in."""

@@ -13,9 +13,10 @@ import secrets
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from appliance.errors import ConfigError
 
@@ -33,6 +34,8 @@ MIB: Final = 2**20
 
 HIGHEST_PORT: Final = 65535
 ANY_NAME: Final = "*"
+THIS_MACHINE_NAMES: Final = ("127.0.0.1", "::1", "localhost")
+WEB_SCHEMES: Final = ("https://", "http://")
 SECRET_BYTES: Final = 32
 # PS3.5 table 6.2-1; a blank at either end does not count, hence none is allowed there.
 AE_TITLE: Final = re.compile(r"(?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! )")
@@ -407,6 +410,139 @@ class AnalysisSettings:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PriorityRuleSettings:
+    """One kind of study that is urgent: all that is given holds of the study or one series.
+
+    Values may have the wildcards * and ?; case does not count.
+    """
+
+    name: str = _required("why such a study is urgent, as the worklist says it")
+    source_ae: str = _key("*", "the AE title it comes from")
+    description: str = _key("*", "the study's or the series' description")
+    modality: str = _key("*", "the modality")
+    protocol_name: str = _key("*", "the protocol (0018,1030)")
+    station_name: str = _key("*", "the scanner's own name (0008,1010)")
+    requested_priority: str = _key(
+        "*", "Requested Procedure Priority (0040,1003), where the sender copies it: STAT, HIGH, ..."
+    )
+
+
+STAT_REQUESTS: Final = (PriorityRuleSettings(name="STAT request", requested_priority="STAT"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrioritySettings:
+    """Which studies overtake others."""
+
+    rules: tuple[PriorityRuleSettings, ...] = _key(
+        STAT_REQUESTS,
+        "what is urgent: name, source_ae, description, modality, protocol_name, station_name,"
+        " requested_priority",
+    )
+    quiet_s: float | None = _key(
+        None,
+        "seconds without a new instance after which an urgent study is analysed, where that is"
+        " less than receive.quiet_s",
+        at_least=0,
+        example=3,
+    )
+    in_a_row: int = _key(
+        4,
+        "urgent studies that go first one after the other, before the oldest that waits has its"
+        " turn",
+        at_least=1,
+        at_most=1000,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hl7Settings:
+    """A system that is told results as HL7 v2 messages over MLLP."""
+
+    name: str = _required("what it is called in commands")
+    host: str = _required("its address")
+    port: int = _required("its TCP port", at_least=1, at_most=HIGHEST_PORT)
+    sending_application: str = _key("CHESTCT", "our name in MSH-3")
+    sending_facility: str = _key("", "our facility in MSH-4")
+    receiving_application: str = _key("", "its name in MSH-5")
+    receiving_facility: str = _key("", "its facility in MSH-6")
+    assigning_authority: str = _key(
+        "", "who assigns patient numbers (PID-3.4), where the images name no issuer"
+    )
+    processing_id: str = _key(
+        "P", "MSH-11: production, training or debugging", one_of=("P", "T", "D")
+    )
+    timeout_s: float = _key(30.0, "seconds to wait for the connection and the answer", at_least=1)
+    tls: bool = _key(
+        False,  # noqa: FBT003 - a default, as every other
+        "whether the connection is encrypted",
+    )
+    tls_authorities: Path | None = _key(  # noqa: RUF009 - a field, as every other
+        None, "the authorities that sign its certificate, PEM; absent: the system's"
+    )
+    tls_certificate: Path | None = _key(  # noqa: RUF009
+        None, "our certificate with its chain, PEM, where it asks for one"
+    )
+    tls_key: Path | None = _key(None, "its private key, PEM")  # noqa: RUF009
+
+
+@dataclass(frozen=True, kw_only=True)
+class FhirSettings:
+    """A FHIR R4 server that is told results."""
+
+    name: str = _required("what it is called in commands")
+    url: str = _required("its base address, https://fhir.example.org/r4")
+    patient_system: str = _key(
+        "", "the URI of the system that patient numbers are of, where no issuer names an OID"
+    )
+    token_file: Path | None = _key(  # noqa: RUF009 - a field, as every other
+        None, "a file that holds the bearer token; it is read for each message"
+    )
+    authorities: Path | None = _key(  # noqa: RUF009
+        None, "the authorities that sign its certificate, PEM; absent: those browsers know"
+    )
+    timeout_s: float = _key(30.0, "seconds of silence after which it counts as away", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessagesSettings:
+    """Who is told of results, besides the PACS."""
+
+    viewer_url: str | None = _key(
+        None,
+        "the address at which people reach these pages; results then carry a link",
+        example="https://chestct.example.org",
+    )
+    hl7: tuple[Hl7Settings, ...] = _key(
+        (),
+        "HL7 v2 systems: name, host, port, sending_application, sending_facility,"
+        " receiving_application, receiving_facility, assigning_authority, processing_id,"
+        " timeout_s, tls, tls_authorities, tls_certificate, tls_key",
+    )
+    fhir: tuple[FhirSettings, ...] = _key(
+        (),
+        "FHIR servers: name, url, patient_system, token_file, authorities, timeout_s",
+    )
+
+    @property
+    def destinations(self) -> tuple[Hl7Settings | FhirSettings, ...]:
+        """All of them, of whatever kind."""
+        return (*self.hl7, *self.fhir)
+
+    def destination(self, name: str) -> Hl7Settings | FhirSettings:
+        """The destination of this name; raises ConfigError with the nearest if there is none."""
+        known = {destination.name: destination for destination in self.destinations}
+        if name in known:
+            return known[name]
+        raise ConfigError(
+            f"no destination is called {name!r}: {_nearest(name, list(known))}"
+            if known
+            else f"no destination is called {name!r}: there is none in [[messages.hl7]] or"
+            " [[messages.fhir]]"
+        )
+
+
 def _default_data_dir() -> Path:
     shared = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(shared).expanduser() / "chest-ct-appliance"
@@ -426,6 +562,8 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     routing: RoutingSettings = field(default_factory=RoutingSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    priority: PrioritySettings = field(default_factory=PrioritySettings)
+    messages: MessagesSettings = field(default_factory=MessagesSettings)
     web: WebSettings = field(default_factory=WebSettings)
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
 
@@ -462,6 +600,10 @@ class Settings:
         routing = _build(RoutingSettings, tables["routing"], where="routing", folder=folder)
         _check_destinations(dicom, retrieve)
         _check_rules(dicom, routing)
+        priority = _build(PrioritySettings, tables["priority"], where="priority", folder=folder)
+        _check_priority(priority)
+        messages = _build(MessagesSettings, tables["messages"], where="messages", folder=folder)
+        _check_messages(messages)
         return cls(
             data_dir=data_dir,
             database_url=_text(tables["database"], "url", where="database")
@@ -478,6 +620,8 @@ class Settings:
             ),
             routing=routing,
             delivery=_build(DeliverySettings, tables["delivery"], where="delivery", folder=folder),
+            priority=priority,
+            messages=messages,
             web=_build(WebSettings, tables["web"], where="web", folder=folder),
             analysis=_build(AnalysisSettings, tables["analysis"], where="analysis", folder=folder),
         )
@@ -544,6 +688,8 @@ SECTIONS: Final[Mapping[str, type | None]] = {
     "retention": RetentionSettings,
     "routing": RoutingSettings,
     "delivery": DeliverySettings,
+    "priority": PrioritySettings,
+    "messages": MessagesSettings,
     "web": WebSettings,
     "analysis": AnalysisSettings,
 }
@@ -642,7 +788,7 @@ def _toml(value: Any) -> str:
             # A TOML basic string escapes as JSON does, so quoting is safe for any path.
             escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
             return f'"{escaped}"'
-        case PeerSettings() | DestinationSettings() | StandingQuerySettings():
+        case _ if is_dataclass(value):
             keys = ((key.name, getattr(value, key.name)) for key in fields(value))
             told = (f"{name} = {_toml(item)}" for name, item in keys if item is not None)
             return "{ " + ", ".join(told) + " }"
@@ -745,6 +891,47 @@ def _check_tls(dicom: DicomSettings, destination: DestinationSettings) -> None:
             )
     if (dicom.tls_certificate is None) != (dicom.tls_key is None):
         raise ConfigError("[dicom] tls_certificate and tls_key go together: name both or neither")
+
+
+def _check_priority(priority: PrioritySettings) -> None:
+    """Refuse rules that nobody would understand in the worklist, or that make all urgent."""
+    for rule in priority.rules:
+        if not rule.name.strip():
+            raise ConfigError("[priority.rules] name must not be empty")
+        given = {key.name: getattr(rule, key.name) for key in fields(rule) if key.name != "name"}
+        if all(value == "*" for value in given.values()):
+            raise ConfigError(
+                f"[priority.rules] {rule.name!r} would make every study urgent: give at least one"
+                f" of {', '.join(given)}"
+            )
+
+
+def _check_messages(messages: MessagesSettings) -> None:
+    """Refuse destinations that are ambiguous, and ways on which others could read along."""
+    names = [destination.name for destination in messages.destinations]
+    if not all(name.strip() for name in names):
+        raise ConfigError("[messages] name must not be empty")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"[messages] name {min(twice)!r} is there twice")
+    for hl7 in messages.hl7:
+        files = (hl7.tls_authorities, hl7.tls_certificate, hl7.tls_key)
+        if not hl7.tls and any(file is not None for file in files):
+            raise ConfigError(f"[messages.hl7] {hl7.name!r} names TLS files: set tls = true")
+        if (hl7.tls_certificate is None) != (hl7.tls_key is None):
+            raise ConfigError(
+                f"[messages.hl7] {hl7.name!r} needs both tls_certificate and tls_key, or neither"
+            )
+    for fhir in messages.fhir:
+        address = urlsplit(fhir.url)
+        if address.scheme != "https" and not (
+            address.scheme == "http" and address.hostname in THIS_MACHINE_NAMES
+        ):
+            raise ConfigError(
+                f"[messages.fhir] {fhir.name!r}: url must begin with https:// (http:// is for this"
+                " machine alone)"
+            )
+    if messages.viewer_url is not None and not messages.viewer_url.startswith(WEB_SCHEMES):
+        raise ConfigError("[messages] viewer_url must begin with https:// or http://")
 
 
 def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

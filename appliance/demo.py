@@ -293,7 +293,8 @@ def _try_again(database: Database, settings: Settings, study_id: int) -> None:
 def _waits(database: Database, row: WorklistRow) -> dict[str, float]:
     """How long the study last waited: until it counted as complete, and for a worker."""
     with database.snapshot() as db:
-        entered = {event.target: event.at for event in studies.events_of(db, row.study_id)}
+        moves = studies.events_of(db, row.study_id)
+        entered = {move.target: move.at for move in moves if move.source != move.target}
     queued, claimed = entered.get(State.QUEUED), entered.get(State.ANALYSING)
     if queued is None or claimed is None:
         return {}

@@ -5,8 +5,9 @@
         │                  └── lease expired ─┤  └─────► FAILED     every try used up
         └── a late instance, from every state─┘
 
-The database is the truth and a message only a doorbell: a task claims the study first, the loser of
-a race returns, so that a message lost costs time and a message delivered twice costs nothing.
+The database is the truth and a message only a doorbell: a task claims a study first, whichever's
+turn it is (`priority`), and returns if none is to be had, so that a message lost costs time and a
+message delivered twice costs nothing.
 A claim is a lease that its worker renews; when it expires, `sweep` takes the study back.
 This is the only module that writes `Study.state`.
 """

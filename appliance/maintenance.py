@@ -14,20 +14,22 @@ from typing import Any, Final
 import structlog
 from celery import shared_task
 from celery.signals import task_postrun, task_prerun, worker_ready
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 
-from appliance import lifecycle, queue
+from appliance import lifecycle, priority, queue
 from appliance.config import Settings
 from appliance.database import Database, utc_now
 from appliance.errors import LostRaceError
 from appliance.lifecycle import Doorbell, State
+from appliance.priority import Priority
 from appliance.store import Store
 from appliance.tables import Analysis, Study
 
 log = structlog.get_logger()
 
 RING_AT_MOST: Final = 8
-"""Studies rung again in one sweep, oldest first, so that a long queue does not flood the broker."""
+"""Studies rung again in one sweep, urgent ones first, then the oldest, so that a long queue does
+not flood the broker."""
 
 
 ORPHAN_MARGIN_S: Final = 600
@@ -46,19 +48,21 @@ class Swept:
 def close_quiet_studies(
     database: Database, doorbell: Doorbell, settings: Settings, *, now: datetime | None = None
 ) -> list[int]:
-    """Queue every study of which nothing came for `receive.quiet_s`; returns their ids."""
-    quiet = timedelta(seconds=settings.receive.quiet_s)
-    quiet_since = (now or utc_now()) - quiet
+    """Queue every study of which nothing came for a while; returns their ids.
+
+    That while is `receive.quiet_s`, and `priority.quiet_s` for those that are urgent, which is
+    decided first.
+    """
+    if settings.priority.rules:
+        with database.transaction() as db:
+            priority.apply_rules(db, settings.priority.rules)
+    quiet = _quiet(settings, now or utc_now())
     with database.snapshot() as db:
-        ids = db.scalars(
-            select(Study.id)
-            .where(Study.state == State.RECEIVING, Study.last_received_at <= quiet_since)
-            .order_by(Study.last_received_at)
-        ).all()
+        ids = db.scalars(select(Study.id).where(quiet).order_by(Study.last_received_at)).all()
     closed = []
     for study_id in ids:
         try:
-            _close(database, study_id, quiet_since)
+            _close(database, study_id, quiet)
         except LostRaceError:
             continue  # an instance came after the look, or another process closed it
         lifecycle.ring(database, doorbell, study_id, State.QUEUED)
@@ -141,13 +145,23 @@ def _older(folder: Path, before: float) -> bool:
         return False  # its task just gave it its final name
 
 
-def _close(database: Database, study_id: int, quiet_since: datetime) -> None:
-    """Queue one study if it is still quiet, under a lock that keeps instances out meanwhile."""
-    still_quiet = select(Study.id).where(
-        Study.id == study_id,
+def _quiet(settings: Settings, moment: datetime) -> ColumnElement[bool]:
+    """The condition under which a study counts as complete."""
+    routine_s = settings.receive.quiet_s
+    urgent_s = routine_s if settings.priority.quiet_s is None else settings.priority.quiet_s
+    heard = Study.last_received_at
+    return and_(
         Study.state == State.RECEIVING,
-        Study.last_received_at <= quiet_since,
+        or_(
+            and_(Study.priority == Priority.URGENT, heard <= moment - timedelta(seconds=urgent_s)),
+            heard <= moment - timedelta(seconds=routine_s),
+        ),
     )
+
+
+def _close(database: Database, study_id: int, quiet: ColumnElement[bool]) -> None:
+    """Queue one study if it is still quiet, under a lock that keeps instances out meanwhile."""
+    still_quiet = select(Study.id).where(Study.id == study_id, quiet)
     with database.transaction() as db:
         if db.scalar(still_quiet.with_for_update(of=Study, key_share=True)) is None:
             raise LostRaceError(study_id, "quiet")
@@ -172,7 +186,7 @@ def _ring_again(
             Study.state_since <= before,
             or_(Study.rung_at.is_(None), Study.rung_at <= before),
         )
-        .order_by(Study.state_since)
+        .order_by(priority.urgent_first(), Study.state_since)
         .limit(RING_AT_MOST)
     )
     with database.snapshot() as db:

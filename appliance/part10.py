@@ -100,6 +100,9 @@ SERIES: Final[Mapping[str, str]] = {
     "body_part": "BodyPartExamined",
     "manufacturer": "Manufacturer",
     "model": "ManufacturerModelName",
+    "station_name": "StationName",
+    "protocol_name": "ProtocolName",
+    "requested_priority": "RequestedProcedurePriority",
 }
 META_GROUP: Final = 0x0002
 META: Final[Mapping[int, str]] = {

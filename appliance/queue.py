@@ -142,7 +142,10 @@ def task_modules(queues: Collection[str]) -> list[str]:
 
 def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
     """The periodic tasks; each message expires before it could pile up behind a dead worker."""
-    closing_s = min(2.0, max(0.5, settings.receive.quiet_s / 5))
+    quiet_s = [settings.receive.quiet_s]
+    if settings.priority.quiet_s is not None:
+        quiet_s.append(settings.priority.quiet_s)
+    closing_s = min(2.0, max(0.5, min(quiet_s) / 5))
     sweep_s = settings.lifecycle.sweep_s
     return {
         "close quiet studies": {

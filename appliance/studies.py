@@ -33,6 +33,7 @@ from appliance import audit, lifecycle
 from appliance.database import Database, storable, utc_now
 from appliance.errors import ApplianceError, LostRaceError
 from appliance.lifecycle import Claim, State
+from appliance.priority import Priority
 from appliance.tables import (
     Analysis,
     DeliveredObject,
@@ -77,7 +78,10 @@ class StudyAttributes:
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesAttributes:
-    """The series as the instance describes it (PS3.3, C.7.3.1), each "" when absent."""
+    """The series as the instance describes it (PS3.3, C.7.3.1), each "" when absent.
+
+    `requested_priority` is Requested Procedure Priority (0040,1003), where a sender copies it.
+    """
 
     modality: str = ""
     description: str = ""
@@ -85,6 +89,9 @@ class SeriesAttributes:
     body_part: str = ""
     manufacturer: str = ""
     model: str = ""
+    station_name: str = ""
+    protocol_name: str = ""
+    requested_priority: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +201,8 @@ class WorklistRow:
     state_since: datetime
     first_received_at: datetime
     last_received_at: datetime
+    priority: Priority
+    priority_reason: str | None
     attempts: int
     step: str | None
     step_done: int
@@ -919,6 +928,8 @@ def _worklist_row(
         state_since=study.state_since,
         first_received_at=study.first_received_at,
         last_received_at=study.last_received_at,
+        priority=Priority(study.priority),
+        priority_reason=study.priority_reason,
         attempts=study.attempts,
         step=study.step,
         step_done=study.step_done,

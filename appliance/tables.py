@@ -27,6 +27,9 @@ NEVER_AGAIN: Final = {"sqlite_autoincrement": True}
 STATES: Final = ("RECEIVING", "QUEUED", "ANALYSING", "READY", "REJECTED", "FAILED")
 """The values of `Study.state`; `lifecycle.State` gives them their meaning."""
 
+PRIORITIES: Final = ("ROUTINE", "URGENT")
+"""The values of `Study.priority`; `priority.Priority` gives them their meaning."""
+
 OUTCOMES: Final = ("analysed", "refused")
 """The values of `Series.outcome`."""
 
@@ -105,6 +108,7 @@ class Study(Base):
     __table_args__ = (
         UniqueConstraint("study_uid", "part"),
         CheckConstraint(_one_of("state", STATES), name="state"),
+        CheckConstraint(_one_of("priority", PRIORITIES), name="priority"),
         Index("ix_study_state_state_since", "state", "state_since"),
         Index("ix_study_first_received_at", "first_received_at"),
         NEVER_AGAIN,
@@ -125,6 +129,9 @@ class Study(Base):
     state_since: Mapped[datetime]
     first_received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
+    priority: Mapped[str] = mapped_column(Text, default="ROUTINE", server_default="ROUTINE")
+    # Which rule or who decided the priority; absent as long as nobody did.
+    priority_reason: Mapped[str | None] = mapped_column(Text)
     # Counts distinct instances as they come, so that a result says what it was made from.
     revision: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
@@ -156,6 +163,9 @@ class Series(Base):
     body_part: Mapped[str] = mapped_column(Text, default="")
     manufacturer: Mapped[str] = mapped_column(Text, default="")
     model: Mapped[str] = mapped_column(Text, default="")
+    station_name: Mapped[str] = mapped_column(Text, default="", server_default="")
+    protocol_name: Mapped[str] = mapped_column(Text, default="", server_default="")
+    requested_priority: Mapped[str] = mapped_column(Text, default="", server_default="")
     instance_count: Mapped[int] = mapped_column(default=0)
     outcome: Mapped[str | None] = mapped_column(Text)
     outcome_reason: Mapped[str | None] = mapped_column(Text)
@@ -201,7 +211,10 @@ class InstanceConflict(Base):
 
 
 class StudyEvent(Base):
-    """One move of one study; `source` is absent when the study was first seen."""
+    """One move of one study; `source` is absent when the study was first seen.
+
+    A change of its priority is noted as a move from its state to the same one.
+    """
 
     __tablename__ = "study_event"
     __table_args__ = (

@@ -139,7 +139,7 @@ def _conclude(sent: "list[Sent]") -> None:
 
 @click.group()
 def dicom() -> None:
-    """Ask other DICOM nodes, those of [[dicom.destinations]], and send results to them."""
+    """Ask other nodes, those of [[dicom.destinations]], and send results to them and others."""
     from pydicom.config import IGNORE
     from pydicom.config import settings as pydicom_settings
 
@@ -423,6 +423,31 @@ def drop(delivery_id: int) -> None:
     with _database(Settings.load()) as database, database.transaction() as db:
         core.drop(db, delivery_id, actor=_actor())
     click.echo(f"Delivery {delivery_id} is dropped.")
+
+
+@dicom.command()
+@click.argument("study_id", metavar="ID", type=int)
+@click.argument("name")
+def notify(study_id: int, name: str) -> None:
+    """Tell NAME, of [[messages.hl7]] or [[messages.fhir]], the result of study ID now."""
+    from appliance import audit
+    from dicom_node.messages import notify as messages
+    from dicom_node.messages.result import read_result
+
+    settings = Settings.load()
+    destination = settings.messages.destination(name)
+    with _database(settings) as database:
+        result = read_result(database, settings, study_id)
+        messages.send(destination, messages.build(result, destination))
+        with database.transaction() as db:
+            audit.record(
+                db,
+                actor=_actor(),
+                tag="messages:result:told",
+                subject=f"study {study_id}",
+                detail={"destination": name},
+            )
+    click.echo(f"{name} was told of study {study_id}: {result.conclusion}")
 
 
 @contextmanager

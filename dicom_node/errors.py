@@ -6,6 +6,7 @@ DicomNodeError   a setting or an input that nobody can use
 ├── SendError    as an SCU: no association, or instances the peer did not take
 │   └── AssociationError   no association came about, for now or for good
 ├── IdentifierError  a query's identifier contradicts its information model
+├── MessageError     a result was not told to a HL7 or FHIR system
 └── QueryError   as an SCU: a C-ECHO, C-FIND, C-MOVE or C-GET was not answered as it should be
     └── NotOfferedError    it accepts no presentation context of the service
 """
@@ -61,3 +62,16 @@ class NotOfferedError(QueryError):
 
 class IdentifierError(DicomNodeError):
     """The identifier of a query or retrieve does not match its SOP class (0xA900)."""
+
+
+class MessageError(DicomNodeError):
+    """A system that is told results could not be reached, or did not take the message.
+
+    The text is for the administrator; it may quote the answer, and so the patient: it is not to be
+    logged.
+    """
+
+    def __init__(self, message: str, *, retriable: bool) -> None:
+        super().__init__(message)
+        self.retriable = retriable
+        """Whether the same message may be taken later."""

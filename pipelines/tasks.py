@@ -1,8 +1,9 @@
 """The queue's entry point: claim a study, load, analyse, save, move on.
 
-The only module here that knows the appliance. A message carries a study's row id; running the task
-twice is harmless, because only one claim succeeds, and the work of a worker that was taken for dead
-is thrown away when it tries to finish.
+The only module here that knows the appliance. A message carries a study's row id, and says no more
+than that something waits: whose turn it is, the database tells (`appliance.priority`). Running the
+task twice is harmless, because only one claim succeeds, and the work of a worker that was taken for
+dead is thrown away when it tries to finish.
 """
 
 import shutil
@@ -15,7 +16,7 @@ from typing import Any, Final
 import structlog
 from celery import shared_task
 
-from appliance import lifecycle, studies
+from appliance import lifecycle, priority, studies
 from appliance.config import AnalysisSettings, Settings
 from appliance.database import Database
 from appliance.errors import LostRaceError
@@ -38,7 +39,7 @@ STEPS: Final = ("reading", *analysis.STEPS, "saving")
 
 @shared_task(name="pipelines.analyse_study")
 def analyse_study(study_id: int) -> None:
-    """Analyse one study, if it is still waiting."""
+    """Analyse the study whose turn it is: this one, or one that waits and is more urgent."""
     app = current()
     settings, database = app.settings, app.database
     try:
@@ -47,19 +48,23 @@ def analyse_study(study_id: int) -> None:
         # The appliance's fault, not the study's: it keeps waiting, and the sweep rings again.
         log.error("analysis.no_models", reason=str(error))  # noqa: TRY400
         return
-    claim = lifecycle.claim(
-        database, study_id, owner=lifecycle.owner_here(), lease_s=settings.lifecycle.lease_s
+    claim = priority.claim_next(
+        database,
+        study_id,
+        owner=lifecycle.owner_here(),
+        lease_s=settings.lifecycle.lease_s,
+        in_a_row=settings.priority.in_a_row,
     )
     if claim is None:
         return
-    log.info("analysis.started", study_id=study_id, attempt=claim.attempt)
+    log.info("analysis.started", study_id=claim.study_id, attempt=claim.attempt)
     try:
         with lifecycle.keep(database, claim, lease_s=settings.lifecycle.lease_s):
             state = _run(settings, database, claim, models)
     except LostRaceError:
-        log.warning("analysis.overtaken", study_id=study_id)
+        log.warning("analysis.overtaken", study_id=claim.study_id)
         return
-    log.info("analysis.ended", study_id=study_id, state=state)
+    log.info("analysis.ended", study_id=claim.study_id, state=state)
 
 
 def _run(settings: Settings, database: Database, claim: Claim, models: Models) -> lifecycle.State:

@@ -1,17 +1,23 @@
 """The worklist: what is suspicious first, then by arrival; live without a reload."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Blueprint, Response, jsonify, render_template, request, url_for
+from flask import Blueprint, Response, abort, jsonify, render_template, request, url_for
+from flask_login import current_user
 
-from appliance import studies
+from appliance import priority, studies
+from appliance.accounts import Role
 from appliance.lifecycle import State
+from appliance.priority import Priority
 from appliance.tables import Series
 from webui import display
 from webui.resources import resources
 
 PAGE_ROWS: Final = 50
+MAY_PRIORITISE: Final = frozenset({Role.RADIOLOGIST, Role.ADMINISTRATOR})
+WAITING: Final = frozenset({State.RECEIVING, State.QUEUED})
 
 blueprint = Blueprint("worklist", __name__)
 
@@ -59,6 +65,30 @@ def live() -> Response:
     return response
 
 
+@blueprint.post("/api/studies/<int:study_id>/priority")
+def set_priority(study_id: int) -> tuple[str, int]:
+    """Take `urgent=true` or `urgent=false` from whoever may decide it."""
+    if current_user.role not in MAY_PRIORITISE:
+        abort(HTTPStatus.FORBIDDEN)
+    wanted = {"true": Priority.URGENT, "false": Priority.ROUTINE}.get(
+        request.form.get("urgent", "")
+    )
+    if wanted is None:
+        abort(HTTPStatus.BAD_REQUEST)
+    with resources().database.transaction() as db:
+        if studies.progress(db, study_id) is None:
+            abort(HTTPStatus.NOT_FOUND)
+        priority.mark(db, study_id, wanted, actor=current_user.name, who=current_user.name)
+    return "", HTTPStatus.NO_CONTENT
+
+
+def _priority_url(row: studies.WorklistRow) -> str | None:
+    """Where this person can change a study's priority; none once it makes no difference."""
+    if row.state not in WAITING or current_user.role not in MAY_PRIORITISE:
+        return None
+    return url_for("worklist.set_priority", study_id=row.study_id)
+
+
 def _wanted_page() -> int:
     return max(1, request.args.get("page", 1, type=int))
 
@@ -76,6 +106,9 @@ def _row(row: studies.WorklistRow, series: Sequence[Series]) -> dict[str, Any]:
         "study_date": display.date(row.study_date),
         "study_time": display.time(row.study_time),
         "source_ae": display.text(row.source_ae),
+        "urgent": row.priority is Priority.URGENT,
+        "priority_reason": row.priority_reason,
+        "priority_url": _priority_url(row),
         "arrived_at": row.first_received_at.isoformat(timespec="seconds"),
         "state": row.state.value,
         "state_word": display.STATE_WORDS[row.state],

@@ -64,6 +64,14 @@ COVID_THRESHOLD: Final = Code(
 )
 COVID_LIKE: Final = Code("COVID-LIKE", SCHEME, "COVID-19-like appearance")
 
+# --- Messages name a lung by the code, for a system's table of results has no other place for it
+DICOM_STUDY: Final = Code("113014", "DCM", "Study")
+BURDEN_OF_RIGHT: Final = Code("BURDEN-RIGHT", SCHEME, "Share of the right lung that is lesion")
+BURDEN_OF_LEFT: Final = Code("BURDEN-LEFT", SCHEME, "Share of the left lung that is lesion")
+NETWORK: Final = Code("NETWORK", SCHEME, "Network that took part")
+NOTICE: Final = Code("NOTICE", SCHEME, "How far the result may be relied upon")
+VIEWER: Final = Code("VIEWER", SCHEME, "Where the result is shown")
+
 
 def item(code: Code) -> Dataset:
     """Return a concept as the item of a code sequence (PS3.3 table 8.8-1)."""

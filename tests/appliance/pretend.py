@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from appliance import lifecycle, logs, queue
+from appliance import lifecycle, logs, priority, queue
 from appliance.config import Settings
 from tests.appliance import world
 
@@ -31,11 +31,17 @@ def pid_of(settings: Settings, attempt: int) -> Path:
 @app.task(name="pipelines.analyse_study", shared=False)
 def analyse_study(study_id: int) -> None:
     database = queue.current().database
-    claim = lifecycle.claim(database, study_id, owner="pretend", lease_s=LEASE_S)
+    claim = priority.claim_next(
+        database,
+        study_id,
+        owner="pretend",
+        lease_s=LEASE_S,
+        in_a_row=settings.priority.in_a_row,
+    )
     if claim is None:
         return
     with lifecycle.keep(database, claim, lease_s=LEASE_S):
         pid_of(settings, claim.attempt).write_text(str(os.getpid()))
         while hangs(settings).exists():
             time.sleep(0.05)
-    lifecycle.finish(database, claim, world.result(f"analyses/{study_id}/{claim.attempt}"))
+    lifecycle.finish(database, claim, world.result(f"analyses/{claim.study_id}/{claim.attempt}"))

@@ -315,6 +315,20 @@ def test_a_study_that_waits_or_is_not_there_is_not_requeued(database: Database):
     assert "there is no study 9" in run("study", "requeue", "9").output
 
 
+def test_a_study_is_made_urgent_by_hand_and_routine_again(database: Database):
+    study_id = world.in_state(database, State.QUEUED)
+
+    said = run("study", "urgent", str(study_id))
+    again = run("study", "urgent", str(study_id), "--off")
+
+    assert said.output == f"Study {study_id} is urgent.\n"
+    assert again.output == f"Study {study_id} is routine.\n"
+    with database.snapshot() as db:
+        entries = db.scalars(select(AuditEntry).order_by(AuditEntry.id)).all()
+    assert [entry.detail["priority"] for entry in entries] == ["URGENT", "ROUTINE"]
+    assert "there is no study 9" in run("study", "urgent", "9").output
+
+
 def test_the_doctor_sees_a_broken_audit(settings: Settings, database: Database, fast_engines: None):
     run("user", "add", "ann")
     with database.transaction() as db:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, insert, select, text
@@ -16,6 +17,7 @@ from appliance.database import (
     Base,
     Database,
     create_engine,
+    migration_config,
     pending,
     require_tables,
     upgrade,
@@ -75,6 +77,20 @@ def test_an_upgrade_may_run_again(settings: Settings, database: Database):
     assert not pending(settings)
     with database.snapshot() as db:
         assert studies.count(db) == 1
+
+
+def test_a_study_from_before_the_priorities_is_routine(settings: Settings, database: Database):
+    world.receive(database, world.instance())
+    with database.engine.connect() as connection:
+        command.downgrade(migration_config(connection), "0002")
+        connection.commit()
+
+    upgrade(settings)
+
+    with database.snapshot() as db:
+        study = studies.named(db, world.STUDY_UID)[0]
+        assert (study.priority, study.priority_reason) == ("ROUTINE", None)
+        assert studies.series_of(db, study.id)[0].station_name == ""
 
 
 def test_a_new_database_lacks_tables(tmp_path: Path):

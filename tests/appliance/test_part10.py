@@ -377,3 +377,13 @@ def test_lenience_ends_with_the_last_thread_that_wants_it():
     thread.join()
 
     assert (pydicom.config.settings.reading_validation_mode, list(warnings.filters)) == before
+
+
+def test_what_rules_of_priority_look_at_is_read():
+    series = read_header(
+        slice_bytes(StationName="ER1", ProtocolName="Trauma", RequestedProcedurePriority="STAT"),
+        ExplicitVRLittleEndian,
+    ).series
+
+    told = (series.station_name, series.protocol_name, series.requested_priority)
+    assert told == ("ER1", "Trauma", "STAT")

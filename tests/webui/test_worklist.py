@@ -1,13 +1,16 @@
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
+from appliance import accounts, priority
 from appliance.studies import PatientAttributes, SeriesAttributes
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
-from tests.webui.world import DIGESTS, World
+from tests.webui.world import DIGESTS, NAME, PASSWORD, World, sign_in
 from webui import worklist
 
 Rows = Callable[..., dict[str, Any]]
@@ -110,3 +113,62 @@ def test_rows_come_by_the_page(world: World, rows: Rows, monkeypatch: pytest.Mon
     assert [page["page"] for page in pages] == [1, 2, 3, 3]
     assert pages[0]["pages"] == 3
     assert pages[0]["total"] == 5
+
+
+def test_a_radiologist_makes_a_waiting_study_urgent(client: FlaskClient, world: World, rows: Rows):
+    study_id = world.receive("1.2.3")
+    token = form_token(client)
+    (before,) = rows()["rows"]
+    assert before["priority_url"] == f"/api/studies/{study_id}/priority"
+
+    told = client.post(
+        before["priority_url"], data={"urgent": "true"}, headers={"X-CSRFToken": token}
+    )
+
+    (after,) = rows()["rows"]
+    assert told.status_code == 204
+    assert (before["urgent"], after["urgent"]) == (False, True)
+    assert after["priority_reason"] == f"by {NAME}"
+
+
+@pytest.mark.parametrize(
+    ("path", "urgent", "token", "status"),
+    [
+        ("/api/studies/1/priority", "true", False, 400),
+        ("/api/studies/1/priority", "soon", True, 400),
+        ("/api/studies/9/priority", "true", True, 404),
+    ],
+)
+def test_what_is_no_such_wish_changes_nothing(
+    client: FlaskClient, world: World, path: str, urgent: str, *, token: bool, status: int
+):
+    world.receive("1.2.3")
+    headers = {"X-CSRFToken": form_token(client)} if token else {}
+
+    assert client.post(path, data={"urgent": urgent}, headers=headers).status_code == status
+
+
+def test_a_viewer_sees_what_is_urgent_and_cannot_change_it(
+    app: Flask, world: World, stranger: FlaskClient
+):
+    study_id = world.receive("1.2.3")
+    with world.database.transaction() as db:
+        priority.mark(db, study_id, priority.Priority.URGENT, actor="ann", who="ann")
+        accounts.add(db, "vera", password=PASSWORD, role=accounts.Role.VIEWER, actor="test")
+    sign_in(stranger, name="vera")
+
+    (row,) = stranger.get("/api/worklist").get_json()["rows"]
+    refused = stranger.post(
+        f"/api/studies/{study_id}/priority",
+        data={"urgent": "false"},
+        headers={"X-CSRFToken": form_token(stranger)},
+    )
+
+    assert (row["urgent"], row["priority_reason"], row["priority_url"]) == (True, "by ann", None)
+    assert refused.status_code == 403
+
+
+def form_token(client: FlaskClient) -> str:
+    found = re.search(r'data-token="([^"]+)"', client.get("/").get_data(as_text=True))
+    assert found is not None
+    return found.group(1)

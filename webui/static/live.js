@@ -66,3 +66,16 @@ export async function fetchJson(url) {
   if (!response.ok) throw new Error(`${url}: status ${response.status}`);
   return response.json();
 }
+
+/**
+ * Ask the server for a change; it answers without content.
+ * @param {string} url
+ * @param {Record<string, string>} values
+ * @param {string} token  the form token, without which the server refuses
+ */
+export async function postForm(url, values, token) {
+  const headers = { "X-CSRFToken": token };
+  const response = await fetch(url, { method: "POST", headers, body: new URLSearchParams(values) });
+  if (response.status === 401) location.reload();
+  if (!response.ok) throw new Error(`${url}: status ${response.status}`);
+}

@@ -24,6 +24,9 @@
  * @property {string} study_date
  * @property {string} study_time
  * @property {string} source_ae
+ * @property {boolean} urgent
+ * @property {string | null} priority_reason
+ * @property {string | null} priority_url  where to change the priority, if this reader may
  * @property {string} arrived_at  ISO 8601, UTC
  * @property {string} state
  * @property {string} state_word
@@ -89,6 +92,8 @@ function suspicion({ probability, positive }) {
  */
 function stateCell(row, moving) {
   const parts = [element("span", { class: "badge", text: moving?.state_word ?? row.state_word })];
+  if (row.urgent) parts.push(element("span", { class: "urgent", text: `urgent: ${row.priority_reason ?? ""}` }));
+  if (row.priority_url !== null) parts.push(priorityButton(row, row.priority_url));
   if (row.conflicts > 0) {
     const flag = element("span", { class: "flag", text: `${row.conflicts} conflicting image${row.conflicts > 1 ? "s" : ""}` });
     flag.title = "Other content came under the UID of an image that was already here. The first was kept and used.";
@@ -119,6 +124,19 @@ function stateCell(row, moving) {
 function reviewed({ by, at, positive, overridden }) {
   const text = `${overridden ? "overridden" : "confirmed"}: ${positive ? "positive" : "negative"}`;
   return element("span", { class: "review" }, text, second(`${by}, ${localTime(at)}`));
+}
+
+/**
+ * The page listens for clicks; the row says what one would do.
+ * @param {Row} row
+ * @param {string} url
+ */
+function priorityButton({ urgent }, url) {
+  const button = element("button", { class: "quiet", type: "button", text: urgent ? "Not urgent" : "Urgent" });
+  button.title = urgent ? "Let it wait its turn" : "Let it overtake the studies that wait";
+  button.dataset.priority = url;
+  button.dataset.urgent = String(!urgent);
+  return button;
 }
 
 /** @param {RefusedSeries[]} series */

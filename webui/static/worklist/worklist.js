@@ -14,7 +14,7 @@
  * @property {Row[]} rows
  */
 import { byId, element } from "../dom.js";
-import { fetchJson, follow } from "../live.js";
+import { fetchJson, follow, postForm } from "../live.js";
 import { rowElement } from "./row.js";
 
 const COUNTED = [
@@ -28,7 +28,7 @@ const COUNTED = [
 
 const RETRY_MS = 3000;
 
-const { rows: rowsUrl = "", live: liveUrl = "", page: pageNumber = "1" } = byId("worklist").dataset;
+const { rows: rowsUrl = "", live: liveUrl = "", page: pageNumber = "1", token = "" } = byId("worklist").dataset;
 
 /** @type {Page | null} */
 let shown = null;
@@ -111,11 +111,26 @@ function updateMoving(page, before) {
   }
 }
 
+/** @param {MouseEvent} event */
+async function changePriority({ target }) {
+  if (!(target instanceof HTMLButtonElement) || target.dataset.priority === undefined) return;
+  target.disabled = true;
+  try {
+    await postForm(target.dataset.priority, { urgent: target.dataset.urgent ?? "" }, token);
+  } catch {
+    say("The priority was not changed. Try again.");
+    target.disabled = false;
+    return;
+  }
+  refresh();
+}
+
 /** @param {string} text */
 function say(text) {
   byId("connection").textContent = text;
 }
 
+byId("rows").addEventListener("click", changePriority);
 // Without the stream, which a busy server refuses, each try to connect is at least a look.
 follow(liveUrl, onPulse, refresh);
 refresh();
