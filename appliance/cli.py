@@ -192,7 +192,8 @@ def import_(source: Path) -> None:
     click.echo(
         f"{imported.taken[Recorded.NEW]} new, {imported.taken[Recorded.DUPLICATE]} there already,"
         f" {imported.taken[Recorded.CONFLICT]} kept aside as conflicts,"
-        f" {len(imported.refused)} refused"
+        f" {len(imported.refused)} refused,"
+        f" {len(collected.skipped) - len(collected.refused)} other files"
     )
     _tell(imported.refused)
     if imported.refused:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table_e1_1
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.sr.codedict import codes
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
@@ -32,9 +32,10 @@ def _tags(keywords: str) -> frozenset[BaseTag]:
     return frozenset(map(Tag, keywords.split()))
 
 
-NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# Digits of other scripts are digits, too, to `re` and to `float`, but to no reader of DICOM.
+NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NUMBER_CHARACTERS: Final = 32  # what any double needs, and no more
-ORDINAL: Final = re.compile(r"\d{1,5}")
+ORDINAL: Final = re.compile(r"\d{1,5}", re.ASCII)
 TOKEN: Final = re.compile(r"[A-Z0-9]+")
 
 # Value 3 and on are the vendors' own (PS3.3 C.7.6.1.1.2); these say what kind of image it is.
@@ -62,7 +63,7 @@ KERNEL_WORDS: Final = _words(
     YA YB YC YD
     """
 )
-KERNEL: Final = re.compile(r"[A-Z]{1,2}[a-z]?\d{2,3}[a-z]?|\d")
+KERNEL: Final = re.compile(r"[A-Z]{1,2}[a-z]?\d{2,3}[a-z]?|\d", re.ASCII)
 # Makers and models by their words: who put a patient's name beside them leaves it behind.
 MAKERS: Final = _words(
     """
@@ -81,7 +82,7 @@ MODELS: Final = _words(
 )
 MODEL_WORD: Final = re.compile(r"([A-Z]*\+?)(\d{0,3})")
 OLDEST_AGE_YEARS: Final = 89  # HIPAA's safe harbour, 45 CFR 164.514(b)(2)(i)(C)
-AGE: Final = re.compile(r"(\d{3})([DWMY])")
+AGE: Final = re.compile(r"(\d{3})([DWMY])", re.ASCII)
 UNITS_A_YEAR: Final = {"D": 365, "W": 52, "M": 12, "Y": 1}
 
 
@@ -94,6 +95,12 @@ def numbers(values: Values) -> Values:
 def ordinals(values: Values) -> Values:
     """Return the values if each counts something: longer numbers are names, of orders or people."""
     fit = all(ORDINAL.fullmatch(str(value).strip(" \0")) for value in values)
+    return values if fit else ()
+
+
+def pointers(values: Values) -> Values:
+    """Return the values if each is the tag of a standard attribute."""
+    fit = all(isinstance(value, int) and dictionary_has_tag(value) for value in values)
     return values if fit else ()
 
 
@@ -111,7 +118,7 @@ def image_type(values: Values) -> Values:
 def kernel(values: Values) -> Values:
     """Return the name of a reconstruction kernel, and its strength."""
     texts = [str(value).strip(" \0") for value in values]
-    known = (t.upper() in KERNEL_WORDS or KERNEL.fullmatch(t) for t in texts)
+    known = (t.isascii() and (t.upper() in KERNEL_WORDS or KERNEL.fullmatch(t)) for t in texts)
     return [text for text, fits in zip(texts, known, strict=True) if fits]
 
 
@@ -186,12 +193,12 @@ KEPT: Final[Mapping[BaseTag, Rule]] = {
         SingleCollimationWidth TotalCollimationWidth SpiralPitchFactor RevolutionTime CTDIvol
         EstimatedDoseSaving
         TemporalPositionIndex InStackPositionNumber FrameAcquisitionNumber
-        FrameAcquisitionDuration FrameReferenceTime DimensionIndexValues DimensionIndexPointer
-        FunctionalGroupPointer FrameIncrementPointer
+        FrameAcquisitionDuration FrameReferenceTime DimensionIndexValues
         SegmentNumber ReferencedSegmentNumber ReferencedFrameNumber MaximumFractionalValue
         RecommendedDisplayCIELabValue
         """,
     ),
+    **_rules(pointers, "DimensionIndexPointer FunctionalGroupPointer FrameIncrementPointer"),
     **_rules(ordinals, "SeriesNumber AcquisitionNumber InstanceNumber StackID"),
     **_rules(image_type, "ImageType FrameType"),
     **_rules(kernel, "ConvolutionKernel"),

@@ -85,14 +85,13 @@ MAX_DEPTH: Final = 8  # of nested sequences; functional groups need four
 FURTHEST_DAYS: Final = 3650
 PSEUDONYM_CHARACTERS: Final = 20
 # ACR-NEMA wrote dates with dots (PS3.5 6.2, DA).
-DATE: Final = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
+DATE: Final = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})", re.ASCII)
 INTEGERS: Final = {
     "US": (0, 2**16 - 1),
     "SS": (-(2**15), 2**15 - 1),
     "UL": (0, 2**32 - 1),
     "SL": (-(2**31), 2**31 - 1),
     "IS": (-(2**31), 2**31 - 1),
-    "AT": (0, 2**32 - 1),
 }
 
 
@@ -234,11 +233,13 @@ def _check_may_leave(ds: Dataset) -> None:
     for keyword in IDENTIFIERS:
         if not plain_uid(_text(ds, keyword)):
             raise DeidentificationError(f"{keyword} is missing")
+        if len(_values(ds, keyword)) > 1:
+            raise DeidentificationError(f"{keyword} has several values")
     sop_class_uid = UID(_text(ds, "SOPClassUID"))
     if sop_class_uid not in IMAGES:
         kind = sop_class_uid.name if confidentiality.is_registered(sop_class_uid) else "private"
         raise DeidentificationError(f"objects of this kind do not leave: {kind}")
-    if _text(ds, "BurnedInAnnotation").upper() == "YES":
+    if "YES" in (str(value).strip().upper() for value in _values(ds, "BurnedInAnnotation")):
         raise DeidentificationError("the image is said to show text (Burned In Annotation)")
 
 
@@ -284,6 +285,8 @@ def _encodable(values: Sequence[Any], vr: str) -> Sequence[Any]:
         return [t if len(t) <= 16 else format_number_as_ds(float(t)) for t in texts]
     if vr in {"FD", "FL"}:
         return [float(value) for value in values]
+    if vr == "AT":
+        return [int(value) for value in values]
     if vr in INTEGERS:
         low, high = INTEGERS[vr]
         exact = [float(str(value).strip(" \0")) for value in values]

@@ -7,7 +7,7 @@ import os
 import tempfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -54,12 +54,20 @@ def export(
         report: called after each instance.
 
     Raises:
-        SourceError: the folder holds something already.
+        SourceError: the folder holds something already, or cannot be written.
     """
+    try:
+        return _export(list(instances), out, key, report)
+    except OSError as error:
+        raise SourceError(f"{out} cannot be written: {error.strerror}") from error
+
+
+def _export(
+    files: Sequence[InstanceFile], out: Path, key: bytes, report: Callable[[], None]
+) -> Exported:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SourceError(f"{out} holds something already; name a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    files = list(instances)
     people = _people(files)
     left_out: list[tuple[Path, str]] = []
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".part-") as aside:
@@ -70,7 +78,7 @@ def export(
                 ds = _read(file)
                 _write(deidentify(ds, key, person=people.get(_study(ds), "")), folder)
             except DeidentificationError as error:
-                left_out.append((file.path, str(error)))
+                left_out.append((file.origin, str(error)))
             report()
         written = len(files) - len(left_out)
         if written:
@@ -83,7 +91,7 @@ def _people(files: Iterable[InstanceFile]) -> dict[str, str]:
     found: defaultdict[str, set[str]] = defaultdict(set)
     for file in files:
         try:
-            ds = _read(file)
+            ds = _read(file, header_only=True)
         except DeidentificationError:
             continue  # it is left out, and said so, when its turn comes
         if person := person_of(ds):
@@ -96,10 +104,12 @@ def _study(ds: Dataset) -> str:
         return str(ds.get("StudyInstanceUID", ""))
 
 
-def _read(file: InstanceFile) -> Dataset:
+def _read(file: InstanceFile, *, header_only: bool = False) -> Dataset:
     try:
         with leniently():
-            return _inflated(file) if file.transfer_syntax_uid in DEFLATED else dcmread(file.path)
+            if file.transfer_syntax_uid in DEFLATED:
+                return _inflated(file)
+            return dcmread(file.path, stop_before_pixels=header_only)
     except DeidentificationError:
         raise
     except RecursionError as error:

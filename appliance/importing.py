@@ -4,7 +4,7 @@ An import can be broken off and run again: what is there already counts as a dup
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from appliance.studies import Recorded
 
 SOURCE_AE: Final = "import"
 TAG: Final = "import:medium:taken"
+PIECE_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ def take(
         for instance in collected.instances:
             try:
                 if full:
-                    refused.append((instance.path, full))
+                    refused.append((instance.origin, full))
                 else:
-                    taken[reception.take(_dataset(instance), _command(instance))] += 1
+                    taken[_take(instance, reception)] += 1
             except OutOfResourcesError as error:
                 full = str(error)
-                refused.append((instance.path, full))
+                refused.append((instance.origin, full))
             except (SourceError, StoreError) as error:
-                refused.append((instance.path, str(error)))
+                refused.append((instance.origin, str(error)))
             report()
     finally:
         counts = {kind.value: taken[kind] for kind in Recorded} | {"refused": len(refused)}
@@ -73,19 +74,27 @@ def take(
     return Imported(taken, tuple(refused))
 
 
-def _dataset(instance: InstanceFile) -> bytes:
-    """Return the encoded data set of a file; raises SourceError, as on a scratched disk."""
-    try:
-        _, offset = split_dataset(instance.path)
-        return instance.path.read_bytes()[offset:]
-    except OSError as error:
-        raise SourceError(f"cannot be read: {error.strerror}") from error
-
-
-def _command(instance: InstanceFile) -> Command:
-    return Command(
+def _take(instance: InstanceFile, reception: Reception) -> Recorded:
+    """Take one file piece by piece; raises SourceError or StoreError."""
+    command = Command(
         sop_class_uid=instance.sop_class_uid,
         sop_instance_uid=instance.sop_instance_uid,
         transfer_syntax_uid=instance.transfer_syntax_uid,
         source_ae=SOURCE_AE,
     )
+    with reception.taking(command) as taking:
+        for piece in _dataset(instance.path):
+            taking.write(piece)
+        return taking.finish()
+
+
+def _dataset(path: Path) -> Iterator[bytes]:
+    """Yield a file's encoded data set; raises SourceError, as on a scratched disk."""
+    try:
+        _, offset = split_dataset(path)
+        with path.open("rb") as file:
+            file.seek(offset)
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror}") from error

@@ -158,6 +158,7 @@ class ReceivedFile:
 def read_file(content: bytes) -> ReceivedFile:
     """Return a Part 10 file's data set, and what its meta information says about it.
 
+    Of a file's beginning that has all of the meta information, the data set is as far as it goes.
     Raises UnreadableDatasetError if it is none, or does not name its transfer syntax.
     """
     if content[128:132] != PREAMBLE[128:]:
@@ -211,6 +212,32 @@ class _Lenience:
 
 
 _lenience: Final = _Lenience()
+
+
+def first_uids(beginning: bytes, transfer_syntax_uid: str) -> tuple[str, str]:
+    """Return the SOP Class and the SOP Instance UID of a data set by its first bytes, "" if absent.
+
+    Raises UnreadableDatasetError if it does not parse that far.
+    """
+    sop_class_uid, sop_instance_uid = TAGS["SOPClassUID"], TAGS["SOPInstanceUID"]
+    try:
+        stream = BytesIO(beginning)
+        if transfer_syntax_uid in DEFLATED:
+            stream, _ = _inflated(stream)
+        elements = data_element_generator(
+            stream,
+            transfer_syntax_uid in IMPLICIT,
+            transfer_syntax_uid != ExplicitVRBigEndian,
+            stop_when=lambda tag, _vr, _length: tag > sop_instance_uid,
+            specific_tags=[sop_class_uid, sop_instance_uid],
+        )
+        values = {int(e.tag): e.value for e in elements if isinstance(e.value, bytes)}
+    except Exception as error:  # pydicom raises a dozen kinds on malformed bytes
+        raise UnreadableDatasetError(
+            f"data set cannot be parsed ({type(error).__name__})"
+        ) from error
+    first, second = (values.get(tag, b"") for tag in (sop_class_uid, sop_instance_uid))
+    return plain_uid(first.decode("ascii", "replace")), plain_uid(second.decode("ascii", "replace"))
 
 
 @contextmanager

@@ -227,22 +227,23 @@ class Taking:
         if (missing := BEGINNING_BYTES - len(self._beginning)) > 0:
             self._beginning += data[:missing]
 
-    def finish(self) -> Recorded:
-        """Keep what was written for good; raises StoreError, and then nothing is recorded."""
-        with _disk_errors():
-            header = self._header()
-            _check_identity(header, self._command)
-            return self._reception.finish(self._incoming, header, self._command)
-
-    def _header(self) -> Header:
+    def header(self) -> Header:
+        """Return what the data set that was written says about itself; raises StoreError."""
         syntax = self._command.transfer_syntax_uid
         size_bytes = self._incoming.size_bytes - self._start
         header = header_at_a_glance(bytes(self._beginning), size_bytes, syntax)
         if header is not None:
             return header
-        with self._incoming.read_back() as file:
+        with _disk_errors(), self._incoming.read_back() as file:
             file.seek(self._start)
             return read_header_from(file, syntax)
+
+    def finish(self) -> Recorded:
+        """Keep what was written for good; raises StoreError, and then nothing is recorded."""
+        with _disk_errors():
+            header = self.header()
+            _check_identity(header, self._command)
+            return self._reception.finish(self._incoming, header, self._command)
 
 
 @dataclass(eq=False)

@@ -198,7 +198,8 @@ def load_program(asked: Request) -> User | None:
 def protect_session() -> None:
     """Refuse a changing request of a browser's session that lacks the form token's header.
 
-    Name and password in the request itself are no session that another site could ride on.
+    Name and password in the request are no session, but a browser that was asked for them sends
+    them by itself, too: whoever calls this must refuse what another site's page can send unasked.
     """
     if not g.get("came_by_password", False):
         csrf.protect()

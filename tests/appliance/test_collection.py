@@ -1,4 +1,6 @@
+import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import pydicom
@@ -48,7 +50,7 @@ def test_a_file_keeps_its_transfer_syntax(folder: Path, scratch: Path):
     (found,) = collection.collect(path, scratch=scratch).instances
 
     assert found == collection.InstanceFile(
-        path, CTImageStorage, ds.SOPInstanceUID, ImplicitVRLittleEndian
+        path, path, CTImageStorage, ds.SOPInstanceUID, ImplicitVRLittleEndian
     )
 
 
@@ -146,3 +148,136 @@ def test_transfer_syntax_is_never_guessed(folder: Path, scratch: Path):
     ((_, reason),) = collection.collect(path, scratch=scratch).skipped
 
     assert reason == "the file does not name its transfer syntax"
+
+
+def refused(collected: collection.Collected) -> dict[str, str]:
+    return {path.name: reason for path, reason in collected.refused}
+
+
+def test_a_link_out_of_the_folder_is_told_and_not_followed(
+    folder: Path, scratch: Path, tmp_path: Path
+):
+    (tmp_path / "elsewhere").mkdir()
+    outside = as_file(ct_instance(Names.fresh()), tmp_path / "elsewhere/a.dcm")
+    (folder / "link").symlink_to(outside)
+    (folder / "folder").symlink_to(outside.parent)
+    (folder / "nothing").symlink_to(folder / "gone")
+    (folder / "inside").symlink_to(folder / "deep")
+    (folder / "circle").symlink_to(folder)
+    (folder / "itself").symlink_to(folder / "itself")
+    os.mkfifo(folder / "pipe")
+
+    collected = collection.collect(folder, scratch=scratch)
+
+    assert collected.instances == ()
+    assert refused(collected) == {
+        "link": collection.OUTSIDE,
+        "folder": collection.OUTSIDE,
+        "nothing": "cannot be read: No such file or directory",
+        "itself": "cannot be read: Too many levels of symbolic links",
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without rights")
+def test_a_folder_that_cannot_be_read_is_told(folder: Path, scratch: Path, tmp_path: Path):
+    as_file(ct_instance(Names.fresh()), folder / "deep/a.dcm")
+    as_file(ct_instance(Names.fresh()), folder / "closed.dcm").chmod(0)
+    as_file(ct_instance(Names.fresh()), folder / "open.dcm")
+    (folder / "deep").chmod(0)
+    scratch.chmod(0o777)
+    for place in (tmp_path, *tmp_path.parents[:2]):
+        place.chmod(0o755)
+    nobody = 65534
+    try:
+        os.seteuid(nobody)
+        collected = collection.collect(folder, scratch=scratch)
+    finally:
+        os.seteuid(0)
+
+    assert [found.path.name for found in collected.instances] == ["open.dcm"]
+    assert refused(collected) == {
+        "deep": "cannot be read: Permission denied",
+        "closed.dcm": "cannot be read: Permission denied",
+    }
+
+
+def test_names_that_are_no_utf_8_are_found(folder: Path, scratch: Path):
+    path = folder / os.fsdecode("Müller".encode("latin-1"))
+    as_file(ct_instance(Names.fresh()), path)
+
+    (found,) = collection.collect(folder, scratch=scratch).instances
+
+    assert found.origin == path
+
+
+def test_a_zip_file_within_is_told(folder: Path, scratch: Path, tmp_path: Path):
+    path = as_file(ct_instance(Names.fresh()), folder / "a.dcm")
+    with zipfile.ZipFile(folder / "inner.ZIP", "w") as packed:
+        packed.write(path, "a.dcm")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as packed:
+        packed.write(folder / "inner.ZIP", "deep/inner.ZIP")
+
+    for source in (folder, tmp_path / "outer.zip"):
+        found = collection.collect(source, scratch=scratch)
+        assert refused(found) == {"inner.ZIP": collection.ARCHIVE}
+        for copy in scratch.iterdir():
+            copy.unlink()
+
+
+@pytest.mark.parametrize(
+    "packing",
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
+)
+def test_a_damaged_member_is_told_by_its_name_and_the_others_are_taken(
+    folder: Path, scratch: Path, tmp_path: Path, packing: int
+):
+    path = as_file(ct_instance(Names.fresh()), folder / "a.dcm")
+    noise = b"".join(zlib.crc32(bytes([n % 256, n // 256])).to_bytes(4) for n in range(2000))
+    archive = tmp_path / "study.zip"
+    with zipfile.ZipFile(archive, "w", packing) as packed:
+        packed.writestr("SERIES/BAD", noise)
+        packed.write(path, "SERIES/GOOD")
+    content = bytearray(archive.read_bytes())
+    content[100:140] = bytes(40)
+    archive.write_bytes(content)
+
+    collected = collection.collect(archive, scratch=scratch)
+
+    assert [found.origin for found in collected.instances] == [archive / "SERIES/GOOD"]
+    ((place, reason),) = collected.refused
+    assert place == archive / "SERIES/BAD"
+    assert "damaged in the zip file" in reason
+
+
+def test_an_encrypted_member_is_told(folder: Path, scratch: Path, tmp_path: Path):
+    archive = tmp_path / "study.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("secret", b"")
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= collection.ENCRYPTED
+    archive.write_bytes(content)
+
+    (reason,) = refused(collection.collect(archive, scratch=scratch)).values()
+
+    assert "password" in reason
+
+
+def test_a_zip_file_cut_short_is_said_to_be(folder: Path, scratch: Path, tmp_path: Path):
+    path = as_file(ct_instance(Names.fresh()), folder / "a.dcm")
+    archive = tmp_path / "study.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(path, "a.dcm")
+    archive.write_bytes(archive.read_bytes()[:-40])
+
+    with pytest.raises(SourceError, match="cut short"):
+        collection.collect(archive, scratch=scratch)
+
+
+def test_a_file_larger_than_any_instance_is_not_read(folder: Path, scratch: Path):
+    path = as_file(ct_instance(Names.fresh()), folder / "huge.dcm")
+    with path.open("r+b") as file:
+        file.truncate(collection.INSTANCE_LIMIT_BYTES + 1)  # a hole, which takes no space
+
+    assert refused(collection.collect(folder, scratch=scratch)) == {
+        "huge.dcm": "has more than 2 GiB"
+    }

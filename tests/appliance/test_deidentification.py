@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
+from pydicom.tag import Tag
 from pydicom.uid import (
     BasicTextSRStorage,
     CTImageStorage,
@@ -321,6 +322,35 @@ def test_a_capture_with_text_does_not_leave_and_one_without_does(image: Dataset,
         deidentify(image, KEY)
 
 
+def test_digits_of_other_scripts_are_none(image: Dataset):
+    digits = "\N{ARABIC-INDIC DIGIT FOUR}\N{ARABIC-INDIC DIGIT SEVEN}"
+    image.SpecificCharacterSet = "ISO_IR 192"
+    image.StackID = digits
+    image.ConvolutionKernel = [f"B{digits}s", "\N{LATIN SMALL LETTER LONG S}OFT", "B70s"]
+
+    made = read(as_file(deidentify(through_a_file(image), KEY)))
+
+    assert "StackID" not in made
+    assert made.ConvolutionKernel == "B70s"
+
+
+def test_pointers_to_attributes_stay_where_the_standard_has_them(image: Dataset):
+    dimension, private = Dataset(), Dataset()
+    dimension.DimensionIndexPointer = Tag("ImagePositionPatient")
+    dimension.FunctionalGroupPointer = Tag("PlanePositionSequence")
+    private.DimensionIndexPointer = 0x47110815
+    image.DimensionIndexSequence = [dimension, private]
+    image.FrameIncrementPointer = [Tag("FrameTime"), Tag("SliceLocation")]
+
+    made = read(as_file(deidentify(through_a_file(image), KEY)))
+
+    first, second = made.DimensionIndexSequence
+    assert first.DimensionIndexPointer == Tag("ImagePositionPatient")
+    assert first.FunctionalGroupPointer == Tag("PlanePositionSequence")
+    assert "DimensionIndexPointer" not in second
+    assert made.FrameIncrementPointer == [Tag("FrameTime"), Tag("SliceLocation")]
+
+
 def test_sequences_beyond_the_limit_are_refused(image: Dataset):
     inner = image
     for _ in range(MAX_DEPTH + 1):
@@ -335,6 +365,8 @@ def test_sequences_beyond_the_limit_are_refused(image: Dataset):
     ("change", "reason"),
     [
         ({"StudyInstanceUID": ""}, "StudyInstanceUID is missing"),
+        ({"StudyInstanceUID": ["1.2.3", "1.2.4"]}, "StudyInstanceUID has several values"),
+        ({"BurnedInAnnotation": ["NO", "YES"]}, "said to show text"),
         ({"Rows": 0}, "no pixels"),
         ({"Rows": 60000, "Columns": 60000}, "more than an image"),
         ({"HighBit": 3}, "laid out unusually"),

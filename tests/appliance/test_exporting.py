@@ -104,6 +104,26 @@ def test_a_folder_in_use_is_not_written_to(tmp_path: Path):
         exporting.export([], tmp_path / "out", KEY)
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("no folder")
+
+    with pytest.raises(SourceError, match="file/out cannot be written: File exists"):
+        exporting.export([], tmp_path / "file/out", KEY)
+
+
+def test_an_image_with_two_study_uids_is_left_out_and_the_rest_leaves(tmp_path: Path):
+    names = Names.fresh()
+    (tmp_path / "in").mkdir()
+    as_file(ct_instance(names), tmp_path / "in/one")
+    as_file(ct_instance(names, StudyInstanceUID=["1.2.3", "1.2.4"]), tmp_path / "in/two")
+
+    exported = export(tmp_path / "in", tmp_path / "out", tmp_path / "scratch")
+
+    assert exported.written == 1
+    ((place, reason),) = exported.left_out
+    assert (place.name, reason) == ("two", "StudyInstanceUID has several values")
+
+
 def test_two_images_under_one_uid_are_not_mixed_up(tmp_path: Path):
     names = Names.fresh()
     (tmp_path / "in").mkdir()

@@ -35,6 +35,7 @@ from appliance.part10 import (
     _any_elements,
     _plain_elements,
     file_head,
+    first_uids,
     header_at_a_glance,
     leniently,
     read_file,
@@ -336,6 +337,30 @@ def test_a_file_is_taken_apart_again(tmp_path: Path):
         assert found.dataset == dataset_bytes(path)
         assert found.transfer_syntax_uid == syntax
         assert found.sop_instance_uid == ds.SOPInstanceUID
+
+
+@pytest.mark.parametrize("syntax", [*UNCOMPRESSED, DeflatedExplicitVRLittleEndian])
+def test_the_first_uids_are_read_from_a_beginning(syntax: str):
+    item = Dataset()
+    item.SOPInstanceUID = "9.9.9"
+    deflated = syntax == DeflatedExplicitVRLittleEndian
+    whole = slice_bytes(
+        ExplicitVRLittleEndian if deflated else syntax,
+        SOPInstanceUID="1.2.9",
+        LanguageCodeSequence=[item],
+        StudyDescription="x" * 5000,
+    )
+    if deflated:
+        packer = zlib.compressobj(level=0, wbits=-zlib.MAX_WBITS)
+        whole = packer.compress(whole) + packer.flush()
+
+    assert first_uids(whole[:1000], syntax) == (CTImageStorage, "1.2.9")
+    assert first_uids(whole[-1000:-990], ImplicitVRLittleEndian) == ("", "")
+
+
+def test_a_beginning_that_is_none_is_refused():
+    with pytest.raises(UnreadableDatasetError):
+        first_uids(slice_bytes(), DeflatedExplicitVRLittleEndian)
 
 
 def test_a_deflated_file_is_taken_apart():

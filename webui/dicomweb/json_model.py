@@ -62,18 +62,14 @@ def dataset(source: Dataset, bulk_address: str) -> Json:
 
     Pixel data and long binary values are bulk (`stored.bulk_value` reads them).
     """
-    found = _dataset(source, bulk_address)
-    if CHARACTER_SET in found:  # JSON is UTF-8, whatever the file was
-        found[CHARACTER_SET] = element("CS", [UTF_8])
-    return found
-
-
-def _dataset(source: Dataset, bulk_address: str) -> Json:
-    return {
+    found = {
         f"{tag:08X}": _element(source, tag, f"{bulk_address}/{tag:08X}")
         for tag in sorted(source.keys())
         if tag.element != 0  # group lengths are retired
     }
+    if CHARACTER_SET in found:  # JSON is UTF-8, whatever the file or a part of it was
+        found[CHARACTER_SET] = element("CS", [UTF_8])
+    return found
 
 
 def _element(source: Dataset, tag: Any, address: str) -> Json:
@@ -87,7 +83,7 @@ def _element(source: Dataset, tag: Any, address: str) -> Json:
     except UNREADABLE:  # its bytes are no value of its VR
         return _binary("UN", raw.value, address)
     if found.VR == "SQ":
-        items = [_dataset(item, f"{address}/{n}") for n, item in enumerate(found.value)]
+        items = [dataset(item, f"{address}/{n}") for n, item in enumerate(found.value)]
         return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
     if isinstance(found.value, bytes):
         return _binary(str(found.VR).split(" or ")[-1], found.value, address)

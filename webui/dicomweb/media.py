@@ -1,5 +1,6 @@
 """Media types as a client asks for them (PS3.18 section 8.7; RFC 9110 section 12.5.1)."""
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,7 +43,9 @@ def accepted(request: Request) -> tuple[MediaRange, ...]:
 
     The query parameter ``accept`` counts before the header (PS3.18 8.3.3.1).
     """
-    given = request.args.get("accept") or request.headers.get("Accept") or ANY
+    # A plus in an address is one (RFC 3986), though forms write it for a space.
+    in_address = re.sub(r"(?<=\w) (?=\w)", "+", request.args.get("accept", ""))
+    given = in_address or request.headers.get("Accept") or ANY
     ranges = parse_accept_header(given, MIMEAccept)
     best_first = sorted(ranges, key=lambda ranged: -ranged[1])  # stable: the client's order
     return tuple(_range(text) for text, quality in best_first if quality > 0)

@@ -1,9 +1,9 @@
 """multipart/related (RFC 2387, RFC 2046 section 5.1), written and read as a stream.
 
 The parser is strict, for what it reads are images: lines end with CRLF, a boundary stands at the
-beginning of a line, and a message that ends before its last boundary is refused. It holds one part
-and never more than the limits allow. (Werkzeug's decoder wants a form's Content-Disposition, and
-takes a bare CR or LF in an image for the end of a line.)
+beginning of a line, and a message that ends before its last boundary is refused. It holds the head
+of a part and a piece of its content, never more. (Werkzeug's decoder wants a form's
+Content-Disposition, and takes a bare CR or LF in an image for the end of a line.)
 """
 
 import secrets
@@ -37,10 +37,10 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """One part; its header fields by their names in lower case."""
+    """One part; its header fields by their names in lower case, its content in pieces, once."""
 
     headers: Mapping[str, str]
-    content: bytes
+    content: Iterator[bytes]
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def write(parts: Iterable[Outgoing], boundary: str) -> Iterator[bytes]:
 def read(
     stream: Readable, boundary: str, *, largest_part_bytes: int, most_parts: int
 ) -> Iterator[Part]:
-    """Yield the parts of a message as they come.
+    """Yield the parts of a message as they come; what is left unread of one is passed over.
 
-    Raises:
+    Raises, here or while a part's content is read:
         MultipartError: it is malformed or cut short.
         MultipartLimitError: a part is too large, or there are too many.
     """
@@ -87,20 +87,28 @@ def read(
     delimiter = b"\r\n--" + boundary.encode("ascii")
     message.until(delimiter, LARGEST_PREAMBLE_BYTES, "preamble")
     for count in range(most_parts + 1):
-        if message.take(2) == b"--":
+        if message.ends():
             return
         if count == most_parts:
             raise MultipartLimitError(f"The message has more than {most_parts} parts.")
-        message.give_back(2)
         if message.until(b"\r\n", LARGEST_HEAD_BYTES, "line of the boundary").strip(b" \t"):
             raise MultipartError("Something follows a boundary on its line.")
         # A part without header fields begins with the empty line itself.
         message.insert(b"\r\n")
         head = message.until(b"\r\n\r\n", LARGEST_HEAD_BYTES, "head of a part")
-        # The CRLF before a boundary is the boundary's, also where the content is empty.
-        message.insert(b"\r\n")
-        content = message.until(delimiter, largest_part_bytes + 2, "part")
-        yield Part(_headers(head), content[2:])
+        content = _content(message, delimiter, largest_part_bytes)
+        yield Part(_headers(head), content)
+        for _ in content:
+            pass
+
+
+def _content(message: "_Message", delimiter: bytes, largest: int) -> Iterator[bytes]:
+    # The CRLF before a boundary is the boundary's, also where the content is empty.
+    message.insert(b"\r\n")
+    inserted = 2
+    for piece in message.pieces(delimiter, largest + 2, "part"):
+        yield piece[inserted:]
+        inserted -= min(inserted, len(piece))
 
 
 class _Message:
@@ -110,31 +118,38 @@ class _Message:
         self._stream = stream
         # As if a line ended before the message: its first boundary may be its first bytes.
         self._buffer = bytearray(b"\r\n")
-        self._taken = b""
 
     def until(self, mark: bytes, largest: int, what: str) -> bytes:
         """What precedes the next mark, which is passed over."""
-        searched = 0
-        while (found := self._buffer.find(mark, searched)) < 0:
-            searched = max(0, len(self._buffer) - len(mark) + 1)
-            if searched > largest:
-                break
-            self._read_on(what)
-        if found < 0 or found > largest:
-            raise MultipartLimitError(f"The {what} has more than {largest} bytes.")
-        before = bytes(memoryview(self._buffer)[:found])
-        del self._buffer[: found + len(mark)]
-        return before
+        return b"".join(self.pieces(mark, largest, what))
 
-    def take(self, size: int) -> bytes:
-        while len(self._buffer) < size:
+    def pieces(self, mark: bytes, largest: int, what: str) -> Iterator[bytes]:
+        """Yield what precedes the next mark, which is passed over, in pieces."""
+        size = 0
+        found = -1
+        while found < 0:
+            found = self._buffer.find(mark)
+            # Without a mark all is certain but what could be the beginning of one.
+            end = found if found >= 0 else max(0, len(self._buffer) - len(mark) + 1)
+            size += end
+            if size > largest:
+                raise MultipartLimitError(f"The {what} has more than {largest} bytes.")
+            if end:
+                yield self._cut(end)
+            if found < 0:
+                self._read_on(what)
+        del self._buffer[: len(mark)]
+
+    def ends(self) -> bool:
+        """Whether the boundary just passed is the last one."""
+        while len(self._buffer) < 2:
             self._read_on("message")
-        self._taken = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return self._taken
+        return self._buffer.startswith(b"--")
 
-    def give_back(self, size: int) -> None:
-        self.insert(self._taken[-size:])
+    def _cut(self, size: int) -> bytes:
+        cut = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        return cut
 
     def insert(self, data: bytes) -> None:
         self._buffer[:0] = data

@@ -104,7 +104,11 @@ def render(source: Opened, index: int, wish: Wanted) -> bytes:
         PixelError: there is no such frame, or it cannot be decoded.
     """
     pixels = frame(source, index)
-    image = Image.fromarray(_eight_bits(pixels, _of_frame(source.dataset, index), wish.window))
+    try:
+        looks = _of_frame(source.dataset, index)
+    except UNREADABLE as error:
+        raise PixelError("The header does not say how the frame looks.") from error
+    image = Image.fromarray(_eight_bits(pixels, looks, wish.window))
     image = _placed(image, wish)
     encoded = BytesIO()
     options = {"quality": wish.quality} if wish.media_type == "image/jpeg" else {}

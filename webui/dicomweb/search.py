@@ -14,11 +14,12 @@ from appliance import holdings, matching
 from appliance.holdings import ATTRIBUTES, UNIQUE, Answer, Level, Page
 from appliance.store import Store
 from appliance.studies import StoredInstance
+from pipelines.errors import DecodeError
 from webui.dicomweb import json_model
 from webui.dicomweb.media import JSON, accepted
 from webui.dicomweb.problems import bad_request, not_acceptable, not_found
 from webui.dicomweb.services import Addresses, services, unbroken
-from webui.dicomweb.stored import opened
+from webui.dicomweb.stored import HeaderError, opened
 from webui.resources import resources
 
 LARGEST_PAGE: Final = 1000
@@ -169,8 +170,11 @@ def _address(answer: Answer, level: Level, addresses: Addresses) -> str:
 
 
 def _from_header(instance: StoredInstance, store: Store) -> json_model.Json:
-    with opened(instance, store.path_of(instance.digest), only=FROM_HEADERS) as source:
-        return json_model.dataset(source.dataset, "")
+    try:
+        with opened(instance, store.path_of(instance.digest), only=FROM_HEADERS) as source:
+            return json_model.dataset(source.dataset, "")
+    except (DecodeError, HeaderError):  # it is held, and listed with what the database has of it
+        return {}
 
 
 def _keyword(name: str) -> str:
@@ -182,9 +186,10 @@ def _keyword(name: str) -> str:
 
 
 def _fields(given: list[str]) -> frozenset[str]:
-    names = [name for text in given for name in text.split(",") if name]
-    # A path into a sequence names nothing that is held.
-    return frozenset(name if name == "all" else _keyword(name.split(".")[0]) for name in names)
+    # A path into a sequence names nothing that is held, nor does a tag that only its maker knows.
+    names = {name.split(".")[0] for text in given for name in text.split(",") if name}
+    known = {name for name in names if not TAG.fullmatch(name) or keyword_for_tag(int(name, 16))}
+    return frozenset(name if name == "all" else _keyword(name) for name in known)
 
 
 def _whole(parameters: MultiDict[str, str], name: str, default: int) -> int:

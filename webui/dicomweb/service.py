@@ -16,6 +16,9 @@
                                               the outcome as JSON or XML
 ============================================  ==================================================
 
+What is sent is kept as far as it came whole; a part beyond `dicom.max_instance_bytes` ends the
+message. An instance that contradicts what is held is kept aside: taken, with an empty RetrieveURL.
+
 Not there: thumbnails, rendered series, worklists, metadata or search results as XML, range
 requests, other origins (CORS).
 

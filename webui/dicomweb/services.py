@@ -13,8 +13,8 @@ from appliance.store import Store
 from webui.views import Looks
 
 EXTENSION: Final = "dicomweb"
-UPLOADS_AT_ONCE: Final = 2
-"""Each may hold an instance in memory, twice."""
+UPLOADS_AT_ONCE: Final = 8
+"""Each holds one of the server's threads for as long as its sender takes."""
 
 Chunk = TypeVar("Chunk", str, bytes)
 

@@ -1,4 +1,7 @@
-"""STOW-RS (PS3.18 section 10.5): instances taken as the DICOM listener takes them."""
+"""STOW-RS (PS3.18 section 10.5): instances taken as the DICOM listener takes them.
+
+What comes goes from the connection into the store's file piece by piece, under the same limits.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,8 +16,9 @@ from werkzeug.http import parse_options_header
 from appliance import audit
 from appliance.accounts import Role
 from appliance.errors import DatasetMismatchError, StoreError
-from appliance.part10 import read_file, read_header
+from appliance.part10 import first_uids, read_file
 from appliance.reception import Command
+from appliance.studies import Recorded
 from webui import auth
 from webui.dicomweb import json_model, multipart
 from webui.dicomweb.json_model import Json
@@ -26,19 +30,26 @@ from webui.resources import resources
 
 MAY_STORE: Final = frozenset({Role.RADIOLOGIST, Role.ADMINISTRATOR})
 MOST_PARTS: Final = 10_000
+BEGINNING_BYTES: Final = 64 * 1024
+"""Of a part: the meta information and what names its instance have a few hundred bytes."""
+KEPT: Final = "What came whole before it was taken"
 
 blueprint = Blueprint("store", __name__)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one part; without `status` it was taken."""
+    """What became of one part; without `status` it was taken.
+
+    `is_aside`: it was kept, but as one that contradicts what is held, so it cannot be retrieved.
+    """
 
     study_uid: str = ""
     series_uid: str = ""
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
     status: int | None = None
+    is_aside: bool = False
 
 
 @auth.csrf.exempt  # type: ignore[untyped-decorator]
@@ -58,6 +69,10 @@ def store(study_uid: str | None) -> Response:
     outcomes: list[Outcome] = []
     try:
         outcomes.extend(_take(part, study_uid) for part in _parts(boundary))
+    except MultipartLimitError as error:
+        raise RequestProblem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{error} {KEPT}.") from error
+    except MultipartError as error:
+        raise bad_request(f"{error} {KEPT}; send it again.") from error
     finally:
         services().uploads.release()
         if outcomes:
@@ -77,7 +92,7 @@ def _answer_type() -> str:
 
 def _boundary() -> str:
     media_type, options = parse_options_header(request.headers.get("Content-Type"))
-    inner = options.get("type", "").lower()
+    inner = options.get("type", DICOM).lower()  # some leave it out, though RFC 2387 wants it
     # No page of another site may send this type unasked (https://fetch.spec.whatwg.org).
     if media_type.lower() != MULTIPART or inner != DICOM:
         raise RequestProblem(
@@ -90,40 +105,49 @@ def _boundary() -> str:
 def _parts(boundary: str) -> Iterator[Part]:
     largest_bytes = resources().settings.dicom.max_instance_bytes
     request.max_content_length = MOST_PARTS * largest_bytes  # the disk has its own watermark
-    try:
-        yield from multipart.read(
-            request.stream, boundary, largest_part_bytes=largest_bytes, most_parts=MOST_PARTS
-        )
-    except MultipartLimitError as error:
-        raise RequestProblem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
-    except MultipartError as error:
-        raise bad_request(f"{error} What came whole before it was taken; send it again.") from error
+    return multipart.read(
+        request.stream, boundary, largest_part_bytes=largest_bytes, most_parts=MOST_PARTS
+    )
 
 
 def _take(part: Part, study_uid: str | None) -> Outcome:
     """What became of a part, which is an instance as a file (PS3.10)."""
     named = Outcome()
     try:
-        file = read_file(part.content)
-        header = read_header(file.dataset, file.transfer_syntax_uid)
+        file = read_file(_beginning(part.content))
+        sop_class_uid, sop_instance_uid = first_uids(file.dataset, file.transfer_syntax_uid)
         named = Outcome(
-            study_uid=header.study_uid,
-            series_uid=header.series_uid,
-            sop_class_uid=header.sop_class_uid or file.sop_class_uid,
-            sop_instance_uid=header.sop_instance_uid or file.sop_instance_uid,
+            sop_class_uid=sop_class_uid or file.sop_class_uid,
+            sop_instance_uid=sop_instance_uid or file.sop_instance_uid,
         )
-        if study_uid not in {None, header.study_uid}:
-            raise DatasetMismatchError("StudyInstanceUID differs from the address")
         command = Command(
             sop_class_uid=named.sop_class_uid,
             sop_instance_uid=named.sop_instance_uid,
             transfer_syntax_uid=file.transfer_syntax_uid,
             source_ae=f"web {current_user.name}",
         )
-        services().reception.take(file.dataset, command)
+        with services().reception.taking(command) as taking:
+            taking.write(file.dataset)
+            for piece in part.content:
+                taking.write(piece)
+            header = taking.header()
+            if study_uid not in {None, header.study_uid}:
+                raise DatasetMismatchError("StudyInstanceUID differs from the address")
+            is_aside = taking.finish() is Recorded.CONFLICT
     except StoreError as error:
         return replace(named, status=error.status)
-    return named
+    return replace(
+        named, study_uid=header.study_uid, series_uid=header.series_uid, is_aside=is_aside
+    )
+
+
+def _beginning(content: Iterator[bytes]) -> bytes:
+    pieces = bytearray()
+    for piece in content:
+        pieces += piece
+        if len(pieces) >= BEGINNING_BYTES:
+            break
+    return bytes(pieces)
 
 
 def _note(outcomes: list[Outcome]) -> None:
@@ -161,7 +185,8 @@ def _answer(outcomes: list[Outcome], answer_type: str) -> Response:
 
 
 def _taken(outcome: Outcome) -> Json:
-    address = Addresses().of(outcome.study_uid, outcome.series_uid, outcome.sop_instance_uid)
+    uids = (outcome.study_uid, outcome.series_uid, outcome.sop_instance_uid)
+    address = None if outcome.is_aside else Addresses().of(*uids)
     return dict((*_reference(outcome), json_model.attribute("RetrieveURL", address)))
 
 

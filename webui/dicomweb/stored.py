@@ -71,11 +71,17 @@ UNREADABLE: Final = (
 )
 """What pydicom and its plug-ins raise on damaged or contradictory values."""
 
+AS_STORED: Final = "Ask for the instance as it is stored, with transfer-syntax=*."
+
 Frame = npt.NDArray[Any]
 
 
 class PixelError(Exception):
     """Frames that cannot be given; the text says why, and names no person."""
+
+
+class HeaderError(PixelError):
+    """A header that cannot be parsed, or not be written anew."""
 
 
 class NoSuchFrameError(PixelError):
@@ -119,6 +125,7 @@ def opened(
 
     Raises:
         DecodeError: it is deflated, and damaged or too large.
+        HeaderError: it cannot be parsed; what was received may be damaged or hostile.
     """
     syntax = instance.transfer_syntax_uid
     with path.open("rb") as stored:
@@ -133,12 +140,15 @@ def opened(
                 )
                 + inflate(content[data_set_start(content) :])
             )
-        dataset = dcmread(
-            file,
-            defer_size=LARGEST_INLINE_BYTES,
-            stop_before_pixels=only is not None,
-            specific_tags=None if only is None else list(only),
-        )
+        try:
+            dataset = dcmread(
+                file,
+                defer_size=LARGEST_INLINE_BYTES,
+                stop_before_pixels=only is not None,
+                specific_tags=None if only is None else list(only),
+            )
+        except UNREADABLE as error:
+            raise HeaderError(f"The header cannot be parsed. {AS_STORED}") from error
         yield Opened(dataset, file, syntax)
 
 
@@ -232,16 +242,19 @@ def explicit_little_endian(source: Opened, instance: StoredInstance) -> Iterator
     What follows the pixel data, padding and signatures over other bytes, is left out.
 
     Raises:
-        PixelError: its pixel data cannot be decoded.
+        PixelError: its pixel data cannot be decoded, or its header holds what is no value.
     """
     pixels: Iterator[bytes] = iter(())
-    dataset = _header(source)
-    if PIXEL_DATA in source.dataset:
-        pixels = _pixel_data(source, dataset)
-    first = next(pixels, b"")  # a frame that cannot be decoded fails before anything is sent
     encoded = DicomBytesIO()
     encoded.is_implicit_VR, encoded.is_little_endian = False, True
-    write_dataset(encoded, dataset)
+    try:
+        dataset = _header(source)
+        if PIXEL_DATA in source.dataset:
+            pixels = _pixel_data(source, dataset)
+        first = next(pixels, b"")  # a frame that cannot be decoded fails before anything is sent
+        write_dataset(encoded, dataset)
+    except UNREADABLE as error:
+        raise HeaderError(f"The header cannot be written anew. {AS_STORED}") from error
     yield file_head(
         sop_class_uid=instance.sop_class_uid,
         sop_instance_uid=instance.sop_instance_uid,

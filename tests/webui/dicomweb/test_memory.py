@@ -150,3 +150,34 @@ def test_a_large_message_is_stored_in_little_memory(
     assert len(answers[0].json()["00081199"]["Value"]) == INSTANCES
     record_property(FIGURE, f"DICOMweb, {INSTANCES} instances stored: {grown:.1f} MiB of memory")
     assert grown < ALLOWED_MIB
+
+
+def test_a_large_instance_is_stored_in_little_memory(
+    archive: Archive, tmp_path: Path, record_property: Callable[..., None]
+):
+    names = Names.fresh()
+    large = ct_instance(names, Rows=8192, Columns=8192, PixelData=bytes(2 * 8192**2))
+    file = as_file(large, tmp_path / "sent.dcm").read_bytes()
+    message = b"--b0undary\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n--b0undary--"
+    content_type = 'multipart/related; type="application/dicom"; boundary=b0undary'
+    answers = []
+
+    def stored(address: str) -> None:
+        answers.append(
+            requests.post(
+                f"{address}/studies",
+                data=message,
+                headers={"Content-Type": content_type},
+                auth=(NAME, PASSWORD),
+                timeout=250,
+            )
+        )
+
+    with gunicorn(archive.world.settings.data_dir, tmp_path) as (address, worker):
+        requests.get(f"{address}/studies", auth=(NAME, PASSWORD), timeout=60)
+        grown = peak_growth_mib(worker, lambda: stored(address))
+
+    assert answers[0].status_code == 200
+    told = f"{len(file) / MIB:.0f} MiB, {grown:.1f} MiB of memory"
+    record_property(FIGURE, f"DICOMweb, one instance stored: {told}")
+    assert grown < ALLOWED_MIB

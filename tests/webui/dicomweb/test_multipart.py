@@ -1,5 +1,7 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -28,9 +30,21 @@ class Trickle:
         return self._data.read(min(size, self._piece))
 
 
-def read(data: bytes, *, piece: int = 7, largest: int = 1 << 20, most: int = 100) -> list[Part]:
+@dataclass(frozen=True)
+class Whole:
+    headers: Mapping[str, str]
+    content: bytes
+
+
+def parts(
+    data: bytes, *, piece: int = 7, largest: int = 1 << 20, most: int = 100
+) -> Iterator[Part]:
     stream = Trickle(data, piece)
-    return list(multipart.read(stream, BOUNDARY, largest_part_bytes=largest, most_parts=most))
+    return multipart.read(stream, BOUNDARY, largest_part_bytes=largest, most_parts=most)
+
+
+def read(data: bytes, **options: int) -> list[Whole]:
+    return [Whole(part.headers, b"".join(part.content)) for part in parts(data, **options)]
 
 
 def written(*contents: bytes) -> bytes:
@@ -76,15 +90,51 @@ def test_no_bytes_lead_to_another_error(data: bytes):
     ],
 )
 def test_what_the_standard_allows_is_read(message: bytes):
-    assert read(message) == [Part({"a": "1"}, b"body")]
+    assert read(message) == [Whole({"a": "1"}, b"body")]
 
 
 def test_a_part_without_header_fields():
-    assert read(b"--b0undary\r\n\r\nbody\r\n--b0undary--") == [Part({}, b"body")]
+    assert read(b"--b0undary\r\n\r\nbody\r\n--b0undary--") == [Whole({}, b"body")]
 
 
 def test_a_part_without_content():
-    assert read(b"--b0undary\r\nA: 1\r\n\r\n\r\n--b0undary--") == [Part({"a": "1"}, b"")]
+    assert read(b"--b0undary\r\nA: 1\r\n\r\n\r\n--b0undary--") == [Whole({"a": "1"}, b"")]
+
+
+@given(st.lists(TROUBLE, min_size=1, max_size=3), st.integers(1, 50), st.integers(0, 3))
+def test_what_is_left_unread_of_a_part_is_passed_over(
+    contents: list[bytes], piece: int, pieces: int
+):
+    contents = [content.replace(b"--b0undary", b"") for content in contents]
+
+    message = parts(written(*contents), piece=piece)
+    begun = [b"".join(islice(part.content, pieces)) for part in message]
+
+    assert len(begun) == len(contents)
+    assert all(
+        content.startswith(beginning) for content, beginning in zip(contents, begun, strict=True)
+    )
+
+
+def test_a_part_comes_in_pieces_before_it_is_whole():
+    def sent() -> Iterator[bytes]:
+        yield b"--b0undary\r\n\r\n"
+        for _ in range(1000):
+            yield bytes(multipart.CHUNK_BYTES)
+        raise AssertionError("all of it was read ahead")
+
+    chunks = sent()
+
+    class Stream:
+        def read(self, _size: int, /) -> bytes:
+            return next(chunks)
+
+    (part,) = islice(
+        multipart.read(Stream(), BOUNDARY, largest_part_bytes=1 << 30, most_parts=1), 1
+    )
+    longest = max(map(len, islice(part.content, 100)))
+
+    assert longest <= 2 * multipart.CHUNK_BYTES
 
 
 @pytest.mark.parametrize(

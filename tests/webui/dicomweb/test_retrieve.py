@@ -1,3 +1,4 @@
+import struct
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -19,6 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from appliance.reception import Command
 from appliance.tables import AuditEntry
 from tests.support.instances import (
     SIXTEEN_SYNTAXES,
@@ -26,6 +28,7 @@ from tests.support.instances import (
     as_file,
     ct_instance,
     dataset_bytes,
+    encoded,
     needs_real_data,
 )
 from tests.support.pacs import dcmtk
@@ -420,6 +423,68 @@ def test_a_damaged_image_is_refused_and_its_bytes_are_given(
         assert get(f"{path_of(dataset)}/frames/1", accept=OCTETS).status_code == 406
         assert get(f"{path_of(dataset)}/rendered").status_code == 406
         assert len(parts_of(get(path_of(dataset), accept=AS_STORED))) == 1
+
+
+def test_a_value_that_is_none_keeps_nobody_from_the_stored_bytes(
+    archive: Archive, get: Callable[..., Any]
+):
+    dataset = ct_instance(Names.fresh(), RepresentativeFrameNumber=8)
+    path = as_file(dataset, archive.folder / "made.dcm", ImplicitVRLittleEndian)
+    content = path.read_bytes()
+    broken = content.replace(
+        b"\x28\x00\x10\x60\x02\x00\x00\x00\x08\x00",
+        b"\x28\x00\x10\x60\x03\x00\x00\x00\x08\x00\x00",
+    )
+    assert broken != content
+    (archive.folder / "broken.dcm").write_bytes(broken)
+    archive.take_file(archive.folder / "broken.dcm")
+
+    refused = get(path_of(dataset), accept=EXPLICIT)
+    kept = get(path_of(dataset), accept=AS_STORED)
+
+    assert refused.status_code == 406
+    assert len(parts_of(kept)) == 1
+
+
+def test_sequences_nested_beyond_reason_are_refused_and_listed_all_the_same(
+    archive: Archive, get: Callable[..., Any]
+):
+    dataset = ct_instance(Names.fresh())
+    header = Dataset(dataset)
+    del header.PixelData
+    depth = 600
+    opening = struct.pack("<HH2sxxL", 0x0040, 0xA730, b"SQ", 0xFFFFFFFF)
+    opening += struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    closing = struct.pack("<HHL", 0xFFFE, 0xE00D, 0) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    command = Command(
+        sop_class_uid=dataset.SOPClassUID,
+        sop_instance_uid=dataset.SOPInstanceUID,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        source_ae="CT1",
+    )
+    pixels = struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OW", 128) + bytes(128)
+    archive.reception.take(encoded(header) + opening * depth + closing * depth + pixels, command)
+
+    metadata = get(f"{path_of(dataset)}/metadata")
+    (listed,) = get(f"/studies/{dataset.StudyInstanceUID}/instances").json
+
+    assert metadata.status_code == 406
+    assert "as it is stored" in metadata.json["error"]
+    assert listed["00080018"]["Value"] == [dataset.SOPInstanceUID]
+    assert len(parts_of(get(path_of(dataset), accept=AS_STORED))) == 1
+
+
+def test_the_text_of_an_item_is_utf_8_whatever_it_was(archive: Archive, get: Callable[..., Any]):
+    item = Dataset()
+    item.SpecificCharacterSet, item.CodeMeaning = "ISO_IR 100", "Überweisung"
+    dataset = ct_instance(Names.fresh(), ReferencedImageSequence=[item])
+    archive.take(dataset)
+
+    (model,) = get(f"{path_of(dataset)}/metadata").json
+
+    (nested,) = model["00081140"]["Value"]
+    assert nested["00080104"]["Value"] == ["Überweisung"]
+    assert nested["00080005"]["Value"] == ["ISO_IR 192"]
 
 
 def test_a_retrieval_is_one_look_at_the_study(archive: Archive, get: Callable[..., Any]):

@@ -204,13 +204,21 @@ def test_more_fields_come_when_they_are_asked_for(three: dict[str, str], get: Ca
     described = "00081030"
 
     assert described not in get("/studies").json[0]
-    for wanted in ("StudyDescription", "00081030", "all", "PatientAge,StudyDescription"):
+    for wanted in (
+        "StudyDescription",
+        "00081030",
+        "all",
+        "PatientAge,StudyDescription",
+        "00091001,StudyDescription",  # whatever a maker put there
+    ):
         assert described in get(f"/studies?includefield={wanted}").json[0]
 
 
 def test_only_json_is_given(three: dict[str, str], get: Callable[..., Any]):
     assert get("/studies", accept="application/dicom+json").mimetype == "application/dicom+json"
     assert get("/studies", accept="application/dicom+xml").status_code == 406
+    assert get("/studies?accept=application/dicom+json").status_code == 200
+    assert get("/studies?accept=application/dicom%2Bxml").status_code == 406
 
 
 def test_fuzzy_matching_is_literal_and_says_so(three: dict[str, str], get: Callable[..., Any]):

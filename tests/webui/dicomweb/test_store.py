@@ -12,12 +12,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from appliance import studies
+from appliance.config import Settings
 from appliance.part10 import read_file
 from appliance.store import Store
 from appliance.tables import AuditEntry
 from tests.support.instances import SIXTEEN_SYNTAXES, Names, as_file, ct_instance, needs_real_data
 from tests.webui.dicomweb.conftest import Archive, Connect
 from tests.webui.world import NAME, PASSWORD, World
+from webui.app import create_app
 
 TYPE = 'multipart/related; type="application/dicom"; boundary=b0undary'
 TAKEN, FAILED, OTHER = "00081199", "00081198", "0008119A"
@@ -118,10 +120,10 @@ def test_what_fails_is_named_with_its_reason(
 ):
     good, other = ct_instance(Names.fresh()), ct_instance(Names.fresh())
     nameless = ct_instance(Names.fresh(), SeriesInstanceUID="")
-    cut = as_bytes(ct_instance(Names.fresh()))[:-20]
+    cut = ct_instance(Names.fresh())
 
     some = post(
-        message(as_bytes(good), as_bytes(other), as_bytes(nameless), cut, b"none"),
+        message(as_bytes(good), as_bytes(other), as_bytes(nameless), as_bytes(cut)[:-20], b"none"),
         f"/studies/{good.StudyInstanceUID}",
     )
     none = post(message(b"none"))
@@ -129,11 +131,15 @@ def test_what_fails_is_named_with_its_reason(
     assert some.status_code == 202
     (taken,) = some.json[TAKEN]["Value"]
     assert taken["00081155"]["Value"] == [good.SOPInstanceUID]
-    (failed,) = some.json[FAILED]["Value"]
-    assert failed["00081155"]["Value"] == [other.SOPInstanceUID]
-    assert failed[REASON] == {"vr": "US", "Value": [0xA900]}
-    reasons = [item[REASON]["Value"][0] for item in some.json[OTHER]["Value"]]
-    assert reasons == [0xA900, 0xC000, 0xC000]
+    failed = some.json[FAILED]["Value"]
+    assert [item["00081155"]["Value"] for item in failed] == [
+        [other.SOPInstanceUID],
+        [nameless.SOPInstanceUID],
+        [cut.SOPInstanceUID],
+    ]
+    reasons = [item[REASON] for item in failed]
+    assert reasons == [{"vr": "US", "Value": [code]} for code in (0xA900, 0xA900, 0xC000)]
+    assert [item[REASON]["Value"] for item in some.json[OTHER]["Value"]] == [[0xC000]]
     assert instances(archive.world, other.StudyInstanceUID) == []
     assert none.status_code == 409
 
@@ -186,7 +192,6 @@ def test_the_outcome_is_given_as_xml(post: Callable[..., Any], as_bytes: Callabl
         "text/plain",
         "",
         'multipart/related; type="application/dicom+xml"; boundary=b0undary',
-        "multipart/related; boundary=b0undary",
     ],
 )
 def test_other_kinds_of_messages_are_refused(
@@ -195,6 +200,50 @@ def test_other_kinds_of_messages_are_refused(
     body = message(as_bytes(ct_instance(Names.fresh())))
 
     assert post(body, content_type=content_type).status_code == 415
+
+
+def test_a_message_that_does_not_name_the_type_of_its_parts_is_taken(
+    archive: Archive, post: Callable[..., Any], as_bytes: Callable[..., bytes]
+):
+    body = message(as_bytes(ct_instance(Names.fresh())))
+
+    assert post(body, content_type="multipart/related; boundary=b0undary").status_code == 200
+
+
+def test_a_part_beyond_the_listeners_limit_is_refused_and_leaves_nothing(
+    world: World, as_bytes: Callable[..., bytes]
+):
+    settings = Settings.parse(
+        {"data_dir": str(world.settings.data_dir), "dicom": {"max_instance_bytes": 1 << 20}}
+    )
+    client = create_app(settings).test_client()
+    large = ct_instance(Names.fresh(), Rows=1024, Columns=1024, PixelData=bytes(2 << 20))
+
+    answer = client.post(
+        "/dicom-web/studies",
+        data=message(as_bytes(large)),
+        content_type=TYPE,
+        auth=(NAME, PASSWORD),
+    )
+
+    assert answer.status_code == 413
+    assert instances(world, large.StudyInstanceUID) == []
+    assert not any(Store(settings.store_dir).incoming_dir.iterdir())
+
+
+def test_what_is_kept_aside_has_no_address(
+    archive: Archive, post: Callable[..., Any], as_bytes: Callable[..., bytes]
+):
+    made = ct_instance(Names.fresh())
+    first = as_bytes(made)
+    made.PixelData = bytes(128)
+
+    answer = post(message(first, as_bytes(made)))
+
+    assert answer.status_code == 200
+    addresses = [item["00081190"] for item in answer.json[TAKEN]["Value"]]
+    assert addresses[0]["Value"][0].endswith(made.SOPInstanceUID)
+    assert addresses[1] == {"vr": "UR"}
 
 
 def test_a_message_cut_short_keeps_what_came_whole_and_says_so(
