@@ -289,6 +289,9 @@ RESULTS: Final = ("seg", "sr", "sc", "pdf")
 IMAGES: Final = "images"
 """The instances of the study, as they came."""
 
+MESSAGE: Final = "message"
+"""What a system of `[messages]` is told, the only thing that it can be sent."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RuleSettings:
@@ -297,8 +300,9 @@ class RuleSettings:
     name: str = _required("what it is called, in `appliance dicom route` too")
     destinations: tuple[str, ...] = _required("the names of the destinations that get it")
     objects: tuple[str, ...] = _required(
-        "what they get: Segmentation, report, key images, document; the study's own instances",
-        one_of=(*RESULTS, IMAGES),
+        "what they get: Segmentation, report, key images, document; the study's own instances; of"
+        " [[messages.hl7]] and [[messages.fhir]], the message",
+        one_of=(*RESULTS, IMAGES, MESSAGE),
     )
     when: str = _key(
         "analysed",
@@ -328,9 +332,10 @@ class RoutingSettings:
 
     rules: tuple[RuleSettings, ...] = _key(
         (),
-        "what goes where: name, destinations, objects (seg, sr, sc, pdf, images), when (analysed,"
-        " confirmed, request); on condition of outcome, source_ae, study_description, modality,"
-        " series_description, body_part, manufacturer, positive, probability_at_least, lesions",
+        "what goes where: name, destinations, objects (seg, sr, sc, pdf, images, message), when"
+        " (analysed, confirmed, request); on condition of outcome, source_ae, study_description,"
+        " modality, series_description, body_part, manufacturer, positive, probability_at_least,"
+        " lesions",
     )
 
 
@@ -599,11 +604,11 @@ class Settings:
         retrieve = _build(RetrieveSettings, tables["retrieve"], where="retrieve", folder=folder)
         routing = _build(RoutingSettings, tables["routing"], where="routing", folder=folder)
         _check_destinations(dicom, retrieve)
-        _check_rules(dicom, routing)
         priority = _build(PrioritySettings, tables["priority"], where="priority", folder=folder)
         _check_priority(priority)
         messages = _build(MessagesSettings, tables["messages"], where="messages", folder=folder)
         _check_messages(messages)
+        _check_rules(dicom, messages, routing)
         return cls(
             data_dir=data_dir,
             database_url=_text(tables["database"], "url", where="database")
@@ -630,6 +635,11 @@ class Settings:
     def asks_others(self) -> bool:
         """Whether another node is asked for studies, by itself or by a person."""
         return self.retrieve.active or any(node.query for node in self.dicom.destinations)
+
+    @property
+    def tells_others(self) -> bool:
+        """Whether there is anybody to whom results could go."""
+        return bool(self.dicom.destinations or self.messages.destinations)
 
     @property
     def store_dir(self) -> Path:
@@ -840,7 +850,9 @@ def _check_destinations(dicom: DicomSettings, retrieve: RetrieveSettings) -> Non
             )
 
 
-def _check_rules(dicom: DicomSettings, routing: RoutingSettings) -> None:
+def _check_rules(
+    dicom: DicomSettings, messages: MessagesSettings, routing: RoutingSettings
+) -> None:
     """Refuse rules that are ambiguous, send nothing or nowhere, or can never match."""
     place = "[routing.rules]"
     names = [rule.name for rule in routing.rules]
@@ -852,16 +864,22 @@ def _check_rules(dicom: DicomSettings, routing: RoutingSettings) -> None:
         for key in ("destinations", "objects"):
             if not getattr(rule, key):
                 raise ConfigError(f"{place} {rule.name!r}: {key} must not be empty")
+        if MESSAGE in rule.objects and set(rule.objects) != {MESSAGE}:
+            raise ConfigError(
+                f'{place} {rule.name!r}: "{MESSAGE}" goes to other systems than the other objects:'
+                " make two rules"
+            )
+        known = messages if MESSAGE in rule.objects else dicom
         for name in rule.destinations:
-            dicom.destination(name)
+            known.destination(name)
         if rule.outcome == "REJECTED":
             _check_rejected(rule, place)
 
 
 def _check_rejected(rule: RuleSettings, place: str) -> None:
     conditions = (rule.positive, rule.probability_at_least, rule.lesions)
-    if set(rule.objects) != {IMAGES}:
-        wrong = f'objects must be ["{IMAGES}"]'
+    if set(rule.objects) not in ({IMAGES}, {MESSAGE}):
+        wrong = f'objects must be ["{IMAGES}"] or ["{MESSAGE}"]'
     elif any(condition is not None for condition in conditions):
         wrong = "leave out positive, probability_at_least and lesions"
     elif rule.when == "confirmed":

@@ -71,9 +71,11 @@ class Content(StrEnum):
     SR = "sr"
     SC = "sc"
     PDF = "pdf"
+    MESSAGE = "message"
+    """What a system that is no DICOM node is told of the result."""
 
 
-CONFIRMED_CONTENTS: Final = frozenset({Content.SR, Content.SC, Content.PDF})
+CONFIRMED_CONTENTS: Final = frozenset({Content.SR, Content.SC, Content.PDF, Content.MESSAGE})
 """What says who confirmed, or lacks what they rejected: another object after each review."""
 
 
@@ -81,6 +83,8 @@ class Kind(StrEnum):
     """What kind of node a destination is."""
 
     DICOM = "dicom"
+    MESSAGE = "message"
+    """One of `[[messages.hl7]]` or `[[messages.fhir]]`."""
 
 
 @dataclass(frozen=True, kw_only=True)

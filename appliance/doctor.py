@@ -178,8 +178,11 @@ def check_database(settings: Settings) -> Iterator[Finding]:
 
 def check_exchanges(settings: Settings) -> Iterator[Finding]:
     """Nothing that was to go to other nodes or come from them was given up, or is late."""
-    if not database.exists(settings) or database.pending(settings):
-        return
+    try:
+        if not database.exists(settings) or database.pending(settings):
+            return
+    except SQLAlchemyError:
+        return  # `check_database` tells it
     opened = database.open_database(settings)
     try:
         with opened.snapshot() as db:

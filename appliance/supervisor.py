@@ -371,7 +371,7 @@ def programs(settings: Settings) -> list[Program]:
     # Retrieving and delivering take as long as the PACS does; one process does all else meanwhile.
     at_once = {
         queue.GPU: settings.analysis.at_once,
-        queue.DICOM: 1 + settings.asks_others + bool(settings.dicom.destinations),
+        queue.DICOM: 1 + settings.asks_others + settings.tells_others,
     }
     listed.extend(_worker(name, at_once.get(name, 1)) for name in queue.QUEUES)
     listed += [

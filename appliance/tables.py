@@ -51,7 +51,7 @@ WHYS: Final = ("standing query", "prior", "new study", "by hand")
 MOMENTS: Final = ("analysed", "confirmed")
 """The values of `Occasion.moment`; `deliveries.Moment` gives them their meaning."""
 
-DELIVERY_KINDS: Final = ("dicom",)
+DELIVERY_KINDS: Final = ("dicom", "message")
 """The values of `Delivery.kind`; `deliveries.Kind` gives them their meaning."""
 
 DELIVERY_STATES: Final = ("WAITING", "SENDING", "SENT", "COMMITTED", "FAILED", "DROPPED")

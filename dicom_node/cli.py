@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from appliance import logs
-from appliance.config import IMAGES, RESULTS, Settings
+from appliance.config import IMAGES, MESSAGE, RESULTS, Settings
 
 if TYPE_CHECKING:
     from appliance.database import Database
@@ -354,7 +354,7 @@ def route(study_id: int) -> None:
 @click.argument("destination")
 @click.option(
     "--objects",
-    type=click.Choice((*RESULTS, IMAGES)),
+    type=click.Choice((*RESULTS, IMAGES, MESSAGE)),
     multiple=True,
     help='What to send; by default what a rule with when = "request" says.',
 )

@@ -21,11 +21,13 @@ from appliance import commitment_transactions, deliveries
 from appliance.config import Settings
 from appliance.database import Database
 from appliance.deliveries import DeliveryState, Kind, ObjectState, Order
-from appliance.errors import ConfigError
+from appliance.errors import ApplianceError, ConfigError
 from appliance.tables import DeliveredObject
 from dicom_node import commitment_scu
 from dicom_node.commitment_scu import Reports
-from dicom_node.errors import AssociationError, ObjectError, QueryError
+from dicom_node.errors import AssociationError, MessageError, ObjectError, QueryError
+from dicom_node.messages import notify
+from dicom_node.messages.result import read_result
 from dicom_node.prepared import prepare, remove_unneeded
 from dicom_node.scu import (
     ANSWER_TIMEOUT_S,
@@ -109,10 +111,12 @@ def carry_out(work: Work, order: Order) -> None:
     except OrderLostError:
         log.warning("delivery.overtaken", delivery_id=order.id)
         return
-    except (AssociationError, QueryError) as error:
+    except (AssociationError, MessageError, QueryError) as error:
         state = _put_off(work, order, str(error), retriable=error.retriable)
     except (ConfigError, ObjectError, PipelineError) as error:
         state = _put_off(work, order, str(error), retriable=False)
+    except ApplianceError as error:
+        state = _put_off(work, order, str(error), retriable=True)
     except Exception as error:
         # The last resort of a thread: whatever it was, the others go on, and this is tried again.
         log.exception("delivery.broke", delivery_id=order.id)
@@ -150,8 +154,18 @@ def _send_by_dicom(work: Work, order: Order) -> DeliveryState | None:
     return DeliveryState.SENT if held else None
 
 
+def _tell(work: Work, order: Order) -> DeliveryState | None:
+    """Tell another system the result as it is now; sent again, it is known by its identifier."""
+    system = work.settings.messages.destination(order.destination)
+    result = read_result(work.database, work.settings, order.subject.study_id)
+    notify.send(system, notify.build(result, system))
+    held = deliveries.sent(work.database, order, commitment=False)
+    return DeliveryState.SENT if held else None
+
+
 SENDERS: Final[Mapping[Kind, Callable[[Work, Order], DeliveryState | None]]] = {
     Kind.DICOM: _send_by_dicom,
+    Kind.MESSAGE: _tell,
 }
 """How a delivery goes to each kind of destination; each leaves it in the state that it came to."""
 
@@ -280,7 +294,7 @@ def _take_turns(settings: Settings, database: Database) -> int:
     closing = time.monotonic() + settings.lifecycle.task_time_limit_s / 2
     running: dict[str, Future[int]] = {}
     carried_out = 0
-    places = max(1, len(settings.dicom.destinations))
+    places = len(settings.dicom.destinations) + len(settings.messages.destinations) or 1
     with ThreadPoolExecutor(max_workers=places, thread_name_prefix="delivery") as pool:
         while True:
             for name in [name for name, future in running.items() if future.done()]:

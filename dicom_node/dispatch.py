@@ -40,12 +40,20 @@ def _queue(settings: Settings, db: Session, moment: Moment, subject: Subject) ->
     queued = 0
     for destination, contents in wanted.items():
         delivery_id = deliveries.queue(
-            db, subject, destination=destination, kind=Kind.DICOM, contents=contents
+            db,
+            subject,
+            destination=destination,
+            kind=_kind(contents),
+            contents=contents,
         )
         if delivery_id is not None:
             log.info("delivery.queued", delivery_id=delivery_id, study_id=subject.study_id)
             queued += 1
     return queued
+
+
+def _kind(contents: Collection[Content]) -> Kind:
+    return Kind.MESSAGE if Content.MESSAGE in contents else Kind.DICOM
 
 
 def request(
@@ -73,7 +81,10 @@ def request(
     Raises:
         ApplianceError: there is nothing to send, no rule for it, or the same is under way.
     """
-    settings.dicom.destination(destination)
+    systems = {each.name for each in settings.messages.destinations}
+    is_message = Content.MESSAGE in contents or (not contents and destination in systems)
+    known = settings.messages if is_message else settings.dicom
+    known.destination(destination)
     with database.transaction() as db:
         subject = _ended(db, study_id)
         wanted = destinations_for(facts_of(db, subject), settings.routing.rules, "request")
@@ -91,7 +102,7 @@ def request(
             db,
             subject,
             destination=destination,
-            kind=Kind.DICOM,
+            kind=_kind(chosen),
             contents=chosen,
             actor=actor,
         )

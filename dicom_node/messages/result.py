@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID, uuid5
 
-from appliance import studies
+from appliance import reviews, studies, tables
 from appliance.config import Settings
 from appliance.database import Database
 from appliance.errors import ApplianceError
@@ -144,9 +144,7 @@ class Result:
         return uuid5(NAMESPACE, chr(0x1F).join(("message", *parts)))
 
 
-def read_result(
-    database: Database, settings: Settings, study_id: int, *, review: Review | None = None
-) -> Result:
+def read_result(database: Database, settings: Settings, study_id: int) -> Result:
     """Return what is known of a study's result now, with what a person decided about it.
 
     Raises:
@@ -161,6 +159,7 @@ def read_result(
         current = studies.current_analysis(db, study_id)
         patient = PatientAttributes(**_attributes(study.patient, PatientAttributes))
         described = StudyAttributes(**_attributes(study, StudyAttributes))
+        confirmed = None if current is None else reviews.current_review(db, current.id)
     finding, refusal, found_at = None, "", row.state_since
     if row.state is State.REJECTED:
         refusal = row.state_reason or "the study is not supported"
@@ -181,7 +180,7 @@ def read_result(
         finding=finding,
         refusal=refusal,
         found_at=found_at,
-        review=None if finding is None else review,
+        review=None if finding is None or confirmed is None else _review(confirmed),
         equipment=Equipment.here(settings.dicom.serial_number),
         viewer_url=None if base is None else f"{base.rstrip('/')}/studies/{study_id}",
     )
@@ -226,6 +225,10 @@ def _finding(analysis: Analysis) -> Finding:
         models=analysis.models,
         warnings=analysis.warnings,
     )
+
+
+def _review(row: tables.Review) -> Review:
+    return Review(reviewer=row.reviewer, positive=row.positive, at=row.at, version=row.version)
 
 
 def _attributes(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
@@ -26,6 +26,8 @@ from appliance.tables import Delivery
 from dicom_node import delivery, dispatch
 from dicom_node.scp import Listener
 from dicom_node.scu import Answer
+from tests.appliance import world
+from tests.dicom_node.messages.test_hl7 import acknowledging, receiving
 from tests.support.instances import Names, ct_instance, encoded
 from tests.support.pacs import HOST, SUCCESS, association, free_port, pacs
 
@@ -206,8 +208,13 @@ def test_an_association_that_is_lost_is_gone_on_with(
 
 
 def test_what_the_peer_takes_no_class_of_is_told(
-    settings: Settings, database: Database, reception: Reception
+    settings: Settings,
+    database: Database,
+    reception: Reception,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    # Our own listener sets it for the whole process, which in this test is the peer's, too.
+    monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", False)
     names = Names.fresh()
     take(reception, ct_instance(names))
     take(reception, ct_instance(names, SOPClassUID=SecondaryCaptureImageStorage))
@@ -535,3 +542,33 @@ def test_a_pacs_that_does_not_commit_itself_is_told_of(
 def test_the_listener_is_still_asked_for_an_echo(listener: Listener):
     with association(listener.port) as assoc:
         assert assoc.send_c_echo().Status == SUCCESS
+
+
+def telling(settings: Settings, port: int) -> Settings:
+    """The settings with an HL7 system that is told of rejected studies."""
+    system = {"name": "ris", "host": HOST, "port": port}
+    rule = {"name": "all", "destinations": ["ris"], "objects": ["message"], "outcome": "REJECTED"}
+    parsed = Settings.parse({"messages": {"hl7": [system]}, "routing": {"rules": [rule]}})
+    return replace(settings, messages=parsed.messages, routing=parsed.routing)
+
+
+def test_a_system_is_told_once_by_a_rule(settings: Settings, database: Database):
+    world.in_state(database, State.REJECTED)
+    with receiving(acknowledging("AA")) as receiver:
+        settings = telling(settings, receiver.port)
+        turn(settings, database)
+        turn(settings, database)
+
+    (message,) = receiver.received
+    assert b"not a chest" in message
+    assert states(database) == ["SENT"]
+
+
+def test_a_system_that_is_away_is_told_later(settings: Settings, database: Database):
+    world.in_state(database, State.REJECTED)
+
+    turn(telling(settings, free_port()), database)
+
+    assert states(database) == ["WAITING"]
+    with database.snapshot() as db:
+        assert "ris" in (db.get_one(Delivery, 1).last_problem or "")

@@ -406,8 +406,9 @@ def test_beat_rings_for_what_the_settings_want(settings: Settings):
     quiet = replace(by_hand, dicom=none.dicom)
     assert "retrieve waiting" not in queue.make_app(quiet).conf.beat_schedule
     assert schedule["deliver waiting"]["task"] == tasks.deliver_waiting_task.name
-    alone = replace(quiet, dicom=replace(quiet.dicom, destinations=()))
-    assert [dicom_processes(each) for each in (settings, quiet, alone)] == ["3", "2", "1"]
+    (pacs,) = settings.dicom.destinations
+    sent_to = replace(quiet, dicom=replace(none.dicom, destinations=(replace(pacs, query=False),)))
+    assert [dicom_processes(each) for each in (settings, sent_to, quiet)] == ["3", "2", "1"]
 
 
 def dicom_processes(settings: Settings) -> str:

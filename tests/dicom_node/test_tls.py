@@ -183,8 +183,8 @@ def test_a_certificate_that_is_renewed_while_it_is_read_is_read_again(ours: Cred
     read: list[ssl.SSLContext] = []
 
     class Renewed(Credentials):
-        def context(self, *, server: bool) -> ssl.SSLContext:
-            read.append(super().context(server=server))
+        def context(self) -> ssl.SSLContext:
+            read.append(super().context())
             if len(read) == 1:
                 os.utime(self.certificate, ns=(1, 1))
             return read[-1]

@@ -186,7 +186,7 @@ def test_who_only_looks_has_no_buttons(browser: Browser, address: str, study_id:
 
     assert "Not confirmed yet." in said(guest)
     assert guest.page.locator(".review button").count() == 0
-    assert guest.page.locator(".mark:visible").count() == 0
+    assert guest.page.locator(".lesions .mark:visible").count() == 0
     assert guest.page.evaluate("() => sessionStorage.length") == 0
     assert guest.troubles == []
     guest.page.close()

@@ -54,7 +54,7 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("last_problem", sa.Text(), nullable=True),
         sa.Column("queued_at", sa.DateTime(timezone=True), nullable=False),
-        sa.CheckConstraint("kind IN ('dicom')", name="ck_delivery_kind"),
+        sa.CheckConstraint("kind IN ('dicom', 'message')", name="ck_delivery_kind"),
         sa.CheckConstraint(
             "state IN ('WAITING', 'SENDING', 'SENT', 'COMMITTED', 'FAILED', 'DROPPED')",
             name="ck_delivery_state",

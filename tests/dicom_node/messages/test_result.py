@@ -9,18 +9,20 @@ from click.testing import CliRunner
 from click.testing import Result as Invoked
 from sqlalchemy import select
 
-from appliance import lifecycle, logs
+from appliance import accounts, lifecycle, logs, reviews, studies
+from appliance.accounts import Role
 from appliance.config import SETTINGS_VARIABLE, Settings
 from appliance.database import Database
 from appliance.errors import ApplianceError
 from appliance.lifecycle import State
+from appliance.reviews import Judgement
 from appliance.studies import PatientAttributes, StudyAttributes
 from appliance.tables import AuditEntry
 from dicom_node.cli import dicom
 from dicom_node.messages.result import Status, date_of, named, read_result
 from pipelines.phantom import Phantom
 from tests.appliance import world
-from tests.dicom_node.messages.made import KINDS, RESULT, review
+from tests.dicom_node.messages.made import KINDS, RESULT
 from tests.dicom_node.messages.test_hl7 import acknowledging, receiving
 from tests.support.phantom import small_chest
 from tests.support.results import analysis_of_chest
@@ -45,6 +47,22 @@ def ready(database: Database, settings: Settings, chest: Phantom) -> int:
     return 1
 
 
+def confirm(database: Database, *, seen: int = 0) -> None:
+    """A radiologist confirms the study's result."""
+    with database.transaction() as db:
+        number = accounts.add(
+            db, "grey", password="correct horse", role=Role.RADIOLOGIST, actor="a"
+        )
+        account, analysis = accounts.find(db, number), studies.current_analysis(db, 1)
+        assert account is not None
+        assert analysis is not None
+        lesions = dict.fromkeys(range(1, analysis.lesion_count + 1), True)
+        judgement = Judgement(positive=True, lesions=lesions)
+        reviews.confirm(
+            db, analysis.id, judgement, seen=seen, account=account, organisation="Clinic"
+        )
+
+
 def test_a_ready_study_is_told_with_all_that_is_known(
     database: Database, settings: Settings, chest: Phantom
 ):
@@ -52,7 +70,8 @@ def test_a_ready_study_is_told_with_all_that_is_known(
     study_id = ready(database, settings, chest)
 
     result = read_result(database, settings, study_id)
-    confirmed = read_result(database, settings, study_id, review=review())
+    confirm(database)
+    confirmed = read_result(database, settings, study_id)
 
     assert (result.patient, result.study) == (PATIENT, STUDY)
     assert result.finding is not None
