@@ -261,13 +261,24 @@ def _descend(
 
     Where several processes train, the norm is the same in all of them, the loss is their own.
     """
-    with torch.autocast(images.device.type, dtype=torch.bfloat16):
+    low = learns_in_bf16(images.device, images.ndim - 2)
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=low):
         logits = net(images)
     loss = recipe.loss(logits, targets)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(net.parameters(), LARGEST_GRADIENT)
     return float(loss.detach()), float(norm)
+
+
+def learns_in_bf16(device: torch.device, dimensions: int) -> bool:
+    """Return whether gradients in bf16 can be believed.
+
+    On processors without AMX those of three-dimensional convolutions cannot: where an image is one
+    slice less deep than the kernel, oneDNN 3.12 leaves parts of them unwritten.
+    """
+    amx: bool = torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - has no public name
+    return device.type == "cuda" or dimensions < 3 or amx
 
 
 def _validate(recipe: Recipe, net: nn.Module, process: Process) -> float:

@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from torch import multiprocessing
+from torch import multiprocessing, nn
 from torch._dynamo.utils import counters
 
 from pipelines.display import towards
 from pipelines.errors import PipelineError
 from pipelines.training.augmentation import Pose, cut, equalise, random_pose, vary_display
-from pipelines.training.loop import CHECKPOINT, CURVE, Process, learning_rate, train
+from pipelines.training.loop import (
+    CHECKPOINT,
+    CURVE,
+    Process,
+    learning_rate,
+    learns_in_bf16,
+    train,
+)
 from pipelines.training.losses import LOSSES, loss_named
 from pipelines.training.recipe import Optimiser, Schedule, TrainingConfig
 from pipelines.training.run import run
@@ -477,3 +484,21 @@ def _progress(folder: Path) -> dict[str, Any]:
 def _curve(folder: Path) -> list[list[str]]:
     with (folder / CURVE).open(newline="") as file:
         return list(csv.reader(file))
+
+
+@pytest.mark.parametrize(("kernel", "depth"), [(3, 2), (5, 3)])
+def test_gradients_of_flat_volumes_are_those_of_fp32(kernel: int, depth: int):
+    torch.manual_seed(0)
+    convolution = nn.Conv3d(128, 32, kernel, padding=kernel // 2)
+    image, weights = torch.randn(2, 128, depth, 5, 5), torch.randn(2, 32, depth, 5, 5)
+    gradients = []
+    for low in (learns_in_bf16(CPU, 3), False):
+        left_behind = [torch.full((200_000,), 1e33) for _ in range(30)]
+        del left_behind  # for whoever does not write all that it returns
+        convolution.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+            (convolution(image) * weights).sum().backward()
+        gradients.append(convolution.weight.grad.clone())
+
+    ours, true = gradients
+    assert (ours - true).abs().max() < 0.05 * true.abs().max()
