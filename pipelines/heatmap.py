@@ -4,8 +4,8 @@ Grad-CAM (Selvaraju et al. 2017, doi:10.1109/ICCV.2017.74) on a network's last f
 channels, weighted by the mean gradient of the answer's logit, added up, and what is above zero. An
 engine gives predictions alone, so the network runs once more, in PyTorch.
 
-A map is as coarse as the features are: a cell is a quarter of the square around the lungs for the
-screening's ResNet-50 at 128 pixels, 4 of 128 pixels and 4 of 16 slices for the DenseNet. It shows
+A map is as coarse as the features are: a cell is a sixth of the square around the lungs for the
+screening's network at 192 pixels, 4 of 128 pixels and 4 of 16 slices for the DenseNet. It shows
 roughly where to look, and outlines nothing.
 """
 
@@ -31,6 +31,7 @@ LAST_FEATURES: Final = {
     "dpn92": "last",
     "inception_v3": "modules_8",
     "attention_resnet56": "last",
+    "efficientnet_lite0": "last",
     "densenet3d": "last",
 }
 """The module of each classifier whose output is its last feature map."""

@@ -1,4 +1,4 @@
-"""COVID-likeness of each lesion region and of the case: a 2-D ResNet-50 on axial slices.
+"""COVID-likeness of each lesion region and of the case: a 2-D network on axial slices.
 
 J46 and J47 as A-5 reads them, in two dimensions for want of labelled volumes: the network sees the
 extracted lungs of a slice and, as a second channel, the mask of the regions asked about. A region's

@@ -10,6 +10,7 @@ from pipelines.errors import WeightsError
 from pipelines.networks.attention_resnet import AttentionResNet56, AttentionResNet56Config
 from pipelines.networks.densenet3d import DenseNet3D, DenseNet3DConfig
 from pipelines.networks.dpn import DPN92, DPN92Config
+from pipelines.networks.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
 from pipelines.networks.fcn8s import FCN8s, FCN8sConfig
 from pipelines.networks.inception import InceptionV3, InceptionV3Config
 from pipelines.networks.resnet import ResNet50, ResNet50Config
@@ -26,6 +27,7 @@ ARCHITECTURES: Final[Mapping[str, tuple[Callable[[Any], nn.Module], type[Any]]]]
     "dpn92": (DPN92, DPN92Config),
     "inception_v3": (InceptionV3, InceptionV3Config),
     "attention_resnet56": (AttentionResNet56, AttentionResNet56Config),
+    "efficientnet_lite0": (EfficientNetLite0, EfficientNetLite0Config),
     "densenet3d": (DenseNet3D, DenseNet3DConfig),
 }
 

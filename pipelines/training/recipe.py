@@ -35,6 +35,13 @@ class Schedule(StrEnum):
     INVERSE = "inverse"
 
 
+class Beginning(StrEnum):
+    """The weights that a training begins with; `imagenet` is for efficientnet_lite0 alone."""
+
+    RANDOM = "random"
+    IMAGENET = "imagenet"
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """One training: the TOML file beside the weights it makes.
@@ -54,6 +61,7 @@ class TrainingConfig:
         patience: Looks without a better score after which the training ends with the best weights;
             0 to go on to the last step and keep its weights.
         average: Decay of a moving average of the weights, which is what is kept; 0 for none.
+        begin_with: Random weights, or published ones.
         compiled: Train what `torch.compile` makes of the network. On two cores a step of the 2-D
             ResNet-50 then takes half the time, one of the 3-D U-Net++ no less.
     """
@@ -80,6 +88,7 @@ class TrainingConfig:
     momentum: float = 0.9
     patience: int = 0
     average: float = 0.0
+    begin_with: Beginning = Beginning.RANDOM
     compiled: bool = False
 
     @property
@@ -162,6 +171,7 @@ ENUMERATIONS: Final[Mapping[str, type[StrEnum]]] = {
     "precision": Precision,
     "optimiser": Optimiser,
     "schedule": Schedule,
+    "begin_with": Beginning,
 }
 
 

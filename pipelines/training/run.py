@@ -15,11 +15,12 @@ from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
 from pipelines.errors import PipelineError
 from pipelines.files import whole_file
+from pipelines.training.imagenet import begin_with_imagenet
 from pipelines.training.lesions import LesionRecipe
 from pipelines.training.loop import ALONE, Process, train
 from pipelines.training.lungs import LungRecipe
 from pipelines.training.pneumonia import PneumoniaRecipe
-from pipelines.training.recipe import Recipe, TrainingConfig
+from pipelines.training.recipe import Beginning, Recipe, TrainingConfig
 from pipelines.training.screening import ScreeningRecipe
 from pipelines.training.sets import open_sets
 from pipelines.weights import ModelConfig, open_bundle, shipped_weights, write_bundle
@@ -150,6 +151,8 @@ def _train(
         ) from error
     torch.manual_seed(config.seed)
     net = model.network_with_random_weights()
+    if config.begin_with is Beginning.IMAGENET:
+        begin_with_imagenet(net)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # On a GPU the samples come from processes beside it; a processor would only be divided.
     workers = (os.cpu_count() or 1) // process.count if device.type == "cuda" else 0

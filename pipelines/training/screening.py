@@ -1,11 +1,11 @@
-"""Training of the classifier: a 2-D ResNet-50 on the extracted lungs and lesion masks of slices.
+"""Training of the classifier: a 2-D network on the extracted lungs and lesion masks of slices.
 
 The labelled sets have no masks, so the lung and lesion models make them first: the classifier
 learns from what it will be given in the pipeline. That takes minutes and is kept.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -211,29 +211,42 @@ def _prepared(
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
     """Return what the classifier is shown `(n, 2, size, size)` and the numbers of the regions.
 
-    They are kept under a digest of everything they were made from: slices, size and models.
-
     Raises:
         PipelineError: a case is no single 8-bit slice.
     """
+    slices = [_slice(manifest, case) for manifest, case in cases]
+    images = np.zeros((len(slices), 2, size, size), dtype=np.float16)
+    regions = np.zeros((len(slices), size, size), dtype=np.uint8)
+    masks = _masks(slices, cache, models, say)
+    for row, (stack, (lung, lesion)) in enumerate(zip(slices, masks, strict=True)):
+        images[row], regions[row] = _shown(_grey(stack), lung, lesion, size)
+    return images, regions
+
+
+def _masks(
+    slices: list[Stack], cache: Path, models: Path, say: Callable[[str], None]
+) -> Iterator[NDArray[np.bool_]]:
+    """Yield the lungs and the lesions of each slice, (2, y, x).
+
+    They are kept under a digest of what they were made from: the slices and the models.
+    """
     bundles = [open_bundle(models / purpose) for purpose in ("lungs", "lesions")]
     made_from = hashlib.sha256("".join(b.digest for b in bundles).encode())
-    slices = [_slice(manifest, case) for manifest, case in cases]
     for stack in slices:
         made_from.update(f"{stack.case.id} {stack.spacing}".encode() + stack.image.tobytes())
-    path = cache / f"slices-{size}-{made_from.hexdigest()[:16]}.npz"
+    path = cache / f"masks-{made_from.hexdigest()[:16]}.npz"
     if not path.exists():
         lungs, lesions = (Model.open(bundle, EngineChoice.AUTO) for bundle in bundles)
-        images = np.zeros((len(slices), 2, size, size), dtype=np.float16)
-        regions = np.zeros((len(slices), size, size), dtype=np.uint8)
+        found = []
         for row, stack in enumerate(slices):
-            images[row], regions[row] = _prepare(stack, size, lungs, lesions)
+            found.append(_marked(stack, lungs, lesions))
             if row % 100 == 0:
                 say(f"masks of labelled slices: {row} of {len(slices)}")
         with whole_file(path) as file:
-            np.savez_compressed(file, images=images, regions=regions)
+            np.savez_compressed(file, *found)
     with np.load(path) as data:
-        return data["images"], data["regions"]
+        for row in range(len(slices)):
+            yield data[f"arr_{row}"]
 
 
 def _slice(manifest: Manifest, case: Case) -> Stack:
@@ -243,12 +256,15 @@ def _slice(manifest: Manifest, case: Case) -> Stack:
     return stack
 
 
-def _prepare(
-    stack: Stack, size: int, lungs: Model, lesions: Model
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    grey = np.divide(stack.image[0], 255, dtype=np.float32)
+def _grey(stack: Stack) -> NDArray[np.float32]:
+    grey: NDArray[np.float32] = np.divide(stack.image[0], 255, dtype=np.float32)
+    return grey
+
+
+def _marked(stack: Stack, lungs: Model, lesions: Model) -> NDArray[np.bool_]:
+    grey = _grey(stack)
     lung = lung_mask(grey, stack.spacing[2], lungs)
-    (found,) = lesion_mask(
+    (lesion,) = lesion_mask(
         grey[None],
         lung[None],
         stack.spacing,
@@ -256,7 +272,13 @@ def _prepare(
         lesions.probability,
         lesions.config.decision,
     )
-    regions = regions_in_question(found)
+    return np.stack([lung, lesion])
+
+
+def _shown(
+    grey: NDArray[np.float32], lung: NDArray[np.bool_], lesion: NDArray[np.bool_], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    regions = regions_in_question(lesion)
     shown = question(grey, lung, regions > 0, size)
     largest = np.zeros((size, size), dtype=np.float32)
     numbers = np.zeros((size, size), dtype=np.uint8)

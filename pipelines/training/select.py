@@ -17,7 +17,8 @@ A candidate's tables are laid over the common ones and those over the base; `net
 as a whole. With `folds = 5` a candidate is trained five times, each time with another fifth of the
 groups for validation, and judged by the mean. The winner is best on the validation groups, the
 figures shown are those of the test groups. What has been trained with the same settings, here or
-before, is not trained again.
+before, is not trained again. In what comes after, a winner that has the network and preprocessing
+of the shipped model gives way to that one, which is the same trained for longer.
 
 An `[evaluation]` runs the winners of some contests together, with the shipped models for the rest,
 over the test groups of some sets, as `appliance evaluate` does, and adds its report::
@@ -123,7 +124,10 @@ def select(
         name: {n: [_row(o) for o in folds] for n, folds in found.items()}
         for name, found in report.items()
     }
-    lead = ["Trained and measured by `appliance select`; test groups took no part in any choice."]
+    lead = [
+        "Trained and measured by `appliance select`; test groups took no part in any choice.",
+        "Where the winner's network is the shipped model's, the shipped weights go on for it.",
+    ]
     write_report(out, "Comparison of models", lead, sections, metrics)
     if evaluation is not None:
         say("Running the winners together over the test groups.")
@@ -208,9 +212,16 @@ def _laid_over(base: Tables, own: Tables) -> dict[str, Any]:
 
 
 def _models(folder: Path, winners: Iterable[Path]) -> Path:
-    """Return a folder of models: the winners, and the shipped ones for all other purposes."""
+    """Return a folder of models: the winners, and the shipped ones for all other purposes.
+
+    A shipped model of a winner's network and preprocessing is that winner, trained for longer.
+    """
     sources = {purpose: shipped_weights() / purpose for purpose in PURPOSES}
-    sources |= {open_bundle(winner).config.purpose: winner for winner in winners}
+    for winner in winners:
+        won = open_bundle(winner).config
+        shipped = open_bundle(sources[won.purpose]).config
+        if (won.network, won.preprocessing) != (shipped.network, shipped.preprocessing):
+            sources[won.purpose] = winner
     for purpose, source in sources.items():
         if (folder / purpose).exists():
             shutil.rmtree(folder / purpose)

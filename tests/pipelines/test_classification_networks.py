@@ -9,7 +9,14 @@ from pipelines.networks.library import build, configuration
 from pipelines.weights import Precision
 from tests.pipelines.test_segmentation_networks import adapt, bundle_of
 
-NETWORKS = ("resnet50", "dpn92", "inception_v3", "attention_resnet56", "densenet3d")
+NETWORKS = (
+    "resnet50",
+    "dpn92",
+    "inception_v3",
+    "attention_resnet56",
+    "efficientnet_lite0",
+    "densenet3d",
+)
 INPUTS = {2: (64, 64), 3: (16, 64, 64)}
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -18,7 +25,12 @@ both_dimensions = pytest.mark.parametrize("dimensions", INPUTS)
 
 @pytest.mark.parametrize(
     ("name", "published"),
-    [("dpn92", 37_668_392), ("inception_v3", 23_834_568), ("resnet50", 25_557_032)],
+    [
+        ("dpn92", 37_668_392),
+        ("inception_v3", 23_834_568),
+        ("resnet50", 25_557_032),
+        ("efficientnet_lite0", 4_652_008),
+    ],
 )
 def test_a_network_has_its_published_number_of_parameters(name: str, published: int) -> None:
     net = build(name, {"dimensions": 2, "in_channels": 3, "out_channels": 1000})

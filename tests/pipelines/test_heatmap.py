@@ -31,7 +31,14 @@ from pipelines.weights import Bundle, ModelConfig, Precision, open_bundle
 from tests.support.phantom import small_chest
 from tests.support.tiny_models import CONFIGS, SUBSETS, write_models, write_opinion_models
 
-CLASSIFIERS = {"resnet50", "dpn92", "inception_v3", "attention_resnet56", "densenet3d"}
+CLASSIFIERS = {
+    "resnet50",
+    "dpn92",
+    "inception_v3",
+    "attention_resnet56",
+    "efficientnet_lite0",
+    "densenet3d",
+}
 
 
 def bundle_of(

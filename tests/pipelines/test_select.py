@@ -1,13 +1,16 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipelines.errors import PipelineError
+from pipelines.training import select as select_module
 from pipelines.training.select import read_comparison, select
-from pipelines.weights import open_bundle
+from pipelines.weights import open_bundle, write_bundle
 from tests.support.data_sets import write_sets
+from tests.support.tiny_models import write_models
 
 LESIONS = """
 name = "tiny"
@@ -245,3 +248,17 @@ def test_a_comparison_without_contests_is_refused(tmp_path):
 
     with pytest.raises(PipelineError, match="holds no contest"):
         read_comparison(tmp_path / "empty.toml")
+
+
+def test_the_shipped_model_stands_for_a_winner_of_its_network(tmp_path, monkeypatch):
+    shipped = write_models(tmp_path / "shipped")
+    monkeypatch.setattr(select_module, "shipped_weights", lambda: shipped)
+    same = open_bundle(shipped / "lesions").config
+    other = replace(same, preprocessing={**same.preprocessing, "spacing_mm": [9.0, 9.0, 9.0]})
+    for name, config in (("brief", same), ("other", other)):
+        write_bundle(tmp_path / name, config, config.network_with_random_weights())
+
+    for winner, used in (("brief", shipped / "lesions"), ("other", tmp_path / "other")):
+        models = select_module._models(tmp_path / "combined", [tmp_path / winner])
+
+        assert open_bundle(models / "lesions").digest == open_bundle(used).digest
