@@ -15,6 +15,8 @@ from appliance.database import Database, utc_now
 from appliance.deliveries import DeliveryState, ObjectState, Order
 from appliance.tables import CommitmentTransaction, DeliveredObject, Delivery
 
+REPORTABLE: Final = (DeliveryState.SENT, DeliveryState.FAILED)
+"""What a full report ends: some archives report long after they were given up."""
 NOT_KEPT: Final = "taken, but not kept"
 
 
@@ -87,13 +89,11 @@ def report(
         ).all()
         found.reported_at = utc_now()
         _mark(objects, committed, failed)
-        if delivery.state != DeliveryState.SENT:
-            return True  # it has ended, or is being sent again
         states = {each.state for each in objects}
-        if states == {ObjectState.COMMITTED}:
+        if delivery.state in REPORTABLE and states == {ObjectState.COMMITTED}:
             delivery.state = DeliveryState.COMMITTED
             delivery.next_try_at = delivery.last_problem = None
-        elif ObjectState.WAITING in states:
+        elif delivery.state == DeliveryState.SENT and ObjectState.WAITING in states:
             delivery.state = DeliveryState.WAITING
             delivery.next_try_at = utc_now() + timedelta(seconds=retry_s)
             delivery.last_problem = NOT_KEPT
@@ -106,8 +106,8 @@ def _mark(
     for each in objects:
         if each.state != ObjectState.SENT:
             continue
-        if each.sop_instance_uid in committed:
-            each.state, each.problem = ObjectState.COMMITTED, None
-        elif each.sop_instance_uid in failed:
+        if each.sop_instance_uid in failed:  # whatever else is said of it
             each.state = ObjectState.WAITING
             each.problem = f"{NOT_KEPT}: {failed[each.sop_instance_uid]}"
+        elif each.sop_instance_uid in committed:
+            each.state, each.problem = ObjectState.COMMITTED, None

@@ -160,7 +160,9 @@ def claim(
 
 def finish(database: Database, request: Request) -> bool:
     """End a request as answered; whether the right to it still held."""
-    return _change(database, request, state=RequestState.DONE, lease_until=None, last_problem=None)
+    # The UIDs of a whole study are not kept for ever: asked again, they come again.
+    done = RequestState.DONE
+    return _change(database, request, state=done, instances=[], lease_until=None, last_problem=None)
 
 
 def put_off(

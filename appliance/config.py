@@ -229,6 +229,12 @@ class DicomSettings:
         60.0, "seconds of silence after which an association is aborted", at_least=1
     )
 
+    @property
+    def ports(self) -> Mapping[bool, int]:
+        """The TCP ports that are listened on, by whether that is for TLS."""
+        plain = {} if self.tls_only else {False: self.port}
+        return plain if self.tls_port is None else {**plain, True: self.tls_port}
+
     def destination(self, name: str) -> DestinationSettings:
         """The destination of this name; raises ConfigError with the nearest if there is none."""
         for destination in self.destinations:
@@ -316,14 +322,20 @@ class RuleSettings:
     series_description: str = _key("", 'the description of the same series; "" for any')
     body_part: str = _key("", 'the body part examined in the same series; "" for any')
     manufacturer: str = _key("", 'the manufacturer of the same series\' scanner; "" for any')
-    positive: bool | None = _key(None, "whether the case was called positive; absent: either")
+    positive: bool | None = _key(
+        None,
+        "whether the case was called positive, by who confirmed it where somebody did; absent:"
+        " either",
+    )
     probability_at_least: float | None = _key(
         None,
         "the least probability of the case; absent: any, also none",
         at_least=0,
         at_most=1,
     )
-    lesions: bool | None = _key(None, "whether lesions were found; absent: either")
+    lesions: bool | None = _key(
+        None, "whether there are lesions that nobody rejected; absent: either"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -603,11 +615,12 @@ class Settings:
         dicom = _build(DicomSettings, tables["dicom"], where="dicom", folder=folder)
         retrieve = _build(RetrieveSettings, tables["retrieve"], where="retrieve", folder=folder)
         routing = _build(RoutingSettings, tables["routing"], where="routing", folder=folder)
+        _check_ports(dicom)
         _check_destinations(dicom, retrieve)
         priority = _build(PrioritySettings, tables["priority"], where="priority", folder=folder)
         _check_priority(priority)
         messages = _build(MessagesSettings, tables["messages"], where="messages", folder=folder)
-        _check_messages(messages)
+        _check_messages(messages, dicom)
         _check_rules(dicom, messages, routing)
         return cls(
             data_dir=data_dir,
@@ -825,6 +838,12 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
 
 
+def _check_ports(dicom: DicomSettings) -> None:
+    """Refuse a node that nobody could call."""
+    if not dicom.ports:
+        raise ConfigError("[dicom] tls_only needs tls_port: nothing would be listened to")
+
+
 def _check_destinations(dicom: DicomSettings, retrieve: RetrieveSettings) -> None:
     """Refuse destinations that are no use or ambiguous, and standing queries to none of them."""
     place = "[dicom.destinations]"
@@ -924,13 +943,17 @@ def _check_priority(priority: PrioritySettings) -> None:
             )
 
 
-def _check_messages(messages: MessagesSettings) -> None:
+def _check_messages(messages: MessagesSettings, dicom: DicomSettings) -> None:
     """Refuse destinations that are ambiguous, and ways on which others could read along."""
     names = [destination.name for destination in messages.destinations]
     if not all(name.strip() for name in names):
         raise ConfigError("[messages] name must not be empty")
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"[messages] name {min(twice)!r} is there twice")
+    if shared := {node.name for node in dicom.destinations} & set(names):
+        raise ConfigError(
+            f"[messages] name {min(shared)!r} is one of [[dicom.destinations]] too: give it another"
+        )
     for hl7 in messages.hl7:
         files = (hl7.tls_authorities, hl7.tls_certificate, hl7.tls_key)
         if not hl7.tls and any(file is not None for file in files):

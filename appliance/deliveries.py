@@ -1,9 +1,9 @@
 """What goes to other nodes, and how far it is: rows moved by compare-and-set, like studies.
 
     WAITING ──claim──► SENDING ──► SENT ──► COMMITTED   where the destination commits itself
-       ▲                 │  │       │
-       ├── try later ────┘  └─┬─────┴─► FAILED    refused for good, or too old: waits for a person
-       └── not kept there ────┘
+       ▲                 │  │       │           ▲
+       ├── try later ────┘  └─┬─────┴─► FAILED ─┘ refused for good, or too old: waits for a person,
+       └── not kept there ────┘                   or for a report that comes after all
     from every state that is no end ──► DROPPED   by an administrator, or a newer result came
 
 What ended is noted as an `Occasion` in the transaction of its end. The rules are asked about each
@@ -15,7 +15,7 @@ it expires, because its worker died, the next claim goes on with the objects tha
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -24,9 +24,9 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, tex
 from sqlalchemy.orm import Session, aliased
 
 from appliance import audit
-from appliance.database import Database, utc_now
+from appliance.database import Database, storable, utc_now
 from appliance.errors import ApplianceError
-from appliance.tables import Analysis, DeliveredObject, Delivery, Occasion, Study
+from appliance.tables import DeliveredObject, Delivery, Occasion, Study
 
 LONGEST_DELAY_S: Final = 3600.0
 CLAIM_LOCK: Final = 0x64656C69  # "deli": the advisory lock that orders claims on PostgreSQL
@@ -169,14 +169,9 @@ def take(db: Session, occasion_id: int) -> tuple[Moment, Subject] | None:
 
 
 def is_current(db: Session, subject: Subject) -> bool:
-    """Whether nothing newer took the subject's place."""
-    if subject.analysis_id is None:
-        ended = select(Study.id).where(
-            Study.id == subject.study_id, Study.revision == subject.revision
-        )
-        return db.scalar(ended) is not None
-    current = select(Analysis.current).where(Analysis.id == subject.analysis_id)
-    return bool(db.scalar(current))
+    """Whether its study did not end anew since: another review is no other end."""
+    newest = latest(db, subject.study_id)
+    return newest is not None and replace(newest, review=subject.review) == subject
 
 
 def latest(db: Session, study_id: int) -> Subject | None:
@@ -312,6 +307,17 @@ def sent_before(db: Session, study_id: int, destination: str) -> set[str]:
     return set(db.scalars(taken))
 
 
+def results_of(db: Session, study_id: int, *, folder: str) -> set[str]:
+    """The SOP Instance UIDs of what was made here of a study to be sent, and kept in `folder`."""
+    made = (
+        select(DeliveredObject.sop_instance_uid)
+        .join(Delivery, DeliveredObject.delivery_id == Delivery.id)
+        .where(Delivery.study_id == study_id)
+        .where(DeliveredObject.file.startswith(f"{folder}/", autoescape=True))
+    )
+    return set(db.scalars(made))
+
+
 def note_answer(
     database: Database,
     order: Order,
@@ -325,7 +331,7 @@ def note_answer(
     statement = (
         update(DeliveredObject)
         .where(DeliveredObject.id == object_id)
-        .values(state=state, problem=problem)
+        .values(state=state, problem=None if problem is None else storable(problem))
     )
     with database.transaction() as db:
         if not _renew(db, order, lease_s):
@@ -354,6 +360,12 @@ def sent(database: Database, order: Order, *, commitment: bool) -> bool:
     return _end_order(database, order, DeliveryState.SENT, values)
 
 
+def committed(database: Database, order: Order) -> bool:
+    """Note that the destination keeps every object already; whether the order still held."""
+    values = {"next_try_at": None, "lease_until": None, "last_problem": None}
+    return _end_order(database, order, DeliveryState.COMMITTED, values)
+
+
 def put_off(
     database: Database, order: Order, problem: str, *, retry_s: float, max_age_s: float
 ) -> DeliveryState | None:
@@ -367,14 +379,14 @@ def put_off(
         "failures": order.failures + 1,
         "next_try_at": now + timedelta(seconds=delay_s),
         "lease_until": None,
-        "last_problem": problem,
+        "last_problem": storable(problem),
     }
     return state if _end_order(database, order, state, values) else None
 
 
 def fail(database: Database, order: Order, problem: str) -> DeliveryState | None:
     """Give it up until a person looks; its state, None if the order was lost."""
-    values = {"next_try_at": None, "lease_until": None, "last_problem": problem}
+    values = {"next_try_at": None, "lease_until": None, "last_problem": storable(problem)}
     ended = _end_order(database, order, DeliveryState.FAILED, values)
     return DeliveryState.FAILED if ended else None
 

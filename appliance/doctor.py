@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -76,11 +77,15 @@ def check_data_folder(settings: Settings) -> Iterator[Finding]:
     subject = "data folder"
     try:
         settings.prepare()
-        probe = settings.run_dir / "doctor"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryDirectory(prefix="doctor-", dir=settings.store_dir) as folder:
+            (probe := Path(folder) / "probe").write_bytes(b"")
+            links = _links(probe)
     except (ApplianceError, OSError) as error:
         yield _bad(subject, str(error), "Set data_dir to a folder that you may write.")
+        return
+    if not links:
+        text = f"the file system of {settings.store_dir} has no hard links: no image can be kept"
+        yield _bad(subject, text, "Use a local file system of Linux, such as ext4 or XFS.")
         return
     kind = _file_system(settings.data_dir)
     if kind in NETWORK_FILE_SYSTEMS and settings.database_url.startswith("sqlite"):
@@ -105,7 +110,7 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:
-    """Both ports answer when the appliance runs, and are free when it does not."""
+    """Every port answers when the appliance runs, and is free when it does not."""
     runs = supervisor.read_report(settings) is not None
     for section, host, port in supervisor.addresses(settings):
         subject = f"{section} port"
@@ -203,6 +208,14 @@ def check_exchanges(settings: Settings) -> Iterator[Finding]:
         well=not given_up,
         mend="See why by `appliance dicom retrievals`; `appliance dicom fetch` asks once more.",
     )
+    for number, standing in enumerate(settings.retrieve.standing_queries):
+        trouble = retrievals.standing_trouble(settings, number)
+        yield _judge(
+            f"standing query {number + 1} to {standing.destination}",
+            trouble or "brings what it asks for",
+            well=not trouble,
+            mend="Mend it, name fewer days or a description, or raise [retrieve] max_answers.",
+        )
 
 
 def check_weights(settings: Settings) -> Iterator[Finding]:
@@ -278,6 +291,15 @@ def _wrong_files(bundle: Path) -> Iterator[str]:
             right = False
         if not right:
             yield name
+
+
+def _links(file: Path) -> bool:
+    """Whether a file can get a second name, as the store gives each image its own."""
+    try:
+        file.with_name("second").hardlink_to(file)
+    except OSError:
+        return False
+    return True
 
 
 def _file_system(folder: Path) -> str:

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
+from appliance.config import Settings
 from appliance.database import Database, storable, utc_now
 from appliance.lifecycle import State
 from appliance.tables import Instance, InstanceConflict, Patient, Retrieval, Study
@@ -282,6 +284,23 @@ def give_up(db: Session, retrieval_id: int, *, by: str) -> bool:
         lease_until=None,
         last_problem=f"given up by {by}",
     )
+
+
+def note_standing(settings: Settings, number: int, trouble: str) -> None:
+    """Note why a standing query does not bring all that it asks for; "" if it does."""
+    _trouble_file(settings, number).write_text(trouble, encoding="utf-8")
+
+
+def standing_trouble(settings: Settings, number: int) -> str:
+    """Why a standing query did not bring all that it asks for when it was last run, or ""."""
+    try:
+        return _trouble_file(settings, number).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _trouble_file(settings: Settings, number: int) -> Path:
+    return settings.run_dir / f"standing-query-{number}"
 
 
 def _set(

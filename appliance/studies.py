@@ -23,6 +23,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    null,
     select,
     update,
 )
@@ -533,6 +534,13 @@ def pulse(db: Session) -> Pulse:
 def analysis(db: Session, analysis_id: int) -> Analysis | None:
     """The analysis with this row id, superseded or not."""
     return db.get(Analysis, analysis_id)
+
+
+def keep_origin(db: Session, analysis_id: int, origin: Mapping[str, str]) -> dict[str, str]:
+    """Keep what the first objects of an analysis are named by; returns that of the first."""
+    unnamed = update(Analysis).where(Analysis.id == analysis_id, Analysis.origin.is_(null()))
+    db.execute(unnamed.values(origin=dict(origin)))
+    return dict(db.scalar(select(Analysis.origin).where(Analysis.id == analysis_id)) or origin)
 
 
 def current_analysis(db: Session, study_id: int) -> Analysis | None:

@@ -316,7 +316,7 @@ class Supervisor:
             maintenance.heard_file(self._settings, name).unlink(missing_ok=True)
 
     def _answering(self) -> bool:
-        """Whether both ports answer and both workers have given a sign of life."""
+        """Whether every port answers and both workers have given a sign of life."""
         files = [maintenance.heard_file(self._settings, name) for name in queue.QUEUES]
         places = addresses(self._settings)
         return all(f.exists() for f in files) and all(
@@ -349,10 +349,11 @@ class Supervisor:
 
     def _publish(self) -> None:
         dicom, web = self._settings.dicom, self._settings.web
+        ports = "/".join(map(str, dicom.ports.values()))
         report = Report(
             pid=os.getpid(),
             ready=self._ready,
-            dicom_address=f"{dicom.ae_title}@{dicom.host}:{dicom.port}",
+            dicom_address=f"{dicom.ae_title}@{dicom.host}:{ports}",
             viewer_url=f"http://{web.host}:{web.port}/",
             children=tuple(child.report() for child in self._children),
         )
@@ -471,7 +472,8 @@ def read_report(settings: Settings) -> Report | None:
 def addresses(settings: Settings) -> tuple[tuple[str, str, int], ...]:
     """What listens on the network: the table of the settings, the host and the port."""
     dicom, web = settings.dicom, settings.web
-    return (("dicom", dicom.host, dicom.port), ("web", web.host, web.port))
+    listeners = (("dicom", dicom.host, port) for port in dicom.ports.values())
+    return (*listeners, ("web", web.host, web.port))
 
 
 def check_ports(settings: Settings) -> None:

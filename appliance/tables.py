@@ -257,6 +257,9 @@ class Analysis(Base):
     lesion_volume_ml: Mapped[float] = mapped_column(default=0.0)
     models: Mapped[list[Any]] = mapped_column(JSON, default=list)
     timings: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    # What its objects are named by and which box and release they name, since the first were made:
+    # later ones, of another release perhaps, refer to those by their UIDs.
+    origin: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime]
 
 

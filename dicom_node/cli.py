@@ -114,17 +114,18 @@ def write_dicom(analysis: "Analysis", source: Path, folder: Path) -> None:
         DecodeError: The pixel data of a key image are damaged.
     """
     from appliance import collection
-    from dicom_node.objects.build import build_objects, write_objects
+    from dicom_node.objects.build import build_objects, trace, write_objects
     from dicom_node.objects.provenance import Equipment
 
     with TemporaryDirectory(prefix="objects-") as scratch:
         collected = collection.collect(source, scratch=Path(scratch))
-        objects = build_objects(
+        provenance = trace(
             analysis,
             [instance.path for instance in collected.instances],
             analysed_at=datetime.now(UTC).astimezone(),
             equipment=Equipment.here(Settings.load().dicom.serial_number),
         )
+        objects = build_objects(provenance)
     write_objects(objects, folder)
 
 

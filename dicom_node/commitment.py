@@ -37,7 +37,7 @@ from appliance.part10 import plain_uid
 from appliance.store import Store
 from dicom_node.dimse import PROCESSING_FAILURE, SUCCESS
 from dicom_node.errors import AssociationError
-from dicom_node.scu import ANSWER_TIMEOUT_S, Destination, associated
+from dicom_node.scu import ANSWER_TIMEOUT_S, MESSAGE_IDS, Destination, associated
 
 log = structlog.get_logger()
 
@@ -136,7 +136,7 @@ class Dialogue:
         self._database = database
         self._store = store
         self._asked: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
-        self._responses: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._responses: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         self._sending = threading.Lock()
         self._thread: threading.Thread | None = None
         self._others = self._assoc._serve_request  # noqa: SLF001 - there is no other place for it
@@ -157,7 +157,7 @@ class Dialogue:
         """Take a message in the association's thread, in place of pynetdicom's."""
         if isinstance(message, N_EVENT_REPORT) and message.MessageIDBeingRespondedTo is not None:
             response: Any = message
-            self._responses.put(int(response.Status))
+            self._responses.put((response.MessageIDBeingRespondedTo, int(response.Status)))
             return
         with self._sending:
             self._others(message, context_id)
@@ -192,11 +192,13 @@ class Dialogue:
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         while time.monotonic() < deadline:
             try:
-                status = self._responses.get(timeout=LOOK_S)
+                responded_to, status = self._responses.get(timeout=LOOK_S)
             except queue.Empty:
                 if not self._is_open():
                     return False
                 continue
+            if responded_to != _message_id(request):
+                continue  # to an earlier report, which was given up
             if status != SUCCESS:
                 return False
             commitments.finish(self._database, request)
@@ -212,7 +214,7 @@ class Dialogue:
         )
         syntax = context.transfer_syntax[0]
         message: Any = N_EVENT_REPORT()
-        message.MessageID = request.attempt
+        message.MessageID = _message_id(request)
         message.AffectedSOPClassUID = StorageCommitmentPushModel
         message.AffectedSOPInstanceUID = StorageCommitmentPushModelInstance
         message.EventTypeID = event_type(answers)
@@ -222,6 +224,10 @@ class Dialogue:
         )
         message.EventInformation = BytesIO(encoded or b"")
         self._assoc.dimse.send_msg(message, context.context_id)
+
+
+def _message_id(request: Request) -> int:
+    return request.id % MESSAGE_IDS + 1
 
 
 def answer_waiting(settings: Settings, database: Database) -> int:

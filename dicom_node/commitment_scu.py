@@ -53,7 +53,7 @@ Reported = Callable[[Event], tuple[int, None]]
 
 def ask(
     destination: Destination,
-    transaction_uid: str,
+    begin: Callable[[], str],
     references: Sequence[tuple[str, str]],
     *,
     reported: Reported,
@@ -62,7 +62,8 @@ def ask(
 
     Args:
         destination: the peer.
-        transaction_uid: of the request, new.
+        begin: notes that the peer is about to be asked; returns the new Transaction UID. It is
+            called once the peer is there: one that is away was not asked.
         references: SOP class and instance UID of each object.
         reported: what takes the report, as `Reports.take`.
 
@@ -80,7 +81,7 @@ def ask(
     context = build_context(StorageCommitmentPushModel)
     with associated(destination, [context], handlers=handlers) as assoc:
         status, _ = assoc.send_n_action(
-            _request(transaction_uid, references),
+            _request(begin(), references),
             REQUEST,
             StorageCommitmentPushModel,
             StorageCommitmentPushModelInstance,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -120,7 +121,8 @@ def carry_out(work: Work, order: Order) -> None:
     except Exception as error:
         # The last resort of a thread: whatever it was, the others go on, and this is tried again.
         log.exception("delivery.broke", delivery_id=order.id)
-        problem = f"{type(error).__name__}: see the worker's log"
+        told = error.strerror if isinstance(error, OSError) else None  # a full disk, mostly
+        problem = f"{told or type(error).__name__}: see the worker's log"
         state = _put_off(work, order, problem, retriable=True)
     log.info("delivery.moved", delivery_id=order.id, attempt=order.attempt, state=state)
 
@@ -246,20 +248,22 @@ def judge(answer: Answer) -> ObjectState:
 def _ask_for_commitment(work: Work, order: Order) -> DeliveryState | None:
     """Ask for the commitment to what was sent, and leave the delivery to the report."""
     chosen = work.settings.delivery
-    asked = commitment_transactions.asked(work.database, order)
-    if asked >= chosen.commitment_asks:
-        return deliveries.fail(
-            work.database, order, f"sent, but not committed: asked {asked} times, no full report"
-        )
     with work.database.snapshot() as db:
         references = [
             (each.sop_class_uid, each.sop_instance_uid)
             for each in deliveries.objects_of(db, order.id)
             if each.state == ObjectState.SENT
         ]
+    if not references:  # a report on an earlier request was faster than the last object's answer
+        return DeliveryState.COMMITTED if deliveries.committed(work.database, order) else None
+    asked = commitment_transactions.asked(work.database, order)
+    if asked >= chosen.commitment_asks:
+        return deliveries.fail(
+            work.database, order, f"sent, but not committed: asked {asked} times, no full report"
+        )
     commitment_scu.ask(
         Destination.configured(work.settings.dicom, order.destination),
-        commitment_transactions.begin(work.database, order),
+        partial(commitment_transactions.begin, work.database, order),
         references,
         reported=Reports(work.database).take,
     )

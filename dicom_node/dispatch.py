@@ -6,7 +6,7 @@ from dataclasses import replace
 import structlog
 from sqlalchemy.orm import Session
 
-from appliance import deliveries, studies
+from appliance import deliveries, reviews, studies
 from appliance.config import RESULTS, Settings
 from appliance.database import Database
 from appliance.deliveries import Content, Kind, Moment, Subject
@@ -79,9 +79,14 @@ def request(
         The delivery's id.
 
     Raises:
-        ApplianceError: there is nothing to send, no rule for it, or the same is under way.
+        ApplianceError: there is nothing to send, no rule for it, the same is under way, or nobody
+            takes all of it.
     """
     systems = {each.name for each in settings.messages.destinations}
+    if Content.MESSAGE in contents and set(contents) != {Content.MESSAGE}:
+        raise ApplianceError(
+            '"message" goes to other systems than the other objects: ask for each by itself'
+        )
     is_message = Content.MESSAGE in contents or (not contents and destination in systems)
     known = settings.messages if is_message else settings.dicom
     known.destination(destination)
@@ -126,7 +131,7 @@ def explain(settings: Settings, database: Database, study_id: int) -> Iterator[s
 
 
 def facts_of(db: Session, subject: Subject) -> Facts:
-    """Return what the database knows of a subject."""
+    """Return what the database knows of a subject; of a confirmed one, what the person said."""
     study = db.get_one(Study, subject.study_id)
     series = tuple(
         SeriesFacts(
@@ -147,13 +152,18 @@ def facts_of(db: Session, subject: Subject) -> Facts:
         return facts
     analysis = studies.analysis(db, subject.analysis_id)
     assert analysis is not None
-    return replace(
+    machine = replace(
         facts,
         outcome="READY",
         positive=analysis.positive,
         probability=analysis.probability,
         lesion_count=analysis.lesion_count,
     )
+    if subject.review == 0:
+        return machine
+    person = reviews.history(db, subject.analysis_id)[subject.review - 1]
+    left = analysis.lesion_count - len(person.rejected)
+    return replace(machine, positive=person.positive, lesion_count=left)
 
 
 def _ended(db: Session, study_id: int) -> Subject:

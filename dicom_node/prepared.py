@@ -7,6 +7,7 @@ again is the same bytes, also by a later release.
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +24,8 @@ from appliance.config import Settings
 from appliance.database import Database
 from appliance.deliveries import Content, ObjectFile, Order, Subject
 from appliance.store import Store
-from dicom_node.objects.build import build_objects, write_objects
-from dicom_node.objects.provenance import Equipment
+from dicom_node.objects.build import build_objects, trace, write_objects
+from dicom_node.objects.provenance import Equipment, Provenance
 from dicom_node.objects.verification import load_verification
 from pipelines.findings import Analysis, whole_folder
 
@@ -77,14 +78,15 @@ def remove_unneeded(settings: Settings, database: Database) -> int:
 def _images(settings: Settings, database: Database, order: Order) -> Iterator[ObjectFile]:
     store = Store(settings.store_dir)
     study_id = order.subject.study_id
+    made_in = str(settings.deliveries_dir.relative_to(settings.data_dir))
     with database.snapshot() as db:
         instances = studies.instances_of(db, study_id)
-        # Once more by hand is once more for all.
-        there = (
-            set() if order.repetition else deliveries.sent_before(db, study_id, order.destination)
-        )
+        # Results of ours that a PACS sent back are none of the study's own images.
+        left_out = deliveries.results_of(db, study_id, folder=made_in)
+        if not order.repetition:  # once more by hand is once more for all
+            left_out |= deliveries.sent_before(db, study_id, order.destination)
     for instance in instances:
-        if instance.sop_instance_uid not in there:
+        if instance.sop_instance_uid not in left_out:
             yield ObjectFile(
                 sop_class_uid=instance.sop_class_uid,
                 sop_instance_uid=instance.sop_instance_uid,
@@ -123,15 +125,29 @@ def _build(settings: Settings, database: Database, subject: Subject, folder: Pat
         instances = studies.instances_of(db, subject.study_id)
         verification = load_verification(db, subject.analysis_id, version=subject.review)
     assert row is not None
-    objects = build_objects(
+    provenance = trace(
         Analysis.load(settings.data_dir / row.folder),
         [store.path_of(instance.digest) for instance in instances],
         analysed_at=row.created_at.astimezone(),
         equipment=Equipment.here(settings.dicom.serial_number),
         verification=verification,
     )
+    objects = build_objects(_as_before(database, subject.analysis_id, provenance))
     with whole_folder(folder) as staging:
         write_objects(objects, staging)
+
+
+def _as_before(database: Database, analysis_id: int, provenance: Provenance) -> Provenance:
+    """Return it by the name, and as the work of the box and release, of the first objects.
+
+    A verified report refers to the Segmentation and to the report before it, which may have been
+    made by an earlier release.
+    """
+    own = {"identity": provenance.identity, **asdict(provenance.equipment)}
+    with database.transaction() as db:
+        first = studies.keep_origin(db, analysis_id, own)
+    identity = first.pop("identity")
+    return replace(provenance, named=identity, equipment=Equipment(**first))
 
 
 def _name(analysis_id: int, review: int) -> str:

@@ -28,9 +28,10 @@ class Facts:
         source_ae: the AE title that sent it.
         description: the study description.
         series: every series.
-        positive: whether the case was called so; None where it was not called at all.
+        positive: whether the case was called so, by the person who confirmed it, else by the
+            analysis; None where it was not called at all.
         probability: of the case, None likewise.
-        lesion_count: how many were found.
+        lesion_count: how many were found and not rejected.
     """
 
     outcome: str
@@ -93,7 +94,7 @@ def objections(facts: Facts, rule: RuleSettings) -> list[str]:
     if least is not None and (facts.probability is None or facts.probability < least):
         said.append(f"the probability is not {least} or more")
     if rule.lesions is not None and rule.lesions is not (facts.lesion_count > 0):
-        said.append("no lesions were found" if rule.lesions else "lesions were found")
+        said.append("there are no lesions" if rule.lesions else "there are lesions")
     return said
 
 

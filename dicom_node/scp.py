@@ -10,8 +10,9 @@ what a connection must show before.
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, cast
 
 import structlog
@@ -57,7 +58,6 @@ class Listener:
         self, settings: DicomSettings, reception: Reception, *, secure: bool = False
     ) -> None:
         """Bind the port, for TLS if `secure`; raises DicomNodeError."""
-        self._reception = reception
         port = (settings.tls_port or 0) if secure else settings.port
         tls = ServerContext(Credentials.of(settings)) if secure else None
         try:
@@ -95,28 +95,52 @@ class Listener:
         """Accept connections, in threads of their own."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Accept no more, finish the stores under way, and end every association."""
+    def close(self) -> None:
+        """Accept no more; associations go on."""
         self._server.shutdown()
         self._thread.join()
-        if not self._reception.stop(timeout_s=STOP_GRACE_S):
-            log.warning("listener.stores_unfinished")
-        self._server.abort_all(timeout_s=FAREWELL_S)
+
+    def abort_all(self, *, timeout_s: float) -> None:
+        """End every association."""
+        self._server.abort_all(timeout_s=timeout_s)
 
 
 @contextmanager
 def listening(
     settings: DicomSettings, reception: Reception, *, secure: bool = False
 ) -> Iterator[Listener]:
-    """Listen for as long as the block runs."""
-    listener = Listener(settings, reception, secure=secure)
-    listener.start()
-    log.info("listener.ready", host=settings.host, port=listener.port, tls=secure)
-    try:
+    """Listen on one port for as long as the block runs."""
+    with _listening(settings, reception, [secure]) as (listener,):
         yield listener
+
+
+@contextmanager
+def _listening(
+    settings: DicomSettings, reception: Reception, ways: Iterable[bool]
+) -> Iterator[list[Listener]]:
+    """Listen in each way, secure or not."""
+    listeners: list[Listener] = []
+    try:
+        for secure in ways:
+            listener = Listener(settings, reception, secure=secure)
+            listener.start()
+            listeners.append(listener)
+            log.info("listener.ready", host=settings.host, port=listener.port, tls=secure)
+        yield listeners
     finally:
-        listener.stop()
+        stop(listeners, reception)
         log.info("listener.stopped")
+
+
+def stop(listeners: Sequence[Listener], reception: Reception) -> None:
+    """Accept no more, finish the stores under way, and end every association, of all at once."""
+    for listener in listeners:
+        listener.close()
+    if not reception.stop(timeout_s=STOP_GRACE_S):
+        log.warning("listener.stores_unfinished")
+    deadline = time.monotonic() + FAREWELL_S
+    for listener in listeners:
+        listener.abort_all(timeout_s=max(0.0, deadline - time.monotonic()))
 
 
 def serve(settings: Settings, stopping: threading.Event) -> None:
@@ -133,13 +157,7 @@ def serve(settings: Settings, stopping: threading.Event) -> None:
         min_free_bytes=settings.dicom.min_free_bytes,
         durability=Durability(settings.dicom.durability),
     )
-    with ExitStack() as running:
-        if settings.dicom.tls_port is not None:
-            running.enter_context(listening(settings.dicom, reception, secure=True))
-        elif settings.dicom.tls_only:
-            raise DicomNodeError("[dicom] tls_only needs tls_port: nothing would be listened to")
-        if not settings.dicom.tls_only:
-            running.enter_context(listening(settings.dicom, reception))
+    with _listening(settings.dicom, reception, settings.dicom.ports):
         stopping.wait()
 
 

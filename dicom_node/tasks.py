@@ -15,7 +15,7 @@ from celery import shared_task
 from pynetdicom import _config
 
 from appliance import remote_queries, retrievals, studies
-from appliance.config import Settings, StandingQuerySettings
+from appliance.config import Settings
 from appliance.database import Database, utc_now
 from appliance.errors import ConfigError
 from appliance.queue import current
@@ -52,7 +52,7 @@ def run_standing_query_task(number: int) -> None:
     app = current()
     standing = app.settings.retrieve.standing_queries
     if number < len(standing):  # else the settings changed while the message waited
-        run_standing_query(app.settings, app.database, standing[number])
+        run_standing_query(app.settings, app.database, number)
 
 
 @shared_task(name="dicom_node.retrieve_waiting")
@@ -128,13 +128,19 @@ def answer_commitments_task() -> None:
     commitment.answer_waiting(app.settings, app.database)
 
 
-def run_standing_query(
-    settings: Settings, database: Database, standing: StandingQuerySettings
-) -> int:
+def run_standing_query(settings: Settings, database: Database, number: int) -> int:
     """Ask a PACS what it has and note what is not here; returns how many studies were noted.
 
-    A PACS that does not answer is asked again at the next turn.
+    A PACS that does not answer is asked again at the next turn. `appliance doctor` tells why one
+    did not, and of one that has more than it is asked for.
+
+    Args:
+        settings: of the appliance.
+        database: of the appliance.
+        number: of the query among the standing queries, from 0.
     """
+    standing = settings.retrieve.standing_queries[number]
+    at_most = settings.retrieve.max_answers
     keys = StudyKeys(
         study_date=dates_asked(utc_now(), standing.days),
         modality=standing.modality,
@@ -144,11 +150,14 @@ def run_standing_query(
         found = query.find_studies(
             Destination.configured(settings.dicom, standing.destination),
             keys,
-            at_most=settings.retrieve.max_answers,
+            at_most=at_most,
         )
-    except (AssociationError, QueryError):
+    except (AssociationError, QueryError) as error:
+        retrievals.note_standing(settings, number, str(error))
         log.warning("standing_query.failed", destination=standing.destination)
         return 0
+    trouble = f"it matches more than {at_most} studies, of which {at_most} are looked at"
+    retrievals.note_standing(settings, number, trouble if found.cut_off else "")
     if found.cut_off:
         log.warning("standing_query.cut_off", destination=standing.destination)
     noted = 0

@@ -1,7 +1,8 @@
 """What messages say of a study's result, gathered in one object that the builders read.
 
 A message is preliminary until a person has confirmed the result. What a person decided stands in
-place of the machine's answer; the machine's figures stay.
+place of the machine's answer, and lesions that were rejected do not count, as in the report that
+goes to the PACS; the other figures are the machine's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from appliance.lifecycle import State
 from appliance.studies import PatientAttributes, StudyAttributes
 from appliance.tables import Patient, Study
 from dicom_node.objects.provenance import NAMESPACE, Equipment
+from dicom_node.objects.verification import as_confirmed
 from pipelines.findings import Analysis, Burden, ModelRef
 
 NOT_CONFIRMED: Final = (
@@ -48,7 +50,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What the machine found; volumes in ml, probabilities and shares 0 to 1."""
+    """What was found and not rejected; volumes in ml, probabilities and shares 0 to 1."""
 
     probability: float
     threshold: float
@@ -149,6 +151,7 @@ def read_result(database: Database, settings: Settings, study_id: int) -> Result
 
     Raises:
         ApplianceError: There is no such study, or it has no result and was not refused.
+        ObjectError: The review is of lesions that the result does not have.
         ResultError: The result folder cannot be read.
     """
     with database.snapshot() as db:
@@ -164,7 +167,9 @@ def read_result(database: Database, settings: Settings, study_id: int) -> Result
     if row.state is State.REJECTED:
         refusal = row.state_reason or "the study is not supported"
     elif row.state is State.READY and current is not None:
-        finding = _finding(Analysis.load(settings.data_dir / current.folder))
+        rejected = () if confirmed is None else tuple(confirmed.rejected)
+        analysis = Analysis.load(settings.data_dir / current.folder)
+        finding = _finding(as_confirmed(analysis, rejected))
         found_at = current.created_at
     else:
         raise ApplianceError(

@@ -20,19 +20,15 @@ from pipelines.files import whole_file
 from pipelines.findings import Analysis
 
 
-def build_objects(
+def trace(
     analysis: Analysis,
     source_paths: Iterable[Path],
     *,
     analysed_at: datetime,
     equipment: Equipment,
     verification: Verification | None = None,
-) -> tuple[Dataset, ...]:
-    """Return Segmentation, report, key images and document, in this order, ready to be written.
-
-    Called again with the same arguments it returns the same bytes. With a verification, the report
-    and the document are new instances, and so are the key images if lesions were rejected; the
-    others are those of the machine's delivery. The Segmentation stays what the machine marked.
+) -> Provenance:
+    """Return where the objects of an analysis come from.
 
     Args:
         analysis: What was found.
@@ -43,13 +39,25 @@ def build_objects(
             nobody did.
 
     Raises:
-        ObjectError: The images or the verification are not of the analysis, or it does not name
-            its networks.
-        DecodeError: The pixel data of a key image are damaged.
+        ObjectError: The images are not of the analysis.
     """
     with leniently():
         source = read_source(analysis, source_paths)
-        provenance = Provenance(analysis, source, analysed_at, equipment, verification)
+    return Provenance(analysis, source, analysed_at, equipment, verification)
+
+
+def build_objects(provenance: Provenance) -> tuple[Dataset, ...]:
+    """Return Segmentation, report, key images and document, in this order, ready to be written.
+
+    Of the same provenance they are the same bytes. With a verification, the report and the document
+    are new instances, and so are the key images if lesions were rejected; the others are those of
+    the machine's delivery. The Segmentation stays what the machine marked.
+
+    Raises:
+        ObjectError: The verification is not of the analysis, or this does not name its networks.
+        DecodeError: The pixel data of a key image are damaged.
+    """
+    with leniently():
         return (
             build_segmentation(provenance),
             build_report(provenance),

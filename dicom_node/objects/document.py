@@ -228,18 +228,21 @@ def _review(provenance: Provenance) -> list[Flowable]:
     if person is None:
         return [Spacer(0, 6), Paragraph(_UNCONFIRMED, _WARNING), Spacer(0, 6)]
     when = f"{provenance.written_at:%Y-%m-%d %H:%M %z}"
-    lines = [f"Confirmed by {person.readable_name}, {person.organisation}, at {when}."]
+    # Shown part by part: letters that no font has must not hide that somebody confirmed it.
+    who = f"{_shown(person.readable_name)}, {_shown(person.organisation)}"
+    lines = [f"Confirmed by {who}, at {when}."]
     if person.amends is not None:
         lines.append(f"Version {person.version}; it replaces the one before.")
     if person.reason:
         machine = _verdict(provenance.analysis.positive)
-        lines.append(f"The automatic analysis said {machine}; decided otherwise: {person.reason}")
+        reason = _shown(person.reason)
+        lines.append(f"The automatic analysis said {machine}; decided otherwise: {reason}")
     if person.rejected:
         numbers = ", ".join(map(str, person.rejected))
         lines.append(f"Rejected and left out of this document: lesions {numbers}.")
     if person.comment:
-        lines.append(f"Comment: {person.comment}")
-    return [Paragraph(_shown(line), _TEXT) for line in lines]
+        lines.append(f"Comment: {_shown(person.comment)}")
+    return [Paragraph(line, _TEXT) for line in lines]
 
 
 def _lesions(lesions: tuple[Lesion, ...]) -> list[Flowable]:

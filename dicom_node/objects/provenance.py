@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
 from functools import cached_property
 from importlib.metadata import version
 from typing import Final
@@ -39,6 +39,8 @@ MANUFACTURER: Final = "Chest CT appliance"
 MODEL_NAME: Final = "Chest CT AI"
 _CHARACTER_SET: Final = "ISO_IR 192"
 _LO_CHARACTERS: Final = 64  # PS3.5 6.2
+_SAID: Final = ("person_name", "organisation", "positive", "reason", "comment", "rejected")
+"""What names a verification; not what a later release adds, or the same would get another name."""
 _MOST_MINUTES: Final = 14 * 60  # PS3.3 C.12.1.1.8
 
 
@@ -83,6 +85,7 @@ class Provenance:
         analysed_at: When, with its time zone.
         equipment: By what.
         verification: What a person confirmed; None as long as only the machine speaks.
+        named: The identity under which objects of the analysis were made before; "" for none.
     """
 
     analysis: Analysis
@@ -90,6 +93,7 @@ class Provenance:
     analysed_at: datetime
     equipment: Equipment
     verification: Verification | None = None
+    named: str = ""
 
     def __post_init__(self) -> None:
         """Refuse times without a zone: they would name different moments on different machines."""
@@ -102,8 +106,11 @@ class Provenance:
     def identity(self) -> str:
         """The analysis as a digest: what it found, in which images, when, and which box wrote it.
 
-        How long the steps took is no part of it.
+        How long the steps took is no part of it. Another release may see more in the same analysis:
+        what was made before keeps its name.
         """
+        if self.named:
+            return self.named
         summary = {k: v for k, v in self.analysis.summary().items() if k != "timings_s"}
         digest = hashlib.sha256(json.dumps(summary, sort_keys=True).encode())
         for mask in (self.analysis.lung_mask, self.analysis.lesion_labels):
@@ -138,8 +145,8 @@ class Provenance:
         said = []
         version: Verification | None = verification
         while version is not None:
-            when = self.local(version.verified_at).isoformat()
-            said.append(asdict(version) | {"verified_at": when, "amends": None})
+            when = version.verified_at.astimezone(UTC).isoformat()
+            said.append([when, *(getattr(version, name) for name in _SAID)])
             version = version.amends
         return self.uid(*role, json.dumps(said, sort_keys=True))
 

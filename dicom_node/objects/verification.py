@@ -99,7 +99,8 @@ def _verification(review: Review, amended: Verification | None) -> Verification:
     return Verification(
         person_name=_person_name(review.reviewer),
         organisation=review.organisation,
-        verified_at=review.at,
+        # In the zone that the machine's objects are in, or it would seem to come before them.
+        verified_at=review.at.astimezone(),
         positive=review.positive,
         reason=": ".join(filter(None, (review.reason, review.reason_text))),
         comment=review.comment,

@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -212,6 +214,19 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do(
     assert "missing or changed: config.json" in said.output
     assert "No module named 'no_such_engine'" in said.output
     assert "3 to mend." in said.output
+
+
+def test_the_doctor_misses_hard_links(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:  # as exFAT does
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+    (found,) = doctor.check_data_folder(settings)
+
+    assert not found.well
+    assert "no hard links" in found.text
+    assert list(settings.store_dir.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,12 @@ def test_who_died_is_followed_and_has_lost_the_right(database: Database):
 def test_the_same_transaction_asked_again_is_answered_again(database: Database):
     number = note(database)
     commitments.finish(database, claimed(database))
+    with database.snapshot() as db:
+        assert db.get_one(CommitmentRequest, number).instances == []
 
     assert note(database) == number
-    assert claimed(database).attempt == 1
+    again = claimed(database)
+    assert (again.attempt, again.instances) == (1, ASKED)
 
 
 def test_tries_come_ever_later_and_end(database: Database):

@@ -46,6 +46,25 @@ def test_every_line_of_the_reference_can_be_taken_into_use():
     assert settings.broker_url == "redis://host:6379/0"
 
 
+def test_a_name_is_of_one_destination_whatever_its_kind():
+    node = {"name": "ris", "ae_title": "RIS", "host": "h", "port": 104}
+    system = {"name": "ris", "host": "h", "port": 2575}
+
+    with pytest.raises(ConfigError, match="'ris' is one of"):
+        Settings.parse({"dicom": {"destinations": [node]}, "messages": {"hl7": [system]}})
+
+
+def test_every_port_that_is_listened_on_is_known():
+    def ports(**dicom: Any) -> dict[bool, int]:
+        return dict(Settings.parse({"dicom": {"port": 104, **dicom}}).dicom.ports)
+
+    assert ports() == {False: 104}
+    assert ports(tls_port=2762) == {False: 104, True: 2762}
+    assert ports(tls_port=2762, tls_only=True) == {True: 2762}
+    with pytest.raises(ConfigError, match="tls_only needs tls_port"):
+        ports(tls_only=True)
+
+
 def test_the_file_that_the_environment_names_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -282,6 +282,44 @@ def test_a_newer_result_makes_the_older_one_not_current(database: Database):
     assert newest.analysis_id == 2
 
 
+def test_a_rejection_makes_the_result_before_it_not_current(database: Database):
+    old = ready(database)
+    world.receive(database, world.instance(2))
+    lifecycle.move(database, None, 1, State.RECEIVING, State.QUEUED)
+    lifecycle.reject(database, world.reclaimed(database), reason="not a chest")
+    rejected = taken(database)[1]
+
+    with database.snapshot() as db:
+        assert not deliveries.is_current(db, old)
+        assert deliveries.is_current(db, rejected)
+        assert deliveries.latest(db, 1) == rejected
+
+
+def test_a_result_makes_the_rejection_before_it_not_current(database: Database):
+    world.in_state(database, State.REJECTED)
+    rejected = taken(database)[1]
+    lifecycle.requeue(database, 1, actor="ann")
+    with database.snapshot() as db:
+        assert deliveries.is_current(db, rejected)  # until there is another end
+    lifecycle.finish(database, world.reclaimed(database), world.result())
+
+    with database.snapshot() as db:
+        assert not deliveries.is_current(db, rejected)
+
+
+def test_what_a_peer_says_is_kept_without_what_the_database_refuses(database: Database):
+    queue(database, ready(database))
+    order = claimed(database)
+    (one, _) = with_objects(database, order)
+
+    assert deliveries.note_answer(
+        database, order, one, ObjectState.WAITING, problem="0xA700: no\0 room", lease_s=60
+    )
+    assert deliveries.fail(database, order, "no\0 \udc80") is DeliveryState.FAILED
+
+    assert row(database).last_problem == "no ?"
+
+
 def test_counts_and_what_is_late(database: Database):
     queue(database, ready(database))
     queue(database, ready(database, "2.25.2"), destination="archive")
@@ -371,6 +409,28 @@ def test_no_report_in_time_is_asked_for_again_and_the_first_still_counts(databas
 
     assert report(database, first, kept="01")
     assert row(database).state == DeliveryState.COMMITTED
+
+
+def test_a_report_that_comes_after_the_delivery_was_given_up_still_counts(database: Database):
+    asking = sent_to_be_committed(database)
+    uid = commitment_transactions.begin(database, asking)
+    deliveries.fail(database, asking, "asked 1 times")
+
+    assert report(database, uid, kept="0")
+    assert row(database).state == DeliveryState.FAILED
+    assert report(database, uid, kept="1")
+
+    assert row(database).state == DeliveryState.COMMITTED
+    assert row(database).last_problem is None
+
+
+def test_what_is_said_to_be_kept_and_lost_is_lost(database: Database):
+    asking = sent_to_be_committed(database)
+    uid = commitment_transactions.begin(database, asking)
+
+    assert report(database, uid, kept="01", lost="1")
+
+    assert row(database).state == DeliveryState.WAITING
 
 
 def test_a_result_of_ours_that_comes_back_opens_nothing(database: Database):

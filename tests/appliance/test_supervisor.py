@@ -216,6 +216,12 @@ def test_a_port_that_cannot_be_had_comes_with_the_reason_and_what_to_do(
     assert mend in trouble.mend
 
 
+def test_what_listens_for_tls_alone_is_waited_for_there(tmp_path: Path):
+    settings = settings_in(tmp_path, dicom={"port": 104, "tls_port": 2762, "tls_only": True})
+
+    assert supervisor.addresses(settings)[:-1] == (("dicom", "127.0.0.1", 2762),)
+
+
 def test_a_host_that_nobody_knows_is_named():
     trouble = supervisor.port_trouble("web", "no such host", 8080)
 

@@ -196,6 +196,33 @@ def test_messages_while_the_answer_is_due_are_served(listener: Listener, kept: D
     assert reports.one()[0] == 1
 
 
+def test_what_is_said_to_a_report_that_was_given_up_is_not_said_to_the_next(
+    listener: Listener, database: Database, kept: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(commitment, "ANSWER_TIMEOUT_S", 1.0)
+    heard = []
+
+    said = []
+
+    def answer_slowly(event: evt.Event) -> tuple[int, None]:
+        heard.append(event)
+        status = 0x0000 if len(heard) == 1 else 0x0110
+        time.sleep(1.5)
+        said.append(status)
+        return status, None
+
+    handlers = [(evt.EVT_N_EVENT_REPORT, answer_slowly)]
+    with association(listener.port, ASKING, evt_handlers=handlers) as assoc:
+        for _ in range(2):
+            assert ask(assoc, question((CTImageStorage, kept.SOPInstanceUID))) == 0
+        until(lambda: len(said) == 2)
+        time.sleep(0.5)
+        with database.snapshot() as db:
+            states = [one.state for one in db.query(CommitmentRequest)]
+
+    assert states == ["WAITING", "WAITING"]
+
+
 def test_who_hangs_up_is_called(
     listener: Listener, settings: Settings, database: Database, kept: Dataset
 ):

@@ -16,7 +16,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from appliance import deliveries, lifecycle
+from appliance import commitment_transactions, deliveries, lifecycle
 from appliance.config import Settings
 from appliance.database import Database, utc_now
 from appliance.deliveries import DeliveryState
@@ -525,6 +525,56 @@ def test_a_pacs_that_never_reports_is_asked_again_and_then_told_of(
     assert problem(database) == "sent, but not committed: asked 2 times, no full report"
     assert len({str(request.TransactionUID) for request in asked}) == 2
     assert len(stored) == COUNT
+
+
+def test_a_pacs_that_is_away_was_not_asked(
+    settings: Settings, database: Database, images: list[Dataset], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(delivery.commitment_scu, "REPORT_AT_ONCE_S", 0.0)
+    with peer() as (port, _, _):
+        chosen = routed(settings, port, commitment=True, commitment_asks=1)
+        dispatch.consider(chosen, database)
+        work = delivery.Work(chosen, database, time.monotonic() + 60)
+        order = deliveries.claim_next(database, "pacs", lease_s=60)
+        assert order is not None
+        delivery.carry_out(work, order)
+    assert states(database) == ["SENT"]
+
+    for _ in range(3):
+        turn(chosen, database)
+    assert states(database) == ["SENT"]
+    assert "nothing listens there" in problem(database)
+
+    with peer(port=port, report=on_the_same_association([0])) as (_, _, asked):
+        monkeypatch.undo()
+        turn(chosen, database)
+
+    assert states(database) == ["COMMITTED"]
+    assert len(asked) == 1
+
+
+def test_where_nothing_is_left_to_commit_nothing_is_asked(
+    settings: Settings, database: Database, images: list[Dataset]
+):
+    with peer() as (port, _, asked):
+        chosen = routed(settings, port, commitment=True, commitment_asks=1)
+        turn(chosen, database)
+        turn(chosen, database)
+        assert states(database) == ["FAILED"]
+        with database.transaction() as db:
+            deliveries.retry(db, 1, actor="ann")
+        ds, _ = report_of(asked[0])
+        commitment_transactions.report(
+            database,
+            str(ds.TransactionUID),
+            committed={item.ReferencedSOPInstanceUID for item in ds.ReferencedSOPSequence},
+            failed={},
+            retry_s=60,
+        )
+        turn(chosen, database)
+
+    assert states(database) == ["COMMITTED"]
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("classes", [[CTImageStorage], None])

@@ -49,7 +49,7 @@ def rule(**changes: Any) -> RuleSettings:
         ({"probability_at_least": 0.8}, ""),
         ({"probability_at_least": 0.81}, "the probability is not 0.81 or more"),
         ({"lesions": True}, ""),
-        ({"lesions": False}, "lesions were found"),
+        ({"lesions": False}, "there are lesions"),
         ({"outcome": "REJECTED"}, "the study is not REJECTED"),
     ],
 )

@@ -29,7 +29,7 @@ from appliance.reception import Reception
 from appliance.store import Incoming, Store
 from dicom_node import scu
 from dicom_node.errors import DicomNodeError
-from dicom_node.scp import Listener
+from dicom_node.scp import Listener, stop
 from tests.support.figures import FIGURE
 from tests.support.instances import (
     REAL_STUDY,
@@ -270,7 +270,7 @@ def test_a_stop_finishes_the_store_under_way_and_ends_every_association(
             send_over, listener.port, ct_instance(names), transfer_syntax_uid=EXPLICIT
         )
         assert entered.wait(10)
-        stopping = pool.submit(listener.stop)
+        stopping = pool.submit(stop, [listener], reception)
         time.sleep(0.2)
         leave.set()
         stopping.result(15)

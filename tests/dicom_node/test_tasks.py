@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelGet
 
-from appliance import queue, remote_queries, retrievals, studies, supervisor
+from appliance import doctor, queue, remote_queries, retrievals, studies, supervisor
 from appliance.config import Settings
 from appliance.database import Database, utc_now
 from appliance.lifecycle import State
@@ -74,8 +74,7 @@ def orthanc(settings: Settings, listener: Listener, tmp_path: Path) -> Iterator[
 @pytest.fixture
 def query(settings: Settings, database: Database) -> Callable[[], int]:
     """Run the standing query once; returns how many studies it noted."""
-    (standing,) = settings.retrieve.standing_queries
-    return lambda: tasks.run_standing_query(settings, database, standing)
+    return lambda: tasks.run_standing_query(settings, database, 0)
 
 
 def kept(database: Database, *study_uids: str) -> list[int]:
@@ -137,6 +136,28 @@ def test_a_standing_query_brings_what_matches_once(
     assert tasks.retrieve_waiting(settings, database) == 1
     assert kept(database, chest.study_uid) == [3]
     assert states(database) == ["DONE"]
+
+
+def test_the_doctor_tells_of_a_standing_query_that_does_not_bring_all(
+    settings: Settings, database: Database, listener: Listener, tmp_path: Path
+):
+    def said() -> str:
+        subject = "standing query 1 to pacs"
+        return next(f.text for f in doctor.check_exchanges(settings) if f.subject == subject)
+
+    few = replace(settings, retrieve=replace(settings.retrieve, max_answers=2))
+    (destination,) = settings.dicom.destinations
+    assert said() == "brings what it asks for"
+    tasks.run_standing_query(few, database, 0)
+    assert "nothing listens there" in said()
+
+    with archives.orthanc(tmp_path, box_port=listener.port, dicom_port=destination.port) as orthanc:
+        for _ in range(3):
+            orthanc.keep(today(Names.fresh(), 1), tmp_path, ExplicitVRLittleEndian)
+        tasks.run_standing_query(few, database, 0)
+        assert said() == "it matches more than 2 studies, of which 2 are looked at"
+        tasks.run_standing_query(settings, database, 0)
+        assert said() == "brings what it asks for"
 
 
 def test_a_pacs_that_was_down_is_asked_again_by_itself(

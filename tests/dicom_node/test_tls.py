@@ -5,21 +5,27 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian
 from structlog.testing import capture_logs
 
 from appliance.config import Settings
+from appliance.database import Database
 from appliance.reception import Reception
-from appliance.store import Store
+from appliance.store import Incoming, Store
+from dicom_node import scp
 from dicom_node.errors import DicomNodeError
 from dicom_node.scp import Listener, listening
 from dicom_node.tls import Credentials, ServerContext
 from tests.support.certificates import authority, signed
 from tests.support.instances import Names, as_file, ct_instance, dataset_bytes, encoded
-from tests.support.pacs import DCMTK_ENVIRONMENT, HOST, echo, free_port
+from tests.support.pacs import DCMTK_ENVIRONMENT, HOST, await_port, echo, free_port, store
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("openssl") and shutil.which("storescu")),
@@ -177,6 +183,44 @@ def test_tls_without_its_files_is_refused_by_name(settings: Settings, reception:
         listening(chosen, reception, secure=True),
     ):
         pass
+
+
+def test_both_ports_stop_in_the_time_of_one(
+    settings: Settings, database: Database, ours: Credentials, monkeypatch: pytest.MonkeyPatch
+):
+    entered, leave, stopping = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Store):
+        def incoming(self) -> Incoming:
+            entered.set()
+            leave.wait(30)
+            return super().incoming()
+
+    monkeypatch.setattr(scp, "Store", Slow)
+    monkeypatch.setattr(scp, "STOP_GRACE_S", 2.0)
+    monkeypatch.setattr(scp, "FAREWELL_S", 0.5)
+    secured = {
+        "tls_certificate": ours.certificate,
+        "tls_key": ours.key,
+        "tls_authorities": ours.authorities,
+    }
+    chosen = replace(settings.dicom, port=free_port(), tls_port=free_port(), **secured)
+    instance = ct_instance(Names.fresh())
+    with ThreadPoolExecutor(2) as pool:
+        serving = pool.submit(scp.serve, replace(settings, dicom=chosen), stopping)
+        for port in chosen.ports.values():
+            await_port(port)
+        syntax = ExplicitVRLittleEndian
+        storing = pool.submit(store, chosen.port, instance, transfer_syntax_uid=syntax)
+        assert entered.wait(10)
+        began_at = time.monotonic()
+        stopping.set()
+        serving.result(30)
+        took_s = time.monotonic() - began_at
+        leave.set()
+        storing.result(30)
+
+    assert 2.0 <= took_s < 4.0
 
 
 def test_a_certificate_that_is_renewed_while_it_is_read_is_read_again(ours: Credentials):

@@ -1,6 +1,6 @@
 """What is gathered of a study, and `appliance dicom notify`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,8 +47,8 @@ def ready(database: Database, settings: Settings, chest: Phantom) -> int:
     return 1
 
 
-def confirm(database: Database, *, seen: int = 0) -> None:
-    """A radiologist confirms the study's result."""
+def confirm(database: Database, *, seen: int = 0, rejected: Collection[int] = ()) -> None:
+    """A radiologist confirms the study's result, but for some lesions."""
     with database.transaction() as db:
         number = accounts.add(
             db, "grey", password="correct horse", role=Role.RADIOLOGIST, actor="a"
@@ -56,7 +56,8 @@ def confirm(database: Database, *, seen: int = 0) -> None:
         account, analysis = accounts.find(db, number), studies.current_analysis(db, 1)
         assert account is not None
         assert analysis is not None
-        lesions = dict.fromkeys(range(1, analysis.lesion_count + 1), True)
+        numbers = range(1, analysis.lesion_count + 1)
+        lesions = {lesion: lesion not in rejected for lesion in numbers}
         judgement = Judgement(positive=True, lesions=lesions)
         reviews.confirm(
             db, analysis.id, judgement, seen=seen, account=account, organisation="Clinic"
@@ -80,6 +81,23 @@ def test_a_ready_study_is_told_with_all_that_is_known(
     assert (result.status, confirmed.status) == (Status.PRELIMINARY, Status.FINAL)
     assert result.viewer_url == "https://box/studies/1"
     assert result.name == confirmed.name
+
+
+def test_rejected_lesions_do_not_count(database: Database, settings: Settings, chest: Phantom):
+    study_id = ready(database, settings, chest)
+    machine = read_result(database, settings, study_id).finding
+    confirm(database, rejected=[1])
+
+    told = read_result(database, settings, study_id).finding
+
+    assert machine is not None
+    assert told is not None
+    assert told.lesion_count == machine.lesion_count - 1
+    assert told.lesion_volume_ml < machine.lesion_volume_ml
+    assert told.burden is not None
+    assert machine.burden is not None
+    assert told.burden.both.share < machine.burden.both.share
+    assert told.probability == machine.probability
 
 
 def test_a_refused_study_is_told_with_the_reason(database: Database, settings: Settings):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from dicom_node.objects.build import build_objects, write_objects
+from dicom_node.objects.build import build_objects, trace, write_objects
 from dicom_node.objects.provenance import Equipment
 from pipelines.findings import Analysis
 from pipelines.series import load_input
@@ -42,11 +42,12 @@ class Study:
     def objects(self, **changes: Any) -> tuple[Dataset, ...]:
         """Its objects: SEG, SR, key images, PDF."""
         arguments = {"analysed_at": ANALYSED_AT, "equipment": EQUIPMENT} | changes
-        return build_objects(
+        provenance = trace(
             arguments.pop("analysis", self.analysis),
             arguments.pop("paths", self.paths),
             **arguments,
         )
+        return build_objects(provenance)
 
     def write(self, folder: Path, **changes: Any) -> list[Path]:
         """Its objects as files."""

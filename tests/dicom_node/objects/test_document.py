@@ -91,6 +91,16 @@ def test_a_verified_result_names_the_person(study):
     assert "Research use only, not for primary diagnosis." in said
 
 
+def test_that_somebody_confirmed_is_said_whatever_the_letters_of_the_name(study):
+    person = replace(CONFIRMED, person_name="محمد^", organisation="Klinik", comment="😀")
+
+    said = "".join(text(pdf(study, verification=person)).split())
+
+    unshown = "(inlettersthisdocumentcannotshow:seethestudyitself)"
+    assert f"Confirmedby{unshown},Klinik,at2026-11-2308:05+0000." in said
+    assert f"Comment:{unshown}" in said
+
+
 def test_an_overridden_and_amended_result_says_so(study):
     person = replace(
         CONFIRMED,

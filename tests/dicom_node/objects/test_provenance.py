@@ -11,6 +11,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.errors import ObjectError
+from dicom_node.objects.build import build_objects, trace
 from dicom_node.objects.provenance import Equipment
 from dicom_node.objects.verification import Verification
 from pipelines.findings import Analysis
@@ -128,6 +129,24 @@ def test_a_verification_that_says_anything_else_is_another_report(study, changes
 
     assert one.SOPInstanceUID != other.SOPInstanceUID
     assert one.SeriesInstanceUID == other.SeriesInstanceUID
+
+
+def test_a_report_is_the_same_wherever_its_verification_is_read(study):
+    there = PERSON.verified_at.astimezone(timezone(timedelta(hours=5, minutes=30)))
+
+    one, other = (
+        study.objects(verification=replace(PERSON, verified_at=at))[1].SOPInstanceUID
+        for at in (PERSON.verified_at, there)
+    )
+
+    assert one == other
+
+
+def test_what_was_made_before_keeps_its_name(study, objects):
+    source = trace(study.analysis, study.paths, analysed_at=ANALYSED_AT, equipment=EQUIPMENT)
+    later = replace(source, analysis=replace(study.analysis, engine="newer"), named=source.identity)
+
+    assert uids(build_objects(later)) == uids(objects)
 
 
 def test_every_object_stays_with_its_patient_and_study(study, objects):
