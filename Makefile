@@ -7,7 +7,7 @@ PACKAGES := appliance pipelines dicom_node webui updater
 SOURCES := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check fix faults fuzz soak bench-inference bench-reception screenshots
+.PHONY: help setup demo serve test check fix faults fuzz soak bench-inference bench-reception ohif screenshots
 
 help:             ## Say what there is to do.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ bench-inference: $(INSTALLED)  ## Time the automatic run beside its networks and
 
 bench-reception: $(INSTALLED)  ## Time reception beside storescp, Orthanc and plain pynetdicom. PLACE=FOLDER on the disk to measure
 	$(BIN)/python -m bench.reception $(if $(PLACE),--place '$(PLACE)')
+
+ohif: $(INSTALLED)  ## Show a Segmentation of ours in OHIF on Orthanc: bench/results/ohif.png. Downloads OHIF once. ARGS=--box
+	$(BIN)/python -m bench.ohif $(ARGS)
 
 screenshots: $(INSTALLED)  ## Take the README's pictures anew.
 	$(BIN)/python -m tests.webui.screenshots

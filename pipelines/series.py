@@ -185,9 +185,9 @@ def study_candidates(paths: Iterable[Path], *, threads: int = 0) -> Generator[Ca
         try:
             volume = load_series(series, threads=threads)
         except GeometryError as error:
-            failed.append(_refusal(series, error.rule, str(error)))
+            failed.append(_refusal(series, error.rule, f"{error} {_remedy(error.rule)}"))
         except DecodeError as error:
-            failed.append(_refusal(series, Rule.UNDECODABLE, str(error)))
+            failed.append(_refusal(series, Rule.UNDECODABLE, f"{error} {_IF_DAMAGED}"))
         else:
             volume = replace(volume, warnings=(*volume.warnings, *notes))
             yield volume, _beside(series, choice, failed)
@@ -366,11 +366,12 @@ def examine(series: SeriesHeader) -> Refusal | None:
         return None
     rule = broken[0][0]
     clauses = "; ".join(clause for _, clause in broken)
-    return _refusal(series, rule, f"{clauses}. {_REMEDY.get(rule, _DEFAULT_REMEDY)}")
+    return _refusal(series, rule, f"{clauses}. {_remedy(rule)}")
 
 
+_IF_DAMAGED: Final = "Send the series again."
 _DEFAULT_REMEDY: Final = "Send the original axial chest series."
-_REMEDY: Final = {
+_REMEDIES: Final = {
     Rule.GANTRY_TILT: "Send a series without tilt, or one that the scanner has straightened.",
     Rule.DUPLICATE_POSITION: "Send each phase or reconstruction as a series of its own.",
     Rule.MISSING_SLICE: "Send the missing slices.",
@@ -378,6 +379,10 @@ _REMEDY: Final = {
     Rule.UNDECODABLE: "Send it uncompressed or losslessly compressed.",
     Rule.UNSUPPORTED_OBJECT: "Send single-frame CT images.",
 }
+
+
+def _remedy(rule: Rule) -> str:
+    return _REMEDIES.get(rule, _DEFAULT_REMEDY)
 
 
 def _broken_rules(series: SeriesHeader) -> Iterator[Violation]:
@@ -405,10 +410,17 @@ def _kind_violation(instances: Sequence[InstanceHeader]) -> Violation | None:
             return Rule.UNSUPPORTED_OBJECT, f"it holds {name}, such as summaries or dose reports"
         if header.is_localiser:
             return Rule.LOCALISER, "it is a localiser (survey radiograph)"
-        tokens = {token for value in header.image_type for token in re.split(r"[^A-Z]+", value)}
-        if projected := tokens & _PROJECTIONS:
+        if projected := _words(header) & _PROJECTIONS:
             return Rule.DERIVED, f"it is computed from slices ({', '.join(sorted(projected))})"
     return None
+
+
+def _words(header: InstanceHeader) -> set[str]:
+    """Return the words that say how an image was made; workstations write some into the name."""
+    texts = list(header.image_type)
+    if "DERIVED" in texts:
+        texts.append(header.description.upper())
+    return {word for text in texts for word in re.split(r"[^A-Z]+", text)}
 
 
 def _pixel_violations(instances: Sequence[InstanceHeader]) -> Iterator[Violation]:

@@ -1,5 +1,6 @@
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydicom.uid import BasicTextSRStorage, DeflatedExplicitVRLittleEndian
 from appliance import collection, exporting
 from appliance.errors import SourceError
 from appliance.exporting import Exported
-from pipelines.series import load_input
+from pipelines.series import MIN_SLICES, load_input
 from tests.support import ct_series, identified
 from tests.support.ct_series import real
 from tests.support.instances import Names, as_file, ct_instance
@@ -30,16 +31,24 @@ def exported_files(out: Path) -> list[Path]:
 
 
 def test_a_series_full_of_names_leaves_without_them_and_loads_as_before(tmp_path: Path):
-    series = ct_series.slices()
-    for ds in series:
+    """Text in every attribute that can hold any, at the top and in items, and in file names."""
+    series = ct_series.slices(MIN_SLICES)
+    ct_series.write(series, tmp_path / "before")
+    before, _ = load_input(tmp_path / "before")
+    source = tmp_path / SECRET / f"{SECRET}^ANNA"
+    source.mkdir(parents=True)
+    places = list(identified.PLACES)
+    assert len(places) > 2000
+    for number, ds in enumerate(series):
         ds.PatientID = SECRET
+        identified.plant(ds, places, SECRET.encode())
+        identified.plant_deep(ds, places, SECRET.encode(), depth=1)
         identified.plant_privately(ds, SECRET)
-        ds.StudyDescription = ds.PatientComments = ds.InstitutionName = SECRET
-    source = tmp_path / SECRET
-    ct_series.write(series, source)
-    before, _ = load_input(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the test means to write nonsense
+            ds.save_as(source / f"{SECRET}-{number}.dcm", enforce_file_format=True)
 
-    exported = export(source, tmp_path / "out", tmp_path / "scratch")
+    exported = export(tmp_path / SECRET, tmp_path / "out", tmp_path / "scratch")
 
     assert exported == Exported(len(series), ())
     paths = exported_files(tmp_path / "out")

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Route
 
-from appliance import lifecycle, studies
+from appliance import accounts, lifecycle, priority, studies
+from appliance.lifecycle import State
 from appliance.studies import PatientAttributes, SeriesAttributes
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
+from tests.appliance.world import Bell
 from tests.webui.browser import Reader, chromium, needs_chromium, serving
-from tests.webui.world import World
+from tests.webui.world import NAME, PASSWORD, World
 from webui import live
 from webui.live import LiveFeed
 from webui.resources import EXTENSION
@@ -135,6 +137,43 @@ def test_a_refused_study_says_why_series_by_series(reader: Reader, world: World)
     assert "CT 1 Topogram (1 image): It is a localiser." in text
     assert "1 conflicting image" in text
     assert "also under another patient" in text
+
+
+def test_a_click_lets_a_study_overtake_and_another_takes_it_back(reader: Reader, world: World):
+    first, second = (world.receive(uid) for uid in ("1.1", "1.2"))
+    for study_id in (first, second):
+        world.queue(study_id)
+        lifecycle.ring(world.database, Bell(), study_id, State.QUEUED)
+        shows(reader, study_id, "Waiting")
+
+    reader.page.click(f"tr[data-study='{second}'] >> text='Urgent'")
+    shows(reader, second, f"urgent: by {NAME}")
+    overtaking = next_study(world)
+    reader.page.click(f"tr[data-study='{second}'] >> text='Not urgent'")
+    reader.page.wait_for_selector(f"tr[data-study='{second}']:not(:has-text('urgent: by'))")
+
+    assert (overtaking, next_study(world)) == (second, first)
+    assert "urgent: by" not in row(reader, first)
+
+
+def next_study(world: World) -> int | None:
+    """Whose turn it is."""
+    with world.database.snapshot() as db:
+        return priority.whose_turn(db, 0, in_a_row=world.settings.priority.in_a_row)
+
+
+def test_a_viewer_is_shown_what_is_urgent_without_a_button(browser: Browser, world: World):
+    study_id = world.receive("1.1")
+    with world.database.transaction() as db:
+        accounts.add(db, "vera", password=PASSWORD, role=accounts.Role.VIEWER, actor="test")
+        priority.mark(db, study_id, priority.Priority.URGENT, actor=NAME, who=NAME)
+    with serving(world.app()) as address:
+        reader = Reader.signed_in(browser, address, name="vera")
+
+        shows(reader, study_id, f"urgent: by {NAME}")
+
+        assert reader.page.query_selector(f"tr[data-study='{study_id}'] button") is None
+        reader.page.close()
 
 
 def test_the_page_of_a_waiting_study_turns_into_the_viewer_by_itself(
