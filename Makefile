@@ -41,8 +41,8 @@ fix: $(INSTALLED)  ## Format, and fix what ruff can fix.
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-faults: $(INSTALLED)  ## Kill the listener 50 times, the worker 20, the broker 10; count what is lost.
-	$(BIN)/python -m tests.end_to_end.faults
+faults: $(INSTALLED)  ## Kill, fill, cut off and confuse everything a thousand times; count what is lost. ARGS='--only F8 --count 20'
+	$(BIN)/python -m tests.end_to_end.faults $(ARGS)
 
 fuzz: $(INSTALLED)  ## Send the listener 10,000 damaged objects and 1,000 damaged PDU streams. ARGS='--objects 5000:10000'
 	$(BIN)/python -m tests.end_to_end.fuzz $(ARGS)

@@ -11,7 +11,8 @@ occasion once (`take`), in the transaction that queues what they say: nothing is
 is queued twice, and a new rule sends nothing old.
 
 A claim is a lease on the delivery and on its destination, to which one worker sends at a time; when
-it expires, because its worker died, the next claim goes on with the objects that are left.
+it expires or is ended, because its worker died, the next claim goes on with the objects that are
+left.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -272,6 +273,14 @@ def claim_next(
             db.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": CLAIM_LOCK})
         row = db.scalars(claim, execution_options={"synchronize_session": False}).one_or_none()
         return None if row is None else _order(row)
+
+
+def end_leases(database: Database) -> None:
+    """Make due what a dead worker was at; for whoever knows that nobody is at work any more."""
+    due = case((Delivery.next_try_at.is_not(None), utc_now()))
+    with database.transaction() as db:
+        held = update(Delivery).where(Delivery.lease_until.is_not(None))
+        db.execute(held.values(lease_until=None, next_try_at=due))
 
 
 def renew(database: Database, order: Order, *, lease_s: float) -> bool:

@@ -83,11 +83,13 @@ class OrderLostError(Exception):
 def deliver_waiting(settings: Settings, database: Database) -> int:
     """Carry out what is due, every destination in a thread of its own; returns how many orders.
 
-    Does nothing while another process of this appliance does it.
+    Does nothing while another process of this appliance does it. If none does, whoever still has a
+    lease was killed: its destination would have to wait for minutes.
     """
     with _alone(settings.run_dir / "delivering") as alone:
         if not alone:
             return 0
+        deliveries.end_leases(database)
         carried_out = _take_turns(settings, database)
         remove_unneeded(settings, database)
     return carried_out

@@ -3,7 +3,7 @@
 The only module here that knows the appliance. A message carries a study's row id, and says no more
 than that something waits: whose turn it is, the database tells (`appliance.priority`). Running the
 task twice is harmless, because only one claim succeeds, and the work of a worker that was taken for
-dead is thrown away when it tries to finish.
+dead is thrown away when it tries to finish. A process in which something unforeseen failed ends.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from celery import shared_task
+from celery import current_task, shared_task
 
 from appliance import lifecycle, priority, studies
 from appliance.config import AnalysisSettings, Settings
@@ -48,9 +48,11 @@ def analyse_study(study_id: int) -> None:
         # The appliance's fault, not the study's: it keeps waiting, and the sweep rings again.
         log.error("analysis.no_models", reason=str(error))  # noqa: TRY400
         return
+    again = (current_task.request.delivery_info or {}).get("redelivered", False)
     claim = priority.claim_next(
         database,
-        study_id,
+        # One that failed for a while waits for the sweep, not for the message that comes again.
+        0 if again else study_id,
         owner=lifecycle.owner_here(),
         lease_s=settings.lifecycle.lease_s,
         in_a_row=settings.priority.in_a_row,
@@ -85,7 +87,10 @@ def _run(settings: Settings, database: Database, claim: Claim, models: Models) -
     except Exception as error:
         log.exception("analysis.failed", study_id=claim.study_id)
         reason = f"{type(error).__name__}: see the worker's log"
-        return lifecycle.fail(database, claim, reason=reason, transient=True, max_attempts=attempts)
+        lifecycle.fail(database, claim, reason=reason, transient=True, max_attempts=attempts)
+        # Libraries may never recover: oneDNN remembers a primitive that it had no memory for, CUDA
+        # a broken context. So the pool starts another process.
+        raise SystemExit(1) from error
 
 
 def _analyse(

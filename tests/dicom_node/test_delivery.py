@@ -327,6 +327,37 @@ def test_a_kill_at_any_step_loses_nothing_and_changes_no_byte(
     assert len(answer.asked) <= COUNT + 1
 
 
+def test_what_a_killed_worker_was_sending_is_gone_on_with_at_once(
+    settings: Settings, database: Database, images: list[Dataset]
+):
+    answer = Counted()
+    with pacs(answer=answer) as running:
+        chosen = routed(settings, running.port)
+        dispatch.consider(chosen, database)
+        assert deliveries.claim_next(database, "pacs", lease_s=delivery.LEASE_S) is not None
+
+        delivery.deliver_waiting(chosen, database)
+
+    assert states(database) == ["SENT"]
+    assert len(answer.asked) == COUNT
+
+
+def test_a_delivery_dropped_from_a_killed_worker_stays_dropped(
+    settings: Settings, database: Database, images: list[Dataset]
+):
+    with pacs() as running:
+        chosen = routed(settings, running.port)
+        dispatch.consider(chosen, database)
+        assert deliveries.claim_next(database, "pacs", lease_s=delivery.LEASE_S) is not None
+        with database.transaction() as db:
+            deliveries.drop(db, 1, actor="ann")
+
+        delivery.deliver_waiting(chosen, database)
+
+    assert states(database) == ["DROPPED"]
+    assert running.received == {}
+
+
 def test_a_newer_result_stops_the_older_and_images_go_once(
     settings: Settings, database: Database, images: list[Dataset], reception: Reception
 ):
