@@ -528,6 +528,26 @@ def test_a_mask_that_never_comes_is_told_and_keeps_no_slice_from_being_shown(
     reader.page.context.close()
 
 
+def test_nothing_in_the_list_of_lesions_covers_anything_else(reader: Reader):
+    covered = reader.page.evaluate("""() => {
+      const row = document.querySelector(".lesions .lesion");
+      row.querySelector(".where").textContent = "Both lungs";
+      row.querySelector(".slices").textContent = "slices 265–294";
+      row.querySelector(".facts").textContent = "1094.7 ml · 170 mm · -561 HU";
+      const boxes = [...row.querySelectorAll("span, b")].map((part) => {
+        const range = document.createRange();
+        range.selectNodeContents(part);
+        return range.getBoundingClientRect();
+      });
+      const frame = row.getBoundingClientRect();
+      return boxes.some((one, i) => one.right > frame.right || boxes.some((other, k) => k > i
+        && one.left < other.right && other.left < one.right
+        && one.top < other.bottom && other.top < one.bottom));
+    }""")
+
+    assert not covered
+
+
 @pytest.mark.timeout(240)
 def test_a_large_chest_opens_and_scrolls_smoothly(
     browser: Browser, tmp_path: Path, record_property: Callable[[str, object], None]

@@ -63,9 +63,9 @@ function lesionButton(state, lesion) {
   return element("button", { type: "button", class: "lesion", "aria-current": "false" },
     number,
     element("span", { class: "where", text: SIDES[lesion.side] }),
+    element("span", { class: "slices", text: first === last ? `slice ${first}` : `slices ${first}–${last}` }),
     element("span", { class: "score", text: scoreText(lesion.probability) }),
-    element("span", { class: "facts", text: facts.join(" · ") }),
-    element("span", { class: "slices", text: first === last ? `slice ${first}` : `slices ${first}–${last}` }));
+    element("span", { class: "facts", text: facts.join(" · ") }));
 }
 
 /** @param {number} ml */
