@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from pipelines.errors import PipelineError
 from pipelines.networks.library import build
@@ -7,16 +8,34 @@ from pipelines.training import imagenet
 from pipelines.training.imagenet import begin_with_imagenet
 
 
-def test_the_network_first_sees_the_picture_as_it_learnt_to_and_no_mask():
-    colour = build("efficientnet_lite0", {"in_channels": 3, "out_channels": 1000})
+@pytest.fixture
+def colour() -> nn.Module:
+    """The network as it was published: three colours, a thousand classes."""
+    net = build("efficientnet_lite0", {"in_channels": 3, "out_channels": 1000})
     published = imagenet.published_weights().values()
-    colour.load_state_dict(dict(zip(colour.state_dict(), published, strict=True)))
+    net.load_state_dict(dict(zip(net.state_dict(), published, strict=True)))
+    return net.eval()
+
+
+def test_it_answers_as_the_package_that_the_weights_were_published_for(colour: nn.Module):
+    ramp = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+
+    with torch.inference_mode():
+        (logits,) = colour(ramp)
+
+    # Of efficientnet-lite-pytorch 0.1.0.
+    expected = torch.tensor([-0.4592, -0.1270, 0.9363, 0.6261])
+    torch.testing.assert_close(logits[:4], expected, rtol=0, atol=1e-3)
+    assert logits.argmax() == 782
+
+
+def test_the_network_first_sees_the_picture_as_it_learnt_to_and_no_mask(colour: nn.Module):
     grey = build("efficientnet_lite0", {"in_channels": 2})
     begin_with_imagenet(grey)
     picture, mask = torch.rand(2, 1, 1, 64, 64)
 
     with torch.inference_mode():
-        learnt = colour.eval().stem((2 * picture - 1).expand(-1, 3, -1, -1))
+        learnt = colour.stem((2 * picture - 1).expand(-1, 3, -1, -1))
         first = grey.eval().stem(torch.cat([picture, mask], dim=1))
 
     inside = (..., slice(0, -1), slice(0, -1))  # beyond the edge is black, not grey
