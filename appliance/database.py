@@ -8,17 +8,29 @@ transaction that begins by reading and then writes fails at once with "database 
 the busy timeout (https://www.sqlite.org/lang_transaction.html).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import sqlalchemy
-from sqlalchemy import Connection, DateTime, Dialect, Engine, MetaData, event, func, select
+from sqlalchemy import (
+    ClauseElement,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    MetaData,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator
 
 from appliance.config import Settings
@@ -89,6 +101,55 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+class PlainStatement:
+    """A statement for reception, where SQLAlchemy's work costs more than the database's.
+
+    Written as any other, compiled once for each dialect, and executed as text.
+    """
+
+    def __init__(self, statement: ClauseElement) -> None:
+        self._statement = statement
+        self._compiled: dict[str, _Compiled] = {}
+
+    def run(self, connection: Connection, **values: Any) -> int:
+        """Execute it with a value for every parameter; returns how many rows it changed."""
+        dialect = connection.dialect
+        compiled = self._compiled.get(dialect.name)
+        if compiled is None:
+            compiled = self._compiled[dialect.name] = _Compiled.of(self._statement, dialect)
+        return connection.exec_driver_sql(compiled.text, compiled.parameters(values)).rowcount
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A statement as a driver takes it; `order` is None where it takes parameters by name."""
+
+    text: str
+    order: tuple[str, ...] | None
+    constants: Mapping[str, Any]
+    processors: Mapping[str, Callable[[Any], Any]]
+
+    @classmethod
+    def of(cls, statement: ClauseElement, dialect: Dialect) -> Self:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        processors = {
+            name: processor
+            for name, parameter in compiled.binds.items()
+            if (processor := parameter.type.dialect_impl(dialect).bind_processor(dialect))
+        }
+        order = tuple(compiled.positiontup) if compiled.positiontup is not None else None
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        return cls(compiled.string, order, constants, processors)
+
+    def parameters(self, values: Mapping[str, Any]) -> Any:
+        """Return them in the driver's way."""
+        given = {**self.constants, **values}
+        for name, processor in self.processors.items():
+            given[name] = processor(given[name])
+        return given if self.order is None else tuple(given[name] for name in self.order)
 
 
 def utc_now() -> datetime:
@@ -231,7 +292,9 @@ def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         read_only = bool(connection.get_execution_options().get(READ_ONLY))
-        connection.exec_driver_sql(f"PRAGMA query_only = {int(read_only)}")
+        if connection.info.get(READ_ONLY) is not read_only:  # it forgets every prepared statement
+            connection.exec_driver_sql(f"PRAGMA query_only = {int(read_only)}")
+            connection.info[READ_ONLY] = read_only
         connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
 
     return engine

@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     null,
+    or_,
     select,
     update,
 )
@@ -31,7 +32,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session, aliased
 
 from appliance import audit, lifecycle
-from appliance.database import Database, storable, utc_now
+from appliance.database import Database, PlainStatement, storable, utc_now
 from appliance.errors import ApplianceError, LostRaceError
 from appliance.lifecycle import Claim, State
 from appliance.priority import Priority
@@ -316,57 +317,77 @@ def record_instance(
 
 def _follow(db: Session, route: _Route, instance: ReceivedInstance, now: datetime) -> bool:
     """Add a new instance where others like it went; changes nothing unless all is as it was."""
-    series_id, study_id, _ = route
+    series_id, study_id, patient_key = route
     connection = db.connection()
     if connection.dialect.name == "postgresql":
-        connection.execute(LOCK_UID, {"study_uid": instance.study_uid})
-    uids = {
-        "study_uid": instance.study_uid,
-        "series_uid": instance.series_uid,
-        "sop_instance_uid": instance.sop_instance_uid,
-    }
-    at_work = (State.RECEIVING, State.ANALYSING)  # what `lifecycle.reopen` leaves as it is
-    places = connection.execute(SAME_SERIES, uids).all()
-    if [tuple(place[:3]) for place in places] != [route] or places[0].state not in at_work:
+        LOCK_UID.run(connection, study_uid=instance.study_uid)
+    counted = COUNT_IN_STUDY_AS_IT_WAS.run(
+        connection,
+        of_study=study_id,
+        of_patient=patient_key,
+        of_series=series_id,
+        study_uid=instance.study_uid,
+        series_uid=instance.series_uid,
+        sop_instance_uid=instance.sop_instance_uid,
+        now=now,
+    )
+    if not counted:
         return False
-    if places[0].is_known:
-        return False
-    connection.execute(ADD_INSTANCE, _instance_row(instance, study_id, series_id, now))
-    connection.execute(COUNT_IN_SERIES, {"of_series": series_id})
-    connection.execute(COUNT_IN_STUDY, {"of_study": study_id, "now": now})
+    ADD_INSTANCE.run(connection, **_instance_row(instance, study_id, series_id, now))
+    COUNT_IN_SERIES.run(connection, of_series=series_id)
     return True
 
 
 _OF_UID: Final = aliased(Study)
-SAME_SERIES: Final = (
-    select(
-        Series.id,
-        Study.id,
-        Study.patient_key,
-        Study.state,
-        exists()
-        .where(Instance.study_id == _OF_UID.id)
-        .where(_OF_UID.study_uid == bindparam("study_uid"))
-        .where(Instance.sop_instance_uid == bindparam("sop_instance_uid"))
-        .label("is_known"),
-    )
-    .join(Study, Series.study_id == Study.id)
-    .where(Study.study_uid == bindparam("study_uid"), Series.series_uid == bindparam("series_uid"))
-    .with_for_update(of=Study, key_share=True)
+_of_that_uid: Final = _OF_UID.study_uid == bindparam("study_uid")
+_places: Final = (
+    select(func.count())
+    .select_from(Series)
+    .join(_OF_UID, Series.study_id == _OF_UID.id)
+    .where(_of_that_uid, Series.series_uid == bindparam("series_uid"))
+    .scalar_subquery()
 )
-ADD_INSTANCE: Final = insert(Instance)
-COUNT_IN_SERIES: Final = (
+_is_known: Final = exists().where(
+    Instance.study_id == _OF_UID.id,
+    _of_that_uid,
+    Instance.sop_instance_uid == bindparam("sop_instance_uid"),
+)
+COUNT_IN_STUDY_AS_IT_WAS: Final = PlainStatement(
+    update(Study)
+    .where(
+        Study.id == bindparam("of_study"),
+        Study.study_uid == bindparam("study_uid"),
+        Study.patient_key == bindparam("of_patient"),
+        # What `lifecycle.reopen` leaves as it is.
+        or_(Study.state == State.RECEIVING, Study.state == State.ANALYSING),
+        exists().where(
+            Series.id == bindparam("of_series"),
+            Series.study_id == Study.id,
+            Series.series_uid == bindparam("series_uid"),
+        ),
+        _places == 1,
+        ~_is_known,
+    )
+    .values(revision=Study.revision + 1, last_received_at=bindparam("now"))
+)
+ADD_INSTANCE: Final = PlainStatement(
+    insert(Instance)
+    .inline()
+    .values(
+        {
+            column: bindparam(column.name)
+            for column in Instance.__table__.columns
+            if not column.primary_key
+        }
+    )
+)
+COUNT_IN_SERIES: Final = PlainStatement(
     update(Series)
     .where(Series.id == bindparam("of_series"))
     .values(instance_count=Series.instance_count + 1)
 )
-COUNT_IN_STUDY: Final = (
-    update(Study)
-    .where(Study.id == bindparam("of_study"))
-    .values(revision=Study.revision + 1, last_received_at=bindparam("now"))
-)
-LOCK_UID: Final = select(
-    func.pg_advisory_xact_lock(func.hashtextextended(bindparam("study_uid"), 0))
+LOCK_UID: Final = PlainStatement(
+    select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("study_uid"), 0)))
 )
 
 
@@ -691,7 +712,7 @@ def lock(db: Session, study_id: int) -> bool:
     if study_uid is None:
         return False
     if db.get_bind().dialect.name == "postgresql":
-        db.execute(LOCK_UID, {"study_uid": study_uid})
+        LOCK_UID.run(db.connection(), study_uid=study_uid)
     there = select(Study.id).where(Study.id == study_id).with_for_update(of=Study)
     return db.scalar(there) is not None
 
@@ -707,7 +728,7 @@ def _locked_parts(db: Session, study_uid: str) -> Sequence[Study]:
     row yet, and then the rows, against their moving through the lifecycle meanwhile.
     """
     if db.get_bind().dialect.name == "postgresql":
-        db.execute(LOCK_UID, {"study_uid": study_uid})
+        LOCK_UID.run(db.connection(), study_uid=study_uid)
     locked = _named(study_uid).with_for_update(of=Study, key_share=True)
     return db.scalars(locked.execution_options(populate_existing=True)).all()
 
@@ -766,8 +787,9 @@ def _add(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) 
         db.add(new)
         db.flush()
         series_id = new.id
-    db.execute(ADD_INSTANCE, _instance_row(instance, study_id, series_id, now))
-    db.execute(COUNT_IN_SERIES, {"of_series": series_id})
+    connection = db.connection()
+    ADD_INSTANCE.run(connection, **_instance_row(instance, study_id, series_id, now))
+    COUNT_IN_SERIES.run(connection, of_series=series_id)
 
 
 def _instance_row(

@@ -2,13 +2,17 @@
 
 Usage: python -m bench.reception [--instances N] [--rounds N] [--associations 1,4,16,64]. Each
 sender is DCMTK's storescu with `TCP_NODELAY=1` and its share of N CT instances of 0.53 MB; each
-receiver is a process of its own with an empty folder, the receivers in turn within each round.
-Ours, by either setting, is durable and keeps an index; so is Orthanc (`SyncStorageArea`, its
-default). `storescp, synced` has one `sync -f` of its folder after the last instance, within the
-time measured: the least that makes its files durable, and later than its answers of Success.
-storescp by itself and plain pynetdicom leave the disk to the system, and none of the three has an
-index. Printed and kept in `bench/results/reception.json`: instances/s, MB/s, the receiver's
-processor time for an instance, its peak memory, and how long a C-ECHO took meanwhile.
+receiver is a process of its own with an empty folder, the receivers in turn within each round and
+every second round in reverse.
+
+Ours, by either setting, has each instance on disk and in its index before it answers Success; so
+has Orthanc (`SyncStorageArea`, its default). `storescp, synced` has each on disk, by a library that
+is preloaded (built with `cc`); it has no index. storescp by itself and plain pynetdicom leave the
+disk to the system and have no index.
+
+Printed and kept in `bench/results/reception.json`: instances/s, MB/s, the receiver's processor time
+for an instance, its peak memory, and how long a C-ECHO took meanwhile. What was received is removed
+at the end, not in between: ext4 looks at every file removed in the last minute when it makes one.
 """
 
 import argparse
@@ -39,7 +43,7 @@ from tests.support.pacs import DCMTK_ENVIRONMENT, await_port, free_port
 RESULT = Path(__file__).parent / "results" / "reception.json"
 HOST = "127.0.0.1"
 TICKS = os.sysconf("SC_CLK_TCK")
-STORESCP_SYNCED = "storescp, synced"
+SYNCING = Path(__file__).parent / "fsync_before_close.c"
 Figures = dict[str, float]
 
 
@@ -90,10 +94,16 @@ def ours(folder: Path, port: int, durability: str) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def storescp(folder: Path, port: int) -> Iterator[tuple[int, str]]:
+def storescp(folder: Path, port: int, *, synced: bool = False) -> Iterator[tuple[int, str]]:
     """DCMTK's receiver, a process for each association."""
+    environment = dict(DCMTK_ENVIRONMENT)
+    if synced:
+        library = folder / "fsync_before_close.so"
+        compiler = shutil.which("cc") or "cc"
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, SYNCING, "-ldl"], check=True)
+        environment["LD_PRELOAD"] = str(library)
     command = ["storescp", "--fork", "--bit-preserving", "-od", str(folder), str(port)]
-    with process(command, port, env=DCMTK_ENVIRONMENT) as started:
+    with process(command, port, env=environment) as started:
         yield started.pid, "STORESCP"
 
 
@@ -146,7 +156,7 @@ RECEIVERS: dict[str, Callable[[Path, int], object]] = {
     "ours, instance": lambda folder, port: ours(folder, port, "instance"),
     "ours, association": lambda folder, port: ours(folder, port, "association"),
     "storescp": storescp,
-    STORESCP_SYNCED: storescp,
+    "storescp, synced": lambda folder, port: storescp(folder, port, synced=True),
     "Orthanc": orthanc,
     "plain pynetdicom": plain_pynetdicom,
 }
@@ -224,23 +234,27 @@ def send(folders: list[Path], port: int, called: str) -> tuple[float, int]:
     return time.perf_counter() - began, failed
 
 
+def release_cache(folder: Path) -> None:
+    """Give back the memory that holds a folder's files: the next receiver finds as much as this."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
 def measured(name: str, folders: list[Path], mb: float, count: int, place: Path) -> Figures:
     """Return the figures of one receiver on an empty folder."""
     folder = Path(tempfile.mkdtemp(dir=place))
     port = free_port()
-    try:
-        with RECEIVERS[name](folder, port) as (pid, called):
-            before = processor_s(pid)
-            with Echoes(port, called) as echoes:
-                seconds, failed = send(folders, port, called)
-                if name == STORESCP_SYNCED:
-                    began = time.perf_counter()
-                    subprocess.run(["/usr/bin/sync", "-f", str(folder)], check=True)
-                    seconds += time.perf_counter() - began
-            used = processor_s(pid) - before
-            memory = peak_mib(pid)
-    finally:
-        shutil.rmtree(folder)
+    with RECEIVERS[name](folder, port) as (pid, called):
+        before = processor_s(pid)
+        with Echoes(port, called) as echoes:
+            seconds, failed = send(folders, port, called)
+        used = processor_s(pid) - before
+        memory = peak_mib(pid)
+    release_cache(folder)
     echo = sorted(echoes.seconds) or [float("nan")]
     return {
         "instances/s": count / seconds,
@@ -270,8 +284,8 @@ def main() -> None:
             folders = [series / f"{associations}-{n}" for n in range(associations)]
             mb = sum(write_series(folder, each) for folder in folders)
             found: dict[str, list[Figures]] = {name: [] for name in names}
-            for _ in range(asked.rounds):
-                for name in names:
+            for number in range(asked.rounds):
+                for name in names[:: 1 if number % 2 == 0 else -1]:
                     found[name].append(
                         measured(name, folders, mb, each * associations, Path(place))
                     )
@@ -283,7 +297,6 @@ def main() -> None:
                 rows.setdefault(str(associations), {})[name] = figures
                 shown = "  ".join(f"{key} {value:.2f}" for key, value in figures.items())
                 print(f"{associations:3} associations  {name:18} {shown}", flush=True)
-            shutil.rmtree(series)
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     about = {"date": today, "rounds": asked.rounds, "instances": asked.instances}
     RESULT.write_text(json.dumps({**about, "machine": machine(), "medians": rows}, indent=2) + "\n")
