@@ -11,22 +11,25 @@ hand. In the end:
 - the PACS has every object of it once, and none of a delivery that nobody knows of;
 - all results are the same, because all chests are; the audit's chain is whole.
 
-Prints a table, and ends with 1 if anything of this does not hold. A whole campaign writes it to
---results. The networks are tiny and random unless --weights names others: what is proven here is
-that nothing is lost. The moments of a figure depend on the seed and its name alone.
+Prints a table, and ends with 1 if anything of this does not hold. A figure that was done as often
+as `figures` wants is kept in --results (a JSON file, and the table of all beside it), so that the
+campaign may be done in parts. The networks are tiny and random unless --weights names others: what
+is proven here is that nothing is lost. The moments of a figure depend on the seed and its name
+alone.
 """
 
 import argparse
 import datetime as dt
+import json
 import os
 import platform
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import pytest
@@ -36,7 +39,7 @@ from tests.end_to_end.faults.box import Box, Row, running
 from tests.end_to_end.faults.figures import FIGURES, Figure
 from tests.end_to_end.faults.holds import faults_in
 
-RESULTS: Final = Path(__file__).parents[3] / "bench/results/faults.md"
+RESULTS: Final = Path(__file__).parents[3] / "bench/results/faults.json"
 
 
 def carry_out(box: Box, figure: Figure, count: int, seed: int) -> Row:
@@ -53,38 +56,69 @@ def carry_out(box: Box, figure: Figure, count: int, seed: int) -> Row:
     return row
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
+def told(row: Row, seed: int) -> dict[str, Any]:
+    """A row as it is kept."""
+    return {
+        "what": row.what,
+        "times": row.times,
+        "studies": len(row.sendings),
+        "acknowledged": sum(len(sending.taken) for sending in row.sendings),
+        "slowest recovery (s)": max(row.waits_s, default=None),
+        "at most (s)": row.limit_s,
+        "seconds": round(row.seconds),
+        "kinds": dict(row.kinds),
+        "faults": row.faults,
+        "date": str(dt.datetime.now(tz=dt.UTC).date()),
+        "seed": seed,
+        "processors": f"{os.cpu_count()}, {_processor()}",
+    }
+
+
+def table(kept: Mapping[str, Mapping[str, Any]]) -> str:
+    """What was kept, by figure, in Markdown."""
     lines = [
         "| figure | what | times | studies | acknowledged | slowest recovery | seconds | faults |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        acknowledged = sum(len(sending.taken) for sending in row.sendings)
-        slowest = f"{max(row.waits_s):.1f} s" if row.waits_s else ""
-        limit = f" (at most {row.limit_s:.0f} s)" if row.limit_s else ""
+    for name, row in kept.items():
+        slowest, limit = row["slowest recovery (s)"], row["at most (s)"]
+        recovery = "" if slowest is None else f"{slowest:.1f} s"
+        recovery += "" if limit is None else f" (at most {limit:.0f} s)"
         lines.append(
-            f"| {row.figure} | {row.what} | {row.times} | {len(row.sendings) or ''}"
-            f" | {acknowledged or ''} | {slowest}{limit} | {row.seconds:.0f} | {len(row.faults)} |"
+            f"| {name} | {row['what']} | {row['times']} | {row['studies'] or ''}"
+            f" | {row['acknowledged'] or ''} | {recovery} | {row['seconds']}"
+            f" | {len(row['faults'])} |"
         )
     return "\n".join(lines)
 
 
-def report(rows: Sequence[Row], seed: int) -> str:
-    """The table, the kinds of each figure, and every fault."""
-    kinds = "\n".join(
-        f"- {row.figure}: " + ", ".join(f"{kind} {times}" for kind, times in row.kinds.items())
-        for row in rows
-        if row.kinds
+def report(kept: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table, where and when each figure was done, its kinds, and every fault."""
+    notes = [
+        f"- {name}: {row['date']}, seed {row['seed']}, {row['processors']}"
+        + "".join(f"; {kind} {times}" for kind, times in row["kinds"].items())
+        for name, row in kept.items()
+    ]
+    faults = [f"- {name}: {fault}" for name, row in kept.items() for fault in row["faults"]]
+    return "\n\n".join(
+        (
+            "# Fault campaign",
+            f"`make faults`, {sum(row['seconds'] for row in kept.values()) / 60:.0f} minutes.",
+            table(kept),
+            "\n".join(notes),
+            "Faults:",
+            "\n".join(faults) or "none",
+        )
     )
-    faults = "\n".join(f"- {row.figure}: {fault}" for row in rows for fault in row.faults)
-    seconds = sum(row.seconds for row in rows)
-    return (
-        f"# Fault campaign, {dt.datetime.now(tz=dt.UTC).date()}\n\n"
-        f"`make faults`, seed {seed}, {os.cpu_count()} processors ({_processor()}),"
-        f" {seconds / 60:.0f} minutes.\n\n{table(rows)}\n\n{kinds}\n\n"
-        f"Faults:\n\n{faults or 'none'}\n"
-    )
+
+
+def keep(results: Path, name: str, row: Mapping[str, Any]) -> None:
+    """Put a figure into the results and into the table beside them."""
+    before = json.loads(results.read_text()) if results.is_file() else {}
+    found = before | {name: row}
+    kept = {figure: found[figure] for figure in FIGURES if figure in found}
+    results.write_text(json.dumps(kept, indent=1) + "\n")
+    results.with_suffix(".md").write_text(report(kept) + "\n")
 
 
 def _processor() -> str:
@@ -101,10 +135,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=2026, help="of the moments that are chosen")
     parser.add_argument("--weights", type=Path, help="folder of models instead of tiny ones")
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
-    parser.add_argument("--results", type=Path, help="where to write the table")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where to keep what was done")
     asked = parser.parse_args()
-    whole = asked.only is None and asked.count is None
-    rows = []
+    done: dict[str, dict[str, Any]] = {}
+    complete = True
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         folder = asked.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,13 +151,13 @@ def main() -> int:
                 except pytest.skip.Exception as skipped:
                     row = Row(name, figure.what, count, random.Random())
                     row.faults.append(f"not done: {skipped}")
-                rows.append(row)
-                click.echo(table(rows[-1:]).splitlines()[-1])
-    told = report(rows, asked.seed)
-    click.echo(f"\n{told}")
-    if (results := asked.results or (RESULTS if whole else None)) is not None:
-        results.write_text(told)
-    return 1 if any(row.faults or row.left > 0 for row in rows) else 0
+                complete = complete and row.left <= 0
+                done[name] = told(row, asked.seed)
+                if count >= figure.count:
+                    keep(asked.results, name, done[name])
+                click.echo(table({name: done[name]}).splitlines()[-1])
+    click.echo(f"\n{report(done)}")
+    return 0 if complete and not any(row["faults"] for row in done.values()) else 1
 
 
 if __name__ == "__main__":
