@@ -19,6 +19,7 @@ means anything: neither is SQL, whatever a peer sends.
 
 import re
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from sqlalchemy import Boolean, ColumnElement, and_, false, func, or_
@@ -42,6 +43,15 @@ Rule = Callable[[Any, str, str], ColumnElement[bool]]
 
 It raises QueryError, with a sentence that names the key, where nothing can match the value.
 """
+
+
+def fits(pattern: str, value: str) -> bool:
+    """Whether a value is what a rule's pattern names; "" names all, and case does not count.
+
+    The wildcards are DICOM's, but rules are for people: this one needs no database.
+    """
+    plain = pattern.strip().casefold().replace("[", "[[]")  # which is none of DICOM's
+    return not plain or fnmatchcase(value.strip().casefold(), plain)
 
 
 def condition(rule: Rule, column: Any, keyword: str, value: str) -> ColumnElement[bool] | None:

@@ -11,7 +11,6 @@ the oldest of all has its turn, urgent or not. Nothing that is under way is inte
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from fnmatch import fnmatchcase
 
 import structlog
 from sqlalchemy import ColumnElement, case, or_, select, update
@@ -22,6 +21,7 @@ from appliance.config import PriorityRuleSettings
 from appliance.database import Database, utc_now
 from appliance.errors import ApplianceError
 from appliance.lifecycle import Claim, State
+from appliance.matching import fits
 from appliance.tables import Series, Study, StudyEvent
 
 log = structlog.get_logger()
@@ -174,12 +174,7 @@ def _decide(
 
 def _matches(rule: PriorityRuleSettings, series: SeriesFacts) -> bool:
     described = (series.study_description, series.series_description)
-    return any(_like(rule.description, text) for text in described) and all(
-        _like(getattr(rule, name), getattr(series, name))
+    return any(fits(rule.description, text) for text in described) and all(
+        fits(getattr(rule, name), getattr(series, name))
         for name in ("source_ae", "modality", "protocol_name", "station_name", "requested_priority")
     )
-
-
-def _like(pattern: str, value: str) -> bool:
-    """Whether a value is what a pattern with DICOM's wildcards names; case does not count."""
-    return fnmatchcase(value.strip().casefold(), pattern.strip().casefold().replace("[", "[[]"))

@@ -1,12 +1,12 @@
 """Which destination gets what of a study: rules of the settings, held against facts; no I/O."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from appliance.config import RuleSettings
 from appliance.deliveries import Content
+from appliance.matching import fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,9 @@ def objections(facts: Facts, rule: RuleSettings) -> list[str]:
     said = []
     if rule.outcome != facts.outcome:
         said.append(f"the study is not {rule.outcome}")
-    if not _like(rule.source_ae, facts.source_ae):
+    if not fits(rule.source_ae, facts.source_ae):
         said.append(f"source_ae is not {rule.source_ae!r}")
-    if not _like(rule.study_description, facts.description):
+    if not fits(rule.study_description, facts.description):
         said.append(f"study_description is not {rule.study_description!r}")
     wanted = {key: getattr(rule, key) for key in SERIES_CONDITIONS if getattr(rule, key)}
     if wanted and not any(_meets(series, wanted) for series in facts.series):
@@ -100,14 +100,5 @@ def objections(facts: Facts, rule: RuleSettings) -> list[str]:
 
 def _meets(series: SeriesFacts, wanted: Mapping[str, str]) -> bool:
     return all(
-        _like(value, getattr(series, SERIES_CONDITIONS[key])) for key, value in wanted.items()
+        fits(value, getattr(series, SERIES_CONDITIONS[key])) for key, value in wanted.items()
     )
-
-
-def _like(pattern: str, value: str) -> bool:
-    """Return whether a value matches: "" all; * and ? as in PS3.4 C.2.2.2.4, case aside."""
-    if not pattern:
-        return True
-    wildcards = {"*": ".*", "?": "."}
-    regex = "".join(wildcards.get(letter, re.escape(letter)) for letter in pattern)
-    return re.fullmatch(regex, value.strip(), re.IGNORECASE | re.DOTALL) is not None
