@@ -58,7 +58,10 @@ def matching(
 
 
 def apply_rules(db: Session, rules: Sequence[PriorityRuleSettings]) -> list[int]:
-    """Make urgent, of the studies being received, those that the rules name; returns their ids."""
+    """Make urgent, of the studies being received, those that the rules name; returns their ids.
+
+    It is called where studies are closed, not for each instance: rules cost reception nothing.
+    """
     undecided = (
         select(
             Study.id,

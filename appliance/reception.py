@@ -1,8 +1,9 @@
 """Taking one instance: the bytes as they came to disk, then the row, and only then Success.
 
 Whatever happens before the row is committed, the sender still has the instance and sends it again.
-A file without a row is what a crash between the two leaves: it is never removed, because the same
-bytes sent again, by another association at this very moment perhaps, are the same file.
+A file without a row is what a crash between the two leaves: it is removed an hour later at the
+earliest (`retention.discard_unnamed`), because the same bytes sent again, by another association at
+this very moment perhaps, are the same file.
 """
 
 import errno

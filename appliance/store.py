@@ -1,4 +1,4 @@
-"""Bytes on disk by their content: written aside, synced, renamed; a received UID is never a path.
+"""Bytes on disk by their content: written aside, linked, synced; a received UID is never a path.
 
     root/incoming/<random>          being written, worthless
     root/discarded/<digest>         on its way out, put back if somebody came to want it

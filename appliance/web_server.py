@@ -1,4 +1,7 @@
-"""Gunicorn's settings: threads, because an event stream holds one for as long as a page is open."""
+"""Gunicorn's settings: threads, because an event stream holds one for as long as a page is open.
+
+The demo runs it as well: one web server to know.
+"""
 
 import os
 from typing import Any

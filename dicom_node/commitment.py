@@ -52,7 +52,8 @@ RESOURCE_LIMITATION: Final = 0x0213
 INSTANCES_LIMIT: Final = 100_000
 UID_LIMIT: Final = 64
 PATIENCE_S: Final = 1.0
-"""How long a peer may take to end its association, if it wants the answer on another one."""
+"""How long a peer may take to end its association, if it wants the answer on another one. Scanners
+wait on the association, archives release it, and a report in the middle of a release is lost."""
 LEFT_TO_LISTENER_S: Final = 30.0
 """How long workers leave a request alone, in case that the listener has died meanwhile."""
 LEASE_S: Final = 2 * ANSWER_TIMEOUT_S

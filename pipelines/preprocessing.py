@@ -180,7 +180,8 @@ def slice_input(
     """Return what the classifier sees of one axial slice: `(2, size, size)` (J46).
 
     Channel 0 is the windowed CT inside the lungs, channel 1 the mask of the regions in question;
-    both are the square around the lungs of this slice. All three arrays are (y, x).
+    both are the square around the lungs of this slice. All three arrays are (y, x), of any spacing:
+    the slices to learn from come in their own resolution, too.
     """
     if not lung.any():
         return np.zeros((2, size, size), dtype=np.float32)

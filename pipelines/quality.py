@@ -1,7 +1,7 @@
 """Is the scan good enough? Metal, motion, noise and cut edges, measured and told (J69).
 
 - *Metal*: connected voxels above `METAL_HU` in the slices of the lungs, for streaks run in the
-  plane.
+  plane. Streaks themselves are not measured: their energy read the same on hilar vessels.
 - *Motion*: how far contours in and around the lungs move from one slice to the next, the sum of
   differences over the sum of gradients in mm, beyond what the slices on either side lead one to
   expect. Thick slices move further everywhere, so their neighbours allow for it. Comparing edge
