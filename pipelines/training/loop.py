@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -136,8 +136,8 @@ def train(
         if not math.isfinite(norm):  # the loss may be a number all the same
             raise PipelineError(
                 f"The loss of {config.name} at step {step} is {loss:.4g}, its gradient {norm:.4g}. "
-                f"What was learned until the last checkpoint is in {folder}; lower "
-                "training.learning_rate and start again."
+                f"What was learned until the last checkpoint, if there was one, is in {folder}; "
+                "lower training.learning_rate and start again with another --work folder."
             )
         optimiser.step()
         if average is not None:
@@ -233,7 +233,12 @@ def _keep_freed_memory() -> None:
 def _average(config: TrainingConfig, net: nn.Module) -> AveragedModel | None:
     if not config.average:
         return None
-    moving = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
+
+    def moving(averaged: Any, current: Any, averages: torch.Tensor | int) -> None:
+        # Shorter at first: the weights that a training began with would stay in a short one's.
+        decay = min(config.average, (1 + int(averages)) / (10 + int(averages)))
+        get_ema_multi_avg_fn(decay)(averaged, current, averages)  # type: ignore[no-untyped-call]
+
     return AveragedModel(net, multi_avg_fn=moving, use_buffers=True)
 
 
@@ -338,14 +343,17 @@ def _resume(
     path = folder / CHECKPOINT
     if not path.exists():
         return Progress()
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        if metadata["made_with"] != made_with:
-            raise PipelineError(
-                f"{path} was made with other settings, data or models. Remove it, or name another "
-                "--work folder."
-            )
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise PipelineError(f"{path} is damaged ({error}): remove it and start anew.") from error
+    if metadata.get("made_with") != made_with:
+        raise PipelineError(
+            f"{path} was made with other settings, data or models. Remove it, or name another "
+            "--work folder."
+        )
     net.load_state_dict(_below(tensors, "net."))
     if average is not None:
         average.load_state_dict(_below(tensors, "average."))

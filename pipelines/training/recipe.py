@@ -94,7 +94,7 @@ class TrainingConfig:
     @property
     def taught(self) -> dict[str, Any]:
         """What decides the weights: a training may go on with the rest changed."""
-        return {key: value for key, value in vars(self).items() if key != "compiled"}
+        return {key: value for key, value in vars(self).items() if key not in NOT_TAUGHT}
 
     @classmethod
     def load(cls, path: Path) -> "TrainingConfig":
@@ -165,6 +165,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and value > 0
 
 
+NOT_TAUGHT: Final = ("name", "version", "compiled")
 PROFILES_FILE: Final = "profiles.toml"
 COUNTS: Final = ("steps", "batch", "validate_every")
 ENUMERATIONS: Final[Mapping[str, type[StrEnum]]] = {

@@ -5,6 +5,7 @@ learns from what it will be given in the pipeline. That takes minutes and is kep
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -84,15 +85,17 @@ class ScreeningRecipe:
         self._part = np.array([str(case.part) for _, case in cases])
         self._sources = sorted(config.data.get("train", names))
         self._learnt = np.isin(self.sets, self._sources)
+        train = self._rows(Part.TRAIN)
         share = float(config.data.get("share", 1.0))
-        early = first_share([f"{name} {case.group}" for name, _, case in rows], share, config.seed)
-        train = self._rows(Part.TRAIN)[(self._learnt & early)[self._rows(Part.TRAIN)]]
-        self._cells = {
-            (source, covid): train[(self.sets[train] == source) & (self.covid[train] == covid)]
-            for source in self._sources
-            for covid in (True, False)
+        self._cells = {}
+        for source, covid in product(self._sources, (True, False)):
+            cell = train[(self.sets[train] == source) & (self.covid[train] == covid)]
+            early = first_share([self.groups[row] for row in cell], share, config.seed)
+            self._cells[source, covid] = cell[early]
+        self.train_cases = {
+            label: sum(len(rows) for (_, covid), rows in self._cells.items() if covid == label)
+            for label in (0, 1)
         }
-        self.train_cases = {label: int((self.covid[train] == label).sum()) for label in (0, 1)}
         self._check(positive)
         self.images, self.regions = _prepared(cases, self.size, cache, models, say)
 
@@ -196,9 +199,9 @@ def first_share(groups: list[str], share: float, seed: int) -> NDArray[np.bool_]
 
     A smaller share is part of a larger one, as the sets of the paper's stages are (A-10).
     """
-    names, of = np.unique(np.asarray(groups), return_inverse=True)
-    place = np.random.default_rng(seed).permutation(len(names)) / len(names)
-    early: NDArray[np.bool_] = place[of] < share
+    names, of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(names))
+    early: NDArray[np.bool_] = place[of] < math.ceil(round(share * len(names), 9))
     return early
 
 

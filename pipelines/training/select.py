@@ -14,11 +14,13 @@ A comparison is a TOML file of contests, held in their order::
     network = { architecture = "dpn92" }
 
 A candidate's tables are laid over the common ones and those over the base; `network` is replaced
-as a whole. With `folds = 5` a candidate is trained five times, each time with another fifth of the
-groups for validation, and judged by the mean. The winner is best on the validation groups, the
-figures shown are those of the test groups. What has been trained with the same settings, here or
-before, is not trained again. In what comes after, a winner that has the network and preprocessing
-of the shipped model gives way to that one, which is the same trained for longer.
+as a whole, and the model is called what the candidate is. With `folds = 5` a candidate is trained
+five times, each time with another fifth of the groups for validation, and judged by the mean; if it
+wins, its first fold goes on. The winner is best on the validation groups, the figures shown are
+those of the test groups. What has been trained with the same settings, here or before, is not
+trained again; the report is written after each contest. In what comes after, a winner that has the
+network and preprocessing of the shipped model gives way to that one, which is the same trained for
+longer.
 
 An `[evaluation]` runs the winners of some contests together, with the shipped models for the rest,
 over the test groups of some sets, as `appliance evaluate` does, and adds its report::
@@ -32,8 +34,9 @@ over the test groups of some sets, as `appliance evaluate` does, and adds its re
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +57,12 @@ from pipelines.training.sets import open_sets
 from pipelines.weights import open_bundle, shipped_weights
 
 MOST_COLUMNS: Final = 8  # of single cases in a table
+VERSION: Final = "0"  # of a candidate's model: it is no release
+LEAD: Final = (
+    "Trained and measured by `appliance select`; test groups took no part in any choice.",
+    "Each candidate had the steps that its line names: trained for longer they may rank otherwise.",
+    "Where the winner's network is the shipped model's, the shipped weights go on for it.",
+)
 
 Tables = Mapping[str, Any]
 
@@ -79,11 +88,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trained candidate: where its model lies, its size and its figures."""
+    """A trained candidate: how it was trained, where its model lies, its size and its figures."""
 
+    config: TrainingConfig
     folder: Path
     parameters: int
     figures: Mapping[str, Any]
+
+    @property
+    def trained(self) -> str:
+        """Steps, batch and patch as a table shows them."""
+        patch = " × ".join(map(str, self.config.patch))
+        return f"{self.config.steps} steps of {self.config.batch} × ({patch})"
 
 
 def select(
@@ -97,38 +113,46 @@ def select(
 ) -> None:
     """Hold the contests of the comparison in `path`; write their report to `out`.
 
-    Models and checkpoints lie in `work`, the report of the winners together in `out/winners`.
+    Models and checkpoints lie in `work`, the report of the winners together in `out/winners`. A
+    candidate whose training fails is a line of the report.
 
     Raises:
-        PipelineError: the comparison, a training or the data are at fault.
+        PipelineError: the comparison or the data are at fault, or every candidate of a contest
+            failed.
     """
     contests, evaluation = read_comparison(path)
+    needed = {contest.after for contest in contests}
+    needed |= set(evaluation.contests) if evaluation is not None else set()
     winners: dict[str, Path] = {}
-    report: dict[str, dict[str, list[Outcome]]] = {}
+    sections: list[Section] = []
+    metrics: dict[str, Any] = {}
     for contest in contests:
         after = [] if contest.after is None else [winners[contest.after]]
         models = _models(work / "combined" / contest.name, after)
         outcomes: dict[str, list[Outcome]] = {}
+        lines: list[str] = []
         for name, configs in contest.candidates.items():
-            for fold, config in enumerate(configs):
-                said = f", fold {fold + 1} of {len(configs)}" if len(configs) > 1 else ""
-                say(f"{contest.name}: {name}{said}")
-                model = _train_once(config, sets, work, models, threads=threads, say=say)
-                outcomes.setdefault(name, []).append(_outcome(model))
-        best = max(outcomes, key=lambda name: _validation(outcomes[name]))
-        winners[contest.name] = max(outcomes[best], key=lambda o: _validation([o])).folder
-        say(f"{contest.name}: best on the validation groups is {best}.")
-        report[contest.name] = outcomes
-    sections = [_section(contest, report[contest.name]) for contest in contests]
-    metrics = {
-        name: {n: [_row(o) for o in folds] for n, folds in found.items()}
-        for name, found in report.items()
-    }
-    lead = [
-        "Trained and measured by `appliance select`; test groups took no part in any choice.",
-        "Where the winner's network is the shipped model's, the shipped weights go on for it.",
-    ]
-    write_report(out, "Comparison of models", lead, sections, metrics)
+            try:
+                outcomes[name] = _train_all(
+                    f"{contest.name}: {name}",
+                    configs,
+                    partial(_train_once, sets=sets, work=work, models=models, threads=threads),
+                    say,
+                )
+            except PipelineError as error:
+                lines.append(f"{name} failed: {error}")
+                say(lines[-1])
+        if not outcomes:
+            raise PipelineError(f"Every candidate of '{contest.name}' failed. {lines[-1]}")
+        if contest.name in needed:
+            best = max(outcomes, key=lambda name: _validation(outcomes[name]))
+            winners[contest.name] = outcomes[best][0].folder
+            lines.append(f"Best on the validation groups: {best}.")
+            say(f"{contest.name}: best on the validation groups is {best}.")
+        section = _section(contest, outcomes)
+        sections.append(replace(section, lines=[*section.lines, *lines]))
+        metrics[contest.name] = {n: [_row(o) for o in folds] for n, folds in outcomes.items()}
+        write_report(out, "Comparison of models", LEAD, sections, metrics)
     if evaluation is not None:
         say("Running the winners together over the test groups.")
         chosen = [winners[name] for name in evaluation.contests]
@@ -143,6 +167,20 @@ def select(
             say=say,
         )
     say(f"Written: {out / 'report.html'}")
+
+
+def _train_all(
+    title: str,
+    configs: Sequence[TrainingConfig],
+    train_once: Callable[..., Path],
+    say: Callable[[str], None],
+) -> list[Outcome]:
+    """Return what came of a candidate, of each of its folds."""
+    found = []
+    for number, config in enumerate(configs, start=1):
+        say(f"{title}, fold {number} of {len(configs)}" if len(configs) > 1 else title)
+        found.append(_outcome(config, train_once(config, say=say)))
+    return found
 
 
 def read_comparison(path: Path) -> tuple[list[Contest], Evaluation | None]:
@@ -169,12 +207,13 @@ def read_comparison(path: Path) -> tuple[list[Contest], Evaluation | None]:
         if folds < 1 or not tables["candidates"]:
             raise PipelineError(f"{path}: '{tables['name']}' needs candidates, and folds above 0.")
         candidates = {
-            name: _folded(TrainingConfig.of(_laid_over(shared, own), path), folds)
+            name: _folded(_named(TrainingConfig.of(_laid_over(shared, own), path), name), folds)
             for name, own in tables["candidates"].items()
         }
         contests.append(Contest(tables["name"], tables["title"], candidates, after))
     if not contests:
         raise PipelineError(f"{path} holds no contest.")
+    _require_purposes(path, contests, [contest.after for contest in contests])
     if "evaluation" not in comparison:
         return contests, None
     try:
@@ -186,7 +225,25 @@ def read_comparison(path: Path) -> tuple[list[Contest], Evaluation | None]:
     unknown = set(evaluation.contests) - {contest.name for contest in contests}
     if unknown:
         raise PipelineError(f"{path}: [evaluation] names no contest with {', '.join(unknown)}.")
+    _require_purposes(path, contests, evaluation.contests)
     return contests, evaluation
+
+
+def _require_purposes(
+    path: Path, contests: Iterable[Contest], needed: Collection[str | None]
+) -> None:
+    """Refuse winners that no automatic run has a place for."""
+    for contest in contests:
+        purposes = {configs[0].purpose for configs in contest.candidates.values()}
+        if contest.name in needed and not purposes <= set(PURPOSES):
+            raise PipelineError(
+                f"{path}: '{contest.name}' is for {', '.join(sorted(purposes))}; others can come "
+                f"after, and [evaluation] can name, only what is for {', '.join(PURPOSES)}."
+            )
+
+
+def _named(config: TrainingConfig, candidate: str) -> TrainingConfig:
+    return replace(config, name=candidate, version=VERSION)
 
 
 def _folded(config: TrainingConfig, folds: int) -> list[TrainingConfig]:
@@ -259,11 +316,11 @@ def _train_once(
     return model
 
 
-def _outcome(folder: Path) -> Outcome:
+def _outcome(config: TrainingConfig, folder: Path) -> Outcome:
     bundle = open_bundle(folder)
     parameters = sum(p.numel() for p in bundle.network().parameters())
     figures = json.loads((folder / METRICS_FILE).read_text())
-    return Outcome(folder, parameters, figures)
+    return Outcome(config, folder, parameters, figures)
 
 
 def _section(contest: Contest, folds: Mapping[str, Sequence[Outcome]]) -> Section:
@@ -292,19 +349,23 @@ def _segmenters(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
     for name, outcome in outcomes.items():
         each = _cases(outcome.figures)
         pooled = outcome.figures.get("lesion_dice_pooled")
+        slices = outcome.figures.get("slice_dice")  # of single slices, where there are any
         rows.append(
             (
                 name,
                 f"{outcome.parameters / 1e6:.2f} M",
+                outcome.trained,
                 f"{outcome.figures['validation']:.3f}",
                 _shown(_mean(list(each.values()), list(each))),
                 f"{pooled:.3f}" if pooled is not None else "",
+                _shown(_mean(list(slices.values()), list(slices))) if slices else "",
                 *(f"{each[case]:.3f}" for case in columns),
             )
         )
+    header = ("", "parameters", "trained", "validation", "test Dice [95 %]", "pooled")
     return Section(
         contest.title,
-        header=("", "parameters", "validation", "test Dice [95 %]", "pooled", *columns),
+        header=(*header, "test Dice of single slices [95 %]", *columns),
         rows=rows,
         figures={f"{contest.name}-dice": dice_figure(of, "Test cases")},
     )
@@ -328,6 +389,7 @@ def _opinions(contest: Contest, folds: Mapping[str, Sequence[Outcome]]) -> Secti
             (
                 name,
                 f"{found[0].parameters / 1e6:.2f} M",
+                found[0].trained,
                 f"{_validation(found):.3f}",
                 f"{right} of {len(scored)}",
                 ", ".join(f"{kind} {_shown(roc.auc)}" for kind, roc in curves.items() if roc.auc),
@@ -336,7 +398,7 @@ def _opinions(contest: Contest, folds: Mapping[str, Sequence[Outcome]]) -> Secti
     return Section(
         contest.title,
         lines=["With folds, every case is judged by the network that had not learnt from it."],
-        header=("", "parameters", "validation", "called rightly", "AUC of each class [95 %]"),
+        header=("", "parameters", "trained", "validation", "called rightly", "AUC of each class"),
         rows=rows,
         figures=drawn,
     )
@@ -376,6 +438,7 @@ def _classifiers(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
             (
                 name,
                 f"{outcome.parameters / 1e6:.2f} M",
+                outcome.trained,
                 f"{figures['train_positives']} + {figures['train_negatives']}",
                 f"{figures['validation']:.3f}",
                 _shown(auc),
@@ -384,7 +447,7 @@ def _classifiers(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
                 ", ".join(f"{n} {area:.3f}" for n, area in _by_set(figures)),
             )
         )
-    header = ("", "parameters", "trained on + and −", "validation AUC", "test AUC [95 %]")
+    header = ("", "parameters", "trained", "on + and −", "validation AUC", "test AUC [95 %]")
     return Section(
         contest.title,
         lines=["The star is the Youden point of the validation slices, shown on the test slices."],
@@ -425,5 +488,6 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     return {
         "parameters": outcome.parameters,
         "digest": open_bundle(outcome.folder).digest,
+        "training": outcome.config.taught,
         **outcome.figures,
     }

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from pipelines.preprocessing import dilate, extract_lungs
 from pipelines.training.lesions import LesionRecipe
 from pipelines.training.lungs import LungRecipe
 from pipelines.training.recipe import TrainingConfig
-from pipelines.training.screening import ScreeningRecipe
+from pipelines.training.screening import ScreeningRecipe, first_share
 from pipelines.training.sets import by_source
 from pipelines.weights import Precision, open_bundle, shipped_weights, write_bundle
 from tests.support.phantom import small_chest
@@ -478,13 +479,37 @@ def test_the_manifests_of_a_training_are_known_by_their_files(labelled_sets, tmp
     assert set(recipe.sets) == {"one", "other"}
 
 
+def test_a_share_is_one_of_each_set_and_class(tmp_path, models):
+    for name in ("one", "other"):
+        write(tmp_path / "sets", name, labelled() + labelled())
+
+    least = classifier(screening(share=0.01), tmp_path / "sets", models)
+
+    assert least.train_cases == {0: 2, 1: 2}, "the first group of each"
+
+
+def test_a_smaller_share_is_part_of_a_larger_one():
+    groups = [f"paper {number % 10}" for number in range(30)]
+
+    shares = [first_share(groups, share, seed=3) for share in (0.1, 0.16, 0.4, 0.7, 1.0)]
+
+    assert [len({groups[row] for row in np.flatnonzero(rows)}) for rows in shares] == [
+        1,
+        2,
+        4,
+        7,
+        10,
+    ]
+    assert all((less <= more).all() for less, more in pairwise(shares))
+
+
 @pytest.mark.parametrize(
     ("data", "cases", "said"),
     [
         ({"train": ["ome"]}, labelled(), "'ome' has no slice labelled 'covid' to train on"),
         ({}, labelled(labels=["covid"]), "'one' has no slice labelled otherwise than 'covid' to t"),
         ({"positive": "covd"}, labelled(), "'one' has no slice labelled 'covd' to train on"),
-        ({"share": 0.01}, labelled(), "has no slice labelled .* to train on"),
+        ({"share": 0.0}, labelled(), "has no slice labelled .* to train on"),
         (
             {},
             labelled(without=[("validation", "covid")]),

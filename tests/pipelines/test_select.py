@@ -174,6 +174,9 @@ def test_contests_are_held_in_turn_and_reported(tmp_path, comparison):
     (best,) = max(figures["segmenters"].values(), key=lambda folds: folds[0]["validation"])
     used = open_bundle(tmp_path / "work" / "combined" / "classifiers" / "lesions")
     assert used.digest == best["digest"]
+    assert used.config.name in figures["segmenters"]
+    assert "3 steps of 2 × (16 × 32 × 32)" in page
+    assert f"Best on the validation groups: {used.config.name}." in page
 
     together = json.loads((tmp_path / "out" / "winners" / "metrics.json").read_text())
     run = {model["purpose"]: model["digest"] for model in together["models"]}
@@ -189,6 +192,30 @@ def test_contests_are_held_in_turn_and_reported(tmp_path, comparison):
     assert sum("trained before" in line for line in said) == 7
     again = (tmp_path / "again" / "metrics.json").read_bytes()
     assert again == (tmp_path / "out" / "metrics.json").read_bytes()
+
+
+WILD = """
+[contests.candidates."wild"]
+training = { learning_rate = 1e38, steps = 3 }
+"""
+
+
+def test_a_candidate_that_cannot_be_trained_is_a_line_of_the_report(tmp_path):
+    (tmp_path / "lesions.toml").write_text(LESIONS)
+    path = tmp_path / "comparison.toml"
+    head = '[[contests]]\nname = "nets"\ntitle = "Nets"\nbase = "lesions.toml"\n'
+    path.write_text(head + '[contests.candidates."tame"]\n' + WILD)
+    sets = write_sets(tmp_path / "sets")
+
+    select(path, sets, tmp_path / "work", tmp_path / "out", say=[].append)
+
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(figures["nets"]) == ["tame"]
+    assert "wild failed: The loss of wild at step" in (tmp_path / "out/report.html").read_text()
+
+    path.write_text(head + WILD)
+    with pytest.raises(PipelineError, match=r"Every candidate of 'nets' failed\. wild failed: The"):
+        select(path, sets, tmp_path / "work", tmp_path / "out", say=[].append)
 
 
 def test_a_second_opinion_is_compared_by_what_each_fold_had_not_learnt(tmp_path):
@@ -241,6 +268,17 @@ def test_a_comparison_that_makes_no_sense_is_refused_before_any_training(
 
     with pytest.raises(PipelineError, match=said):
         read_comparison(comparison)
+
+
+def test_a_winner_that_no_automatic_run_has_a_place_for_is_refused(tmp_path):
+    (tmp_path / "opinion.toml").write_text(OPINION)
+    path = tmp_path / "comparison.toml"
+    path.write_text(
+        OPINIONS + '[evaluation]\ncontests = ["opinions"]\nmanifests = ["made"]\npositive = "ill"\n'
+    )
+
+    with pytest.raises(PipelineError, match="'opinions' is for pneumonia; others can come after"):
+        read_comparison(path)
 
 
 def test_a_comparison_without_contests_is_refused(tmp_path):

@@ -128,6 +128,25 @@ def test_the_average_of_the_weights_is_what_is_kept(tmp_path):
     )
 
 
+def test_the_average_of_a_short_training_forgets_its_beginning(tmp_path):
+    last, averaged = network(), network()
+
+    train(config(), Toy(), last, tmp_path / "last", device=CPU)
+    train(config(average=0.999), Toy(), averaged, tmp_path / "averaged", device=CPU)
+
+    start, end, kept = (net.state_dict()["0.weight"] for net in (network(), last, averaged))
+    assert torch.dist(kept, end) < torch.dist(start, end) / 2
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    train(config(), Toy(), network(), tmp_path, device=CPU)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-20])
+
+    with pytest.raises(PipelineError, match=r"checkpoint.* is damaged .*remove it"):
+        train(config(), Toy(), network(), tmp_path, device=CPU)
+
+
 def test_a_compiled_training_learns_what_an_eager_one_learns(tmp_path):
     eager, compiled = network(norm=False), network(norm=False)  # dropout draws otherwise
 
