@@ -1,9 +1,9 @@
 """Hold found lesions against the slices and lobes that a radiologist marked (COVID-CT-MD).
 
 Usage: python -m bench.slice_labels DATA, the folder of the research data sets. Runs the automatic
-run on the labelled cases and prints, for each, how many marked slices have a lesion and
-how many unmarked ones have one too. Lobes are not segmented: a mark counts as hit when the
-slice has a lesion in a lung of that side.
+run on the labelled cases and prints, and keeps in `bench/results/slice_labels.json`, for each, how
+many marked slices have a lesion and how many unmarked ones have one too. Lobes are not segmented: a
+mark counts as hit when the slice has a lesion in a lung of that side.
 """
 
 import json
@@ -17,6 +17,7 @@ from pipelines.engines.choice import EngineChoice
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG
 from pipelines.series import load_input
 
+RESULT = Path(__file__).parent / "results" / "slice_labels.json"
 CASES = {
     "covid_P001": "volumes/covidctmd_covid_P001.nii.gz",
     "covid_P002": "dicom/chest_covid_P002",
@@ -29,7 +30,7 @@ LOBES = ("LLL", "LUL", "RLL", "RML", "RUL")
 
 
 def main() -> None:
-    """Print one line for each case, JSON at the end."""
+    """Print one line for each case; keep them, with the models that were asked."""
     root = Path(sys.argv[1])
     labels = json.loads((root / "volumes/covidctmd_slice_lobe_labels.json").read_text())["cases"]
     models = Models.open(None, EngineChoice.AUTO)
@@ -43,13 +44,14 @@ def main() -> None:
             "lesions": len(found.lesions),
             "lesion_ml": round(sum(lesion.volume_ml for lesion in found.lesions), 1),
             "largest_ml": round(found.lesions[0].volume_ml, 1) if found.lesions else 0.0,
-            "seconds": {step: round(s, 2) for step, s in found.timings_s.items()},
         }
         if case in labels:
             figures |= _against(labels[case], found.lesion_labels[::-1], found.lung_mask[::-1])
         report[case] = figures
         print(f"{case}: {json.dumps(figures)}", flush=True)
-    print(json.dumps(report))
+    named = (models.lungs.bundle, models.lesions.bundle, models.screening.bundle)
+    asked = {b.config.purpose: f"{b.config.name} {b.config.version} {b.digest}" for b in named}
+    RESULT.write_text(json.dumps({"models": asked, "cases": report}, indent=1) + "\n")
 
 
 def _against(label: dict[str, object], lesions: np.ndarray, lungs: np.ndarray) -> dict[str, object]:
