@@ -206,6 +206,9 @@ def select(comparison: Path, sets: Path, out: Path, work: Path | None, threads: 
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV of what people called the cases: reader, case, label, and set if need be.",
 )
+@click.option(
+    "--without-cases", is_flag=True, help="Name and show no single case: a report to give away."
+)
 @with_engine
 @with_threads
 def evaluate(
@@ -216,6 +219,7 @@ def evaluate(
     positive: str,
     readers: Path | None,
     second_opinion: bool,  # noqa: FBT001
+    without_cases: bool,  # noqa: FBT001
     engine: str,
     threads: int,
 ) -> None:
@@ -244,6 +248,7 @@ def evaluate(
             parts=[Part(part) for part in parts],
             positive_label=positive,
             readers=readers,
+            single_cases=not without_cases,
             say=click.echo,
         )
     except (PipelineError, OSError) as error:

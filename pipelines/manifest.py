@@ -16,7 +16,8 @@ A manifest is one JSON object::
   PNG or JPEG, an axial slice in the radiological view; or a list of those, one for each slice, the
   most caudal first. These need `spacing_mm`, in the order (z, y, x).
 
-A mask, `lung` or `lesion`, is any of these but DICOM: whatever is above 0 belongs to it.
+A mask, `lung` or `lesion`, is any of these but DICOM and JPEG: whatever is above 0 belongs to it,
+and a JPEG's noise is. A key that is null is as good as left out.
 
 `domain` says what a value means: `hu`, or `display`, 8 bits after a window somebody else chose:
 whole numbers from 0 to 255. A PNG or JPEG holds no HU.
@@ -31,13 +32,14 @@ cases a `part`.
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from fractions import Fraction
 from itertools import chain
@@ -55,6 +57,9 @@ from pipelines.series import load_input
 
 NIFTI_SUFFIXES: Final = (".nii", ".nii.gz")
 VOLUME_SUFFIXES: Final = (*NIFTI_SUFFIXES, ".zip")
+FARTHEST_MM: Final = 1e4  # of two slices or pixels
+LONGEST_SHOWN: Final = 60  # characters of a wrong value
+LOSSY: Final = ("JPEG", "JPEG2000", "MPO", "WEBP")  # formats of pictures, as Pillow names them
 
 _DAMAGED: Final = (
     nib.filebasedimages.ImageFileError,
@@ -149,7 +154,21 @@ class Manifest:
     licence: str
     root: Path
     cases: tuple[Case, ...]
-    digest: str
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """What the data are: every case in its part, and the content of its files.
+
+        The same data elsewhere have the same digest. All files are read for it.
+        """
+        content = functools.cache(content_of)  # a file may hold many cases
+        rows = [asdict(case) for case in self.cases]
+        for row in rows:
+            for key in ("image", "lung", "lesion"):
+                named = (name.partition("#") for name in _each(row[key] or ()))
+                row[key] = [[content(self.root / path), array] for path, _, array in named]
+        told = json.dumps([self.name, rows], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def fold(self, number: int, count: int, seed: int) -> "Manifest":
         """Return the data set with another validation part: fold `number`, from 0, of `count`.
@@ -207,6 +226,7 @@ class Manifest:
         elif isinstance(files, str) and self._knows_its_geometry(files):
             raise ManifestError(f"the mask {files} is no NIfTI file, array or picture.")
         else:
+            self._refuse_lossy(files)
             mask = self._slices(files) > 0
         if mask.shape != shape:
             raise ManifestError(f"the mask {files} is {mask.shape}, its image {shape}.")
@@ -215,8 +235,26 @@ class Manifest:
     def _knows_its_geometry(self, name: str) -> bool:
         return name.lower().endswith(VOLUME_SUFFIXES) or (self.root / name).is_dir()
 
+    def _refuse_lossy(self, mask: Files) -> None:
+        for name in _each(mask):
+            if "#" in name:
+                continue
+            with Image.open(self.root / name) as picture:
+                if picture.format in LOSSY:
+                    raise ManifestError(
+                        f"the mask {name} is a {picture.format}, which adds noise around what is "
+                        "marked: make it anew as a PNG, an array or a NIfTI file."
+                    )
+
     def _slices(self, files: Files) -> NDArray[Any]:
-        return np.concatenate([np.atleast_3d(self._array(name).T).T for name in _each(files)])
+        stacks = [np.atleast_3d(self._array(name).T).T for name in _each(files)]
+        for name, stack in zip(_each(files), stacks, strict=True):
+            if stack.shape[1:] != stacks[0].shape[1:]:
+                raise ManifestError(
+                    f"{name} is {stack.shape[1:]}, the slices before it {stacks[0].shape[1:]}: "
+                    "the slices of a case must have one size."
+                )
+        return np.concatenate(stacks)
 
     def _array(self, name: str) -> NDArray[Any]:
         path, _, key = name.partition("#")
@@ -224,6 +262,10 @@ class Manifest:
             if not zipfile.is_zipfile(self.root / path):
                 raise ManifestError(f"{path} is no npz file.")
             with np.load(self.root / path) as arrays:
+                if key not in arrays.files:
+                    raise ManifestError(
+                        f"{path} holds no array '{key}': name one of {', '.join(arrays.files)}."
+                    )
                 array: NDArray[Any] = arrays[key]
             if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "buif":
                 raise ManifestError(f"{name} is {array.dtype} {array.shape}, no slice or stack.")
@@ -240,26 +282,43 @@ def open_manifest(path: Path) -> Manifest:
             there, or a group stands in two parts.
     """
     try:
-        content = path.read_bytes()
-        raw = json.loads(content)
+        raw = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path} cannot be read as a manifest: {error}") from error
     try:
         top = _checked(raw, {"name", "source", "licence", "cases"}, {"root", "split"}, "the top")
-        cases = [_case(row, place) for place, row in enumerate(top["cases"])]
-        split = _split(top.get("split"))
+        _check_texts(top, ("name", "source", "licence", "root"), "the top")
         manifest = Manifest(
-            name=str(top["name"]),
-            source=str(top["source"]),
-            licence=str(top["licence"]),
-            root=path.parent / str(top.get("root", ".")),
-            cases=tuple(with_parts(cases, split)),
-            digest=hashlib.sha256(content).hexdigest(),
+            name=top["name"],
+            source=top["source"],
+            licence=top["licence"],
+            root=path.parent / top.get("root", "."),
+            cases=tuple(with_parts(_cases(top["cases"]), _split(top.get("split")))),
         )
         _check_cases(manifest)
-    except (ManifestError, TypeError, ValueError) as error:
+    except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from error
     return manifest
+
+
+def paths_of(files: Files | None) -> tuple[str, ...]:
+    """Return where these files lie below the root, arrays by the file that holds them."""
+    return tuple(name.partition("#")[0] for name in _each(files or ()))
+
+
+def content_of(path: Path) -> str:
+    """Return a digest of the bytes of a file, or of all files in a folder whatever their names.
+
+    What cannot be read differs from what can; why, whoever reads it for its pixels is told.
+    """
+    try:
+        if path.is_dir():
+            files = sorted(content_of(file) for file in path.rglob("*") if file.is_file())
+            return hashlib.sha256(" ".join(files).encode()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"not readable: {error.strerror}"
 
 
 def with_parts(cases: Iterable[Case], split: Split | None) -> Iterator[Case]:
@@ -326,46 +385,104 @@ def _shuffled(cases: list[Case], seed: int) -> list[list[str]]:
     ]
 
 
+def _cases(rows: object) -> list[Case]:
+    if not isinstance(rows, list):
+        raise ManifestError(f"cases is {_shown(rows)}; it is a list of objects.")
+    return [_case(row, place) for place, row in enumerate(rows)]
+
+
 def _case(row: object, place: int) -> Case:
     allowed = {field.name for field in fields(Case)}
     required = {"id", "group", "domain", "image"}
-    values = _checked(row, required, allowed - required, f"case {place}")
-    for key in ("image", "lung", "lesion"):
-        if isinstance(values.get(key), list):
-            values[key] = tuple(str(name) for name in values[key])
+    name = row.get("id") if isinstance(row, Mapping) else None
+    where = f"case '{name}'" if isinstance(name, str) else f"case {place}"
+    values = _checked(row, required, allowed - required, where)
+    _check_texts(values, ("id", "group", "label", "label_source", "site", "scanner"), where)
+    for key in {"image", "lung", "lesion"} & set(values):
+        values[key] = _files(values[key], f"{where}: {key}")
     if "spacing_mm" in values:
-        z, y, x = (float(step) for step in values["spacing_mm"])
-        if min(z, y, x) <= 0:
-            raise ManifestError(f"case '{values['id']}': spacing_mm must be above 0.")
-        values["spacing_mm"] = (z, y, x)
+        steps = values["spacing_mm"]
+        numbers = _is_list(steps, int, float) and len(steps) == 3
+        if not (numbers and all(0 < step < FARTHEST_MM for step in steps)):
+            raise ManifestError(
+                f"{where}: spacing_mm is {_shown(steps)}; it is three numbers, each above 0, in mm "
+                "and in the order (z, y, x)."
+            )
+        values["spacing_mm"] = tuple(float(step) for step in steps)
     if "lesion_slices" in values:
-        values["lesion_slices"] = tuple(int(z) for z in values["lesion_slices"])
+        if not _is_list(values["lesion_slices"], int):
+            raise ManifestError(
+                f"{where}: lesion_slices is {_shown(values['lesion_slices'])}; it is a list of "
+                "whole numbers."
+            )
+        values["lesion_slices"] = tuple(values["lesion_slices"])
     if "label" in values and "label_source" not in values:
-        raise ManifestError(f"case '{values['id']}' has a label but no label_source.")
-    values["domain"] = Domain(values["domain"])
-    if "part" in values:
-        values["part"] = Part(values["part"])
+        raise ManifestError(f"{where} has a label but no label_source.")
+    for key, kind in (("domain", Domain), ("part", Part)):
+        if key in values:
+            if values[key] not in list(kind):
+                known = ", ".join(kind)
+                raise ManifestError(
+                    f"{where}: {key} is {_shown(values[key])}; it is one of {known}."
+                )
+            values[key] = kind(values[key])
     return Case(**values)
+
+
+def _files(value: object, what: str) -> Files:
+    names: list[Any] = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(n, str) and n.partition("#")[0] for n in names):
+        raise ManifestError(
+            f"{what} is {_shown(value)}; it is the name of a file, or a list of such names, one "
+            "for each slice."
+        )
+    return value if isinstance(value, str) else tuple(names)
+
+
+def _is_list(value: object, *kinds: type) -> bool:
+    """Return whether this is a list of numbers of these kinds."""
+    return isinstance(value, list) and all(type(number) in kinds for number in value)
+
+
+def _shown(value: object) -> str:
+    """Return what stands in the file, cut short."""
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _check_texts(values: Mapping[str, object], keys: Iterable[str], where: str) -> None:
+    for key in keys:
+        if key in values and not isinstance(values[key], str):
+            raise ManifestError(
+                f"{where}: {key} is {_shown(values[key])}; it is a text, in quotation marks."
+            )
 
 
 def _split(row: object) -> Split | None:
     if row is None:
         return None
     values = _checked(row, {"seed", "validation", "test"}, set(), "split")
-    return Split(int(values["seed"]), float(values["validation"]), float(values["test"]))
+    seed, *shares = values["seed"], values["validation"], values["test"]
+    if type(seed) is not int or seed < 0 or not _is_list(shares, int, float):
+        raise ManifestError(
+            f"split is {_shown(row)}; seed is a whole number from 0, validation and test are "
+            "shares."
+        )
+    return Split(seed, *shares)
 
 
 def _checked(row: object, required: set[str], optional: set[str], where: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise ManifestError(f"{where} is no JSON object.")
-    missing = sorted(required - set(row))
+    values = {key: value for key, value in row.items() if value is not None}
+    missing = sorted(required - set(values))
     if missing:
         raise ManifestError(f"{where} lacks {', '.join(missing)}.")
     for key in sorted(set(row) - required - optional):
         near = difflib.get_close_matches(key, required | optional, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise ManifestError(f"{where} has an unknown key '{key}'{hint}")
-    return dict(row)
+    return values
 
 
 def _check_cases(manifest: Manifest) -> None:
@@ -378,9 +495,9 @@ def _check_cases(manifest: Manifest) -> None:
         if part_of.setdefault(case.group, case.part) is not case.part:
             raise ManifestError(f"group '{case.group}' stands in two parts.")
         for files in (case.image, *_masks(case)):
-            for name in _each(files or ()):
-                if not (manifest.root / name.partition("#")[0]).exists():
-                    raise ManifestError(f"case '{case.id}': {manifest.root / name} is missing.")
+            for path in paths_of(files):
+                if not (manifest.root / path).exists():
+                    raise ManifestError(f"case '{case.id}': {manifest.root / path} is missing.")
 
 
 def _each(files: Files) -> tuple[str, ...]:

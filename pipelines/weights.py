@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from pipelines.errors import WeightsError
+from pipelines.files import whole_file
 from pipelines.findings import ModelRef
 from pipelines.networks.library import NetworkConfig, build, configuration
 
@@ -238,10 +240,10 @@ def open_bundle(folder: Path) -> Bundle:
 def write_bundle(folder: Path, config: ModelConfig, net: nn.Module) -> None:
     """Write the configuration, the half-precision weights and the checksums of both.
 
-    Each file appears whole, the checksums last: a reader in between finds a damaged model, never a
-    mixture of two that passes.
+    All are on the disk before the first takes its place: what fails until then, a full disk above
+    all, leaves the older model. The checksums come last: a reader in between finds a damaged model,
+    never a mixture of two that passes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     half = {
         key: tensor.detach().cpu().to(torch.float16 if tensor.is_floating_point() else tensor.dtype)
         for key, tensor in net.state_dict().items()
@@ -251,13 +253,12 @@ def write_bundle(folder: Path, config: ModelConfig, net: nn.Module) -> None:
         CONFIG_FILE: (json.dumps(vars(config), indent=2) + "\n").encode(),
     }
     sums = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
-    for name, content in {**files, SUMS_FILE: "".join(sums).encode()}.items():
-        aside = folder / f".{name}.part"
-        with aside.open("wb") as file:
+    with ExitStack() as renamed:  # in the end, the last one opened first
+        for name, content in {SUMS_FILE: "".join(sums).encode(), **files}.items():
+            file = renamed.enter_context(whole_file(folder / name))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(folder / name)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

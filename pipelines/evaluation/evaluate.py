@@ -7,8 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from matplotlib.figure import Figure
+
 from pipelines.analysis import Models
-from pipelines.errors import PipelineError
+from pipelines.errors import ManifestError, PipelineError
 from pipelines.evaluation.figures import (
     Roc,
     calibration_figure,
@@ -18,21 +20,24 @@ from pipelines.evaluation.figures import (
 )
 from pipelines.evaluation.metrics import RESAMPLES, Interval, calibration
 from pipelines.evaluation.readers import Calls, ReaderPoints, load_readers, reader_points
-from pipelines.evaluation.reading import CaseResult, Picture, read
+from pipelines.evaluation.reading import CaseResult, Picture, read, unreadable
 from pipelines.evaluation.report import Section, write_report
 from pipelines.evaluation.summary import (
     ALL,
     NOT_GRADED,
     against_rest,
     asked,
+    called,
+    case_row,
     classified,
     of_both_classes,
     opinion_figures,
+    score,
     scored,
     severity_figures,
     summarise,
 )
-from pipelines.manifest import Manifest, Part
+from pipelines.manifest import Case, Manifest, Part
 
 GALLERY: Final = 12
 DICE: Final = {
@@ -50,16 +55,18 @@ def evaluate(
     parts: Sequence[Part],
     positive_label: str,
     readers: Path | None = None,
+    single_cases: bool = True,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Run the models over the cases of `parts`, write the report, return its figures.
 
     `readers` is a CSV file of what people called the cases, to stand beside the models
-    (`pipelines.evaluation.readers`).
+    (`pipelines.evaluation.readers`). Without `single_cases` the report names and shows no case: it
+    can be given away where the data cannot. A case that cannot be read is one without an answer.
 
     Raises:
-        PipelineError: two sets have one name, no case is in those parts, one cannot be read, or the
-            readers' calls do not fit the cases.
+        PipelineError: two sets have one name, no case is in those parts, or the readers' calls do
+            not fit the cases.
     """
     _check_names(sets)
     classes, grades = _classes(models), _grades(models)
@@ -86,6 +93,9 @@ def evaluate(
         *_unanswered_line(results),
     ]
     sections = list(_sections(results, metrics, models, positive_label, points))
+    if single_cases:
+        metrics["each"] = [case_row(result) for result in results]
+        sections += _case_sections(results, positive_label)
     if classes:
         sections.append(_opinion_section(results, metrics["second_opinion"], classes, calls))
     if grades and metrics["severity"]["cases"]:
@@ -118,15 +128,27 @@ def _results(
             told = now
             left = (now - began) / done * (len(cases) - done)
             say(f"{done} of {len(cases)} cases, {left / 60:.1f} min left")
-        yield read(manifest.load(case), manifest.name, models)
+        result = _result(manifest, case, models)
+        if not result.answered:
+            say(f"Not answered: '{case.id}' of '{manifest.name}'. {' '.join(result.notes)}")
+        yield result
+
+
+def _result(manifest: Manifest, case: Case, models: Models) -> CaseResult:
+    try:
+        stack = manifest.load(case)
+    except ManifestError as error:
+        return unreadable(case, manifest.name, models, str(error))
+    return read(stack, manifest.name, models)
 
 
 def _unanswered_line(results: Sequence[CaseResult]) -> Iterable[str]:
     unanswered = sum(not result.answered for result in results)
     if unanswered:
         yield (
-            f"Not answered: {unanswered} of {len(results)} cases. They count as empty masks and as "
-            "not called positive."
+            f"Not answered: {unanswered} of {len(results)} cases. They count as wrong: as empty "
+            "masks, as missed if positive, else as false alarms, also in slices that nobody "
+            "marked. Volumes of false regions are of the cases answered."
         )
 
 
@@ -174,7 +196,6 @@ def _sections(
     ):
         if len(metrics[key]) > 1 or key == "by_data_set":
             yield Section(title, header=COLUMNS, rows=[_row(n, f) for n, f in metrics[key].items()])
-    yield from _galleries(results, positive_label)
 
 
 def _curves(
@@ -276,8 +297,15 @@ def _opinion_section(
     )
 
 
-def _galleries(results: Sequence[CaseResult], positive_label: str) -> Iterable[Section]:
-    """Yield the pictures of what went wrong, and of what went right (J61, J65)."""
+def _case_sections(results: Sequence[CaseResult], positive_label: str) -> Iterable[Section]:
+    """Yield what has no answer, and pictures of what went wrong and what went right (J61, J65)."""
+    unanswered = [r for r in results if not r.answered]
+    if unanswered:
+        yield Section(
+            "Not answered",
+            header=("case", "data set", "why"),
+            rows=[(r.case.id, r.data_set, " ".join(r.notes)) for r in unanswered],
+        )
     masks = [r for r in results if r.overlap is not None]
     if masks:
         shown = [(caption(r, _dice(r)), r.picture) for r in sorted(masks, key=_dice)]
@@ -287,36 +315,41 @@ def _galleries(results: Sequence[CaseResult], positive_label: str) -> Iterable[S
                 "The cases with the lowest Dice: orange is what was found, blue what is true.",
                 "Above: Dice and the largest region, missed (FN), false (FP), or else found (TP).",
             ],
-            figures={"lesions": gallery(_first(shown))},
+            figures=_gallery("lesions", shown),
         )
     judged = classified(results)
     hit = [r for r in judged if r.case.label == positive_label]
     rest = [r for r in judged if r.case.label != positive_label]
-    for name, title, kind, cases, called, sign in (
+    for name, title, kind, cases, positive, sign in (
         ("missed", f"Called negative: {positive_label}", "FN", hit, False, 1),
         ("false-alarms", f"Called positive: not {positive_label}", "FP", rest, True, -1),
         ("hits", f"Called positive: {positive_label}", "TP", hit, True, -1),
     ):
-        found = sorted((r for r in cases if r.positive is called), key=_probability)[::sign]
+        found = [r for r in cases if called(r, positive_label) is positive]
+        found.sort(key=lambda r: sign * score(r, positive_label))
         if found:
-            shown = [(caption(r, _probability(r), kind=kind), r.picture) for r in found]
+            shown = [(caption(r, r.probability, kind=kind), r.picture) for r in found]
             lines = [f"{len(found)} of {len(cases)}; the surest first. Orange: lesions found."]
-            yield Section(title, lines=lines, figures={name: gallery(_first(shown))})
+            yield Section(title, lines=lines, figures=_gallery(name, shown))
 
 
-def _first(shown: Iterable[tuple[str, Picture | None]]) -> list[tuple[str, Picture]]:
+def _gallery(name: str, shown: Iterable[tuple[str, Picture | None]]) -> dict[str, Figure]:
+    """Return the first pictures; a case that could not be read has none."""
     pictures = [(said, picture) for said, picture in shown if picture is not None]
-    return pictures[:GALLERY]
+    return {name: gallery(pictures[:GALLERY])} if pictures else {}
 
 
-def caption(result: CaseResult, figure: float, *, kind: str = "") -> str:
+def caption(result: CaseResult, figure: float | None, *, kind: str = "") -> str:
     """Return what stands above a picture: kind, case and figure, a region, what was warned of.
+
+    Without a figure the case was not answered.
 
     The region is the largest missed or false one, else the largest that was found; its volume is in
     ml, its longest axial diameter in mm. Without a true mask it is the largest found.
     """
     flags = [note.split(":")[0].split("(")[0].strip(" .") for note in result.notes]
-    return "\n".join([f"{kind} {result.case.id}: {figure:.2f}".strip(), *_region(result), *flags])
+    said = "not answered" if figure is None else f"{figure:.2f}"
+    return "\n".join([f"{kind} {result.case.id}: {said}".strip(), *_region(result), *flags])
 
 
 def _region(result: CaseResult) -> Iterable[str]:
@@ -328,10 +361,6 @@ def _region(result: CaseResult) -> Iterable[str]:
     if wrong or right:
         kind, region = max(wrong or right, key=lambda named: named[1].volume_ml)
         yield f"{kind} {region.volume_ml:.1f} ml, {region.diameter_mm:.0f} mm"
-
-
-def _probability(result: CaseResult) -> float:
-    return result.probability if result.probability is not None else 0.0
 
 
 COLUMNS: Final = (

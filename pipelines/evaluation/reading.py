@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.analysis import Models, analyse
 from pipelines.display import lesion_mask, lung_mask, question, regions_in_question
-from pipelines.errors import NoUsableSeriesError
+from pipelines.errors import PipelineError
 from pipelines.evaluation.metrics import Region, dice, regions
 from pipelines.inference import predict_slices
 from pipelines.manifest import Case, Domain, Stack
@@ -36,7 +36,10 @@ class Overlap:
 
 @dataclass(frozen=True)
 class SliceMarks:
-    """Slices that somebody marked as infected or not, and how many have a lesion found in them."""
+    """Slices that somebody marked as infected or not, and how many have a lesion found in them.
+
+    Where there is no answer all count as wrong: no marked slice as hit, every other one.
+    """
 
     marked: int
     marked_hit: int
@@ -49,12 +52,13 @@ class CaseResult:
     """What the models said of one case; None where there is no truth to hold it against.
 
     Attributes:
-        answered: Whether the models could say anything; if not, the masks count as empty and the
-            case as not called positive.
+        answered: Whether the models could say anything; if not, the masks count as empty, and the
+            case as called wrongly, whatever it is.
         probability: That the case is COVID-like; None where no classifier applies or answered.
         classes: What the second opinion says, where it was asked; empty where it had no answer.
         grade: What it says of the severity, if anything.
-        positive: Whether the case was called so; None where no classifier applies.
+        positive: Whether the case was called so; None where no classifier applies, False where
+            there is no answer.
         lung_dice: Of the lungs found.
         lesion_dice: Of the lesions found in the lungs found; None where the truth has no lesion.
         lesion_dice_given_lungs: Of the lesions found in the true lungs, for display stacks;
@@ -63,7 +67,7 @@ class CaseResult:
         lesions: The true lesions, met or not.
         regions: The regions found, met by a true lesion or not; None where none were asked for.
         slices: Marked and unmarked slices hit.
-        notes: What the automatic run warned of, or why it could not run.
+        notes: What the automatic run warned of, or why there is no answer.
     """
 
     case: Case
@@ -131,14 +135,36 @@ def read(stack: Stack, data_set: str, models: Models) -> CaseResult:
     A stack in HU goes through the automatic run; a few slices in HU are asked for their lungs
     alone; 8-bit slices and stacks are read as `pipelines.display` describes.
     """
-    if stack.case.domain is Domain.DISPLAY:
-        answer = _display(stack, models)
-    elif len(stack.image) < FEWEST_SLICES:
-        grey = window(stack.image, models.lungs.config.window_hu)
-        answer = Answer(lung=_lungs(grey, stack, models))
-    else:
-        answer = _automatic_run(stack, models)
+    try:
+        if stack.case.domain is Domain.DISPLAY:
+            answer = _display(stack, models)
+        elif _for_lungs_alone(stack):
+            grey = window(stack.image, models.lungs.config.window_hu)
+            answer = Answer(lung=_lungs(grey, stack, models))
+        else:
+            answer = _automatic_run(stack, models)
+    except PipelineError as error:
+        answer = _no_answer(stack, models, str(error))
     return _against_truth(stack, data_set, answer)
+
+
+def unreadable(case: Case, data_set: str, models: Models, reason: str) -> CaseResult:
+    """Return a case whose files cannot be read: whatever it names was missed."""
+    marks = case.lesion_slices
+    lung_dice = None if case.lung is None else 0.0
+    lesion_dice = None if case.lesion is None else 0.0
+    return CaseResult(
+        case=case,
+        data_set=data_set,
+        answered=False,
+        classes=_no_opinion(case, models),
+        positive=False,
+        lung_dice=lung_dice,
+        lesion_dice=lesion_dice,
+        lesion_dice_given_lungs=lesion_dice if _in_true_lungs(case) else None,
+        slices=None if marks is None else SliceMarks(len(marks), 0, 0, 0),
+        notes=(reason,),
+    )
 
 
 def as_volume(stack: Stack) -> CTVolume:
@@ -150,28 +176,45 @@ def as_volume(stack: Stack) -> CTVolume:
 
 
 def _automatic_run(stack: Stack, models: Models) -> Answer:
-    no_opinion: dict[str, float] | None = None if models.opinion is None else {}
-    try:
-        found = analyse(as_volume(stack), models)
-    except NoUsableSeriesError as error:
-        nothing = np.zeros(stack.image.shape, dtype=bool)
-        return Answer(
-            answered=False,
-            lung=nothing,
-            lesion=nothing,
-            classes=no_opinion,
-            positive=False,
-            notes=tuple(refusal.reason for refusal in error.refusals),
-        )
+    found = analyse(as_volume(stack), models)
     opinion = found.second_opinion
     return Answer(
         lung=found.lung_mask > 0,
         lesion=found.lesion_labels > 0,
         probability=found.probability,
-        classes=opinion.probabilities if opinion else no_opinion,
+        classes=opinion.probabilities if opinion else _no_opinion(stack.case, models),
         grade=opinion.severity if opinion else None,
         positive=found.positive,
         notes=found.warnings,
+    )
+
+
+def _in_true_lungs(case: Case) -> bool:
+    """Return whether lesions are also sought in the true lungs."""
+    return case.domain is Domain.DISPLAY and case.lung is not None and case.lesion is not None
+
+
+def _for_lungs_alone(stack: Stack) -> bool:
+    return stack.case.domain is Domain.HU and len(stack.image) < FEWEST_SLICES
+
+
+def _no_opinion(case: Case, models: Models) -> dict[str, float] | None:
+    """Return the second opinion that has no answer; None where it is not asked."""
+    return None if models.opinion is None or case.domain is not Domain.HU else {}
+
+
+def _no_answer(stack: Stack, models: Models, reason: str) -> Answer:
+    nothing = np.zeros(stack.image.shape, dtype=bool)
+    if _for_lungs_alone(stack):
+        return Answer(answered=False, lung=nothing, notes=(reason,))
+    return Answer(
+        answered=False,
+        lung=nothing,
+        lesion=nothing,
+        lesion_given_lungs=nothing if _in_true_lungs(stack.case) else None,
+        classes=_no_opinion(stack.case, models),
+        positive=False,
+        notes=(reason,),
     )
 
 
@@ -248,7 +291,7 @@ def _against_truth(stack: Stack, data_set: str, answer: Answer) -> CaseResult:
         if lesions and answer.lesion_given_lungs is not None:
             given_lungs = dice(answer.lesion_given_lungs, stack.lesion)
     if answer.lesion is not None and stack.case.lesion_slices is not None:
-        slices = _slice_marks(answer.lesion, stack.case.lesion_slices)
+        slices = _slice_marks(answer, answer.lesion, stack.case.lesion_slices)
     return CaseResult(
         case=stack.case,
         data_set=data_set,
@@ -269,10 +312,10 @@ def _against_truth(stack: Stack, data_set: str, answer: Answer) -> CaseResult:
     )
 
 
-def _slice_marks(lesion: NDArray[np.bool_], marks: tuple[int, ...]) -> SliceMarks:
-    hit = lesion.any(axis=(1, 2))
+def _slice_marks(answer: Answer, lesion: NDArray[np.bool_], marks: tuple[int, ...]) -> SliceMarks:
     marked = np.zeros(len(lesion), dtype=bool)
     marked[list(marks)] = True
+    hit = lesion.any(axis=(1, 2)) if answer.answered else ~marked
     return SliceMarks(
         int(marked.sum()),
         int((hit & marked).sum()),

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from pipelines.evaluation.metrics import Interval, Region, bootstrap, calibration, roc_auc
 from pipelines.evaluation.reading import CaseResult
 
+BELOW_ALL: Final = -1.0  # scores beyond those of probabilities
+ABOVE_ALL: Final = 2.0
 SMALL_MM: Final = 10.0  # patchy opacities below this are what the paper's model missed (J66)
 ALL: Final = "all"
 NOT_GRADED: Final = "not graded"
@@ -22,8 +24,9 @@ def summarise(results: Sequence[CaseResult], *, positive_label: str) -> dict[str
 
     `positive_label` is what the classifier looks for; every other label is negative. Sensitivity
     and specificity are of all labelled cases, the area and the calibration of the sets that have
-    both classes, `auc_sets`. A case not answered counts as empty masks, as not called positive and,
-    for the area, as the lowest score.
+    both classes, `auc_sets`. A case not answered counts as empty masks and as called wrongly: as
+    missed if positive, with the lowest score for the area, else as a false alarm, with the highest.
+    Volumes of false regions are of the cases answered.
     """
     return {
         "cases": len(results),
@@ -34,7 +37,6 @@ def summarise(results: Sequence[CaseResult], *, positive_label: str) -> dict[str
         "by_site": _by(results, lambda r: r.case.site, positive_label),
         "by_scanner": _by(results, lambda r: r.case.scanner, positive_label),
         "by_label": _by(results, lambda r: r.case.label, positive_label),
-        "each": [case_row(result) for result in results],
     }
 
 
@@ -87,10 +89,26 @@ def of_both_classes(
 def scored(
     results: Sequence[CaseResult], positive_label: str
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return scores and truth of classified cases; one not answered has the lowest score."""
-    scores = np.array([r.probability or 0.0 for r in results], dtype=np.float64)
+    """Return scores and truth of classified cases."""
+    scores = np.array([score(r, positive_label) for r in results], dtype=np.float64)
     truth = np.array([r.case.label == positive_label for r in results], dtype=bool)
     return scores, truth
+
+
+def score(result: CaseResult, positive_label: str) -> float:
+    """Return the probability of a classified case, or what is wrong at every threshold."""
+    return _or_wrong(result.probability, positive=result.case.label == positive_label)
+
+
+def called(result: CaseResult, positive_label: str) -> bool:
+    """Return whether a classified case counts as called positive; unanswered, the wrong way."""
+    return bool(result.positive) if result.answered else result.case.label != positive_label
+
+
+def _or_wrong(probability: float | None, *, positive: bool) -> float:
+    if probability is not None:
+        return probability
+    return BELOW_ALL if positive else ABOVE_ALL
 
 
 def opinion_figures(
@@ -107,12 +125,17 @@ def opinion_figures(
         scores, of = against_rest(known, classes, name)
         if of.all():
             continue
-        called = np.array([_called(r.classes) == name for r in known])
+        said = np.array(
+            [
+                max(r.classes, key=r.classes.__getitem__) == name if r.classes else not its
+                for r, its in zip(known, of, strict=True)
+            ]
+        )
         figures[name] = {
             "cases": int(of.sum()),
             "auc": _interval(_auc_of(scores, of), _groups(known)),
-            "sensitivity": float(called[of].mean()),
-            "specificity": float((~called)[~of].mean()),
+            "sensitivity": float(said[of].mean()),
+            "specificity": float((~said)[~of].mean()),
         }
     return figures
 
@@ -125,13 +148,13 @@ def asked(results: Iterable[CaseResult], labels: Mapping[str, str]) -> list[Case
 def against_rest(
     known: Sequence[CaseResult], classes: Mapping[str, str], name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the scores of a class, 0 where there was no answer, and which cases are of it."""
-    scores = np.array([(r.classes or {}).get(name, 0.0) for r in known])
-    return scores, np.array([classes[str(r.case.label)] == name for r in known])
-
-
-def _called(probabilities: Mapping[str, float] | None) -> str | None:
-    return max(probabilities, key=lambda name: probabilities[name]) if probabilities else None
+    """Return the scores of a class, wrong where there was no answer, and which cases are of it."""
+    of = [classes[str(r.case.label)] == name for r in known]
+    scores = [
+        _or_wrong(r.classes.get(name, 0.0) if r.classes else None, positive=its)
+        for r, its in zip(known, of, strict=True)
+    ]
+    return np.array(scores), np.array(of)
 
 
 def severity_figures(results: Iterable[CaseResult], grades: Mapping[str, str]) -> dict[str, Any]:
@@ -181,8 +204,7 @@ def _figures(results: Sequence[CaseResult], positive_label: str) -> dict[str, An
     if overlaps:
         total = sum(o.mask + o.truth for o in overlaps)
         figures["lesion_dice_pooled"] = 2 * sum(o.both for o in overlaps) / total if total else 1.0
-        figures["false_regions"] = _false_regions(results)
-        figures |= _without_lesions(results)
+        figures |= _false_regions(results) | _without_lesions(results)
     figures |= _lesions(results) | _slices(results) | _classification(results, positive_label)
     return figures
 
@@ -202,18 +224,21 @@ def _interval(
     return asdict(found)
 
 
-def _false_regions(results: Iterable[CaseResult]) -> dict[str, float]:
-    volumes = [_volumes(r.false_regions) for r in results if r.overlap is not None]
-    return {
+def _false_regions(results: Iterable[CaseResult]) -> dict[str, Any]:
+    volumes = [_volumes(r.false_regions) for r in results if r.overlap is not None and r.answered]
+    if not volumes:
+        return {}
+    figures = {
         "per_case": float(np.mean([v["count"] for v in volumes])),
         "ml_per_case": float(np.mean([v["ml"] for v in volumes])),
         "largest_ml": max(v["largest_ml"] for v in volumes),
     }
+    return {"false_regions": figures}
 
 
 def _without_lesions(results: Iterable[CaseResult]) -> dict[str, Any]:
     """Return what was marked in the cases whose truth has no lesion: they have no Dice."""
-    cases = [r for r in results if r.overlap is not None and r.overlap.truth == 0]
+    cases = [r for r in results if r.overlap and r.overlap.truth == 0 and r.answered]
     if not cases:
         return {}
     marked = [_volumes(r.false_regions)["ml"] for r in cases]
@@ -251,12 +276,13 @@ def _classification(results: Iterable[CaseResult], positive_label: str) -> dict[
     if not known:
         return {}
     _, truth = scored(known, positive_label)
-    called, groups = np.array([r.positive for r in known], dtype=bool), _groups(known)
+    said = np.array([called(r, positive_label) for r in known], dtype=bool)
+    groups = _groups(known)
     figures: dict[str, Any] = {"positives": int(truth.sum()), "negatives": int((~truth).sum())}
     if truth.any():
-        figures["sensitivity"] = _interval(lambda rows: _share(called[rows][truth[rows]]), groups)
+        figures["sensitivity"] = _interval(lambda rows: _share(said[rows][truth[rows]]), groups)
     if (~truth).any():
-        figures["specificity"] = _interval(lambda rows: _share(~called[rows][~truth[rows]]), groups)
+        figures["specificity"] = _interval(lambda rows: _share(~said[rows][~truth[rows]]), groups)
     return figures | _curve(of_both_classes(known, positive_label), positive_label)
 
 

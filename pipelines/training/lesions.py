@@ -1,7 +1,7 @@
 """Training of the lesion net: a 3-D network on COVID stacks and synthetic lesions in true HU."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +37,7 @@ from pipelines.training.augmentation import (
 )
 from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
-from pipelines.training.sets import Mixture, in_grey, load_part, open_sets, require
+from pipelines.training.sets import Mixture, in_grey, load_part, open_sets, require, told
 from pipelines.training.synthetic import add_lesions
 from pipelines.weights import open_bundle
 
@@ -58,8 +58,15 @@ class LesionRecipe:
     nobody marked are found by the lung model in `models`.
     """
 
-    def __init__(self, config: TrainingConfig, folder: Path, models: Path) -> None:
-        """Read the stacks.
+    def __init__(
+        self,
+        config: TrainingConfig,
+        folder: Path,
+        models: Path,
+        *,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """Read the stacks and say how many there are.
 
         Raises:
             PipelineError: they cannot be read, or there is nothing to learn from or to measure on.
@@ -76,15 +83,21 @@ class LesionRecipe:
         self.decision = config.decision
         sets = open_sets(config.data, folder)
         model = Model.open(open_bundle(models / "lungs"), EngineChoice.TORCH)
-        train, validation, test = (
-            [_with_lungs(stack, model) for stack in load_part(sets, part)]
-            for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)
+        of = {part: [_with_lungs(s, model) for s in load_part(sets, part)] for part in Part}
+        self.mixture = Mixture(
+            filter(_teaches, map(_mended, of[Part.TRAIN])), config.data["shares"]
         )
-        self.mixture = Mixture(filter(_teaches, map(_mended, train)), config.data["shares"])
-        self.validation = _marked_volumes(validation)
-        self.test = _marked_volumes(test)
-        require(self.validation and self.test, "volumes with lesion masks")
-        self.test_slices = [s for s in test if s.lesion is not None and len(s.image) == 1]
+        self.validation = _marked_volumes(of[Part.VALIDATION])
+        self.test = _marked_volumes(of[Part.TEST])
+        require(self.validation, "volumes with lesion masks", Part.VALIDATION)
+        require(self.test, "volumes with lesion masks", Part.TEST)
+        self.test_slices = [s for s in of[Part.TEST] if s.lesion is not None and len(s.image) == 1]
+        used = {
+            Part.TRAIN: sum(self.mixture.counts.values()),
+            Part.VALIDATION: len(self.validation),
+            Part.TEST: len(self.test) + len(self.test_slices),
+        }
+        say(told(self.mixture, {part: len(stacks) for part, stacks in of.items()}, used))
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         stack = self.mixture.pick(rng)
@@ -110,7 +123,7 @@ class LesionRecipe:
         figures: dict[str, Any] = {
             "lesion_dice": each,
             "lesion_dice_mean": float(np.mean(list(each.values()))),
-            "lesion_dice_pooled": 2 * both / total,
+            "lesion_dice_pooled": 2 * both / total if total else 1.0,
         }
         if self.test_slices:
             slices = {s.case.id: self.dice(net, s) for s in self.test_slices}

@@ -1,7 +1,7 @@
 """Training of the lung net: a 2-D U-Net on axial slices of both domains."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,15 @@ from pipelines.training.augmentation import (
 )
 from pipelines.training.losses import loss_named
 from pipelines.training.recipe import TrainingConfig
-from pipelines.training.sets import Mixture, by_source, in_grey, load_part, open_sets, require
+from pipelines.training.sets import (
+    Mixture,
+    by_source,
+    in_grey,
+    load_part,
+    open_sets,
+    require,
+    told,
+)
 from pipelines.training.synthetic import add_lesions
 
 REPORT_STRIDE: Final = 3  # neighbouring slices of a volume tell the same
@@ -39,7 +47,14 @@ CROPPED_SHARE: Final = 0.2  # of the samples, cropped to the lungs
 class LungRecipe:
     """Samples slices at the network's spacing; targets are both lungs together."""
 
-    def __init__(self, config: TrainingConfig, folder: Path) -> None:
+    def __init__(
+        self, config: TrainingConfig, folder: Path, *, say: Callable[[str], None] = print
+    ) -> None:
+        """Read the stacks and say how many there are.
+
+        Raises:
+            PipelineError: they cannot be read, or there is nothing to learn from or to measure on.
+        """
         self._loss = loss_named(config.loss)
         self._precision = config.precision
         self.patch = (config.patch[0], config.patch[1])
@@ -47,16 +62,19 @@ class LungRecipe:
         low, high = config.preprocessing["window_hu"]
         self.window_hu = (float(low), float(high))
         sets = open_sets(config.data, folder)
-        train, validation, test = (
-            [stack for stack in load_part(sets, part) if stack.lung is not None]
-            for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)
-        )
-        self.mixture = Mixture(train, config.data["shares"])
-        self.validation = _thinned(validation, WATCH_STRIDE)
-        require(self.validation, "lung masks")
+        of = {part: load_part(sets, part) for part in Part}
+        marked = {part: [s for s in stacks if s.lung is not None] for part, stacks in of.items()}
+        self.mixture = Mixture(marked[Part.TRAIN], config.data["shares"])
+        for part in (Part.VALIDATION, Part.TEST):
+            require(marked[part], "lung masks", part)
+        self.validation = _thinned(marked[Part.VALIDATION], WATCH_STRIDE)
         self.test = {
-            source: _thinned(found, REPORT_STRIDE) for source, found in by_source(test).items()
+            source: _thinned(found, REPORT_STRIDE)
+            for source, found in by_source(marked[Part.TEST]).items()
         }
+        used = {part: len(stacks) for part, stacks in marked.items()}
+        used[Part.TRAIN] = sum(self.mixture.counts.values())
+        say(told(self.mixture, {part: len(stacks) for part, stacks in of.items()}, used))
 
     def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         stack = self.mixture.pick(rng)

@@ -7,7 +7,7 @@ or two each, and kept.
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipelines.engines.choice import EngineChoice
+from pipelines.engines.torch import best_precision
 from pipelines.errors import PipelineError
 from pipelines.evaluation.metrics import roc_auc
 from pipelines.evaluation.reading import as_volume
 from pipelines.files import whole_file
 from pipelines.inference import Model
 from pipelines.lungs import segment_lungs
-from pipelines.manifest import Case, Domain, Manifest, Part, Stack
+from pipelines.manifest import Case, Domain, Manifest, Part, Stack, content_of, paths_of
 from pipelines.pneumonia import (
     InputSettings,
     fixed_subsets,
@@ -35,7 +36,7 @@ from pipelines.pneumonia import (
 from pipelines.training.losses import WEIGHTED_CROSS_ENTROPY, weighted_cross_entropy
 from pipelines.training.recipe import TrainingConfig
 from pipelines.training.sets import open_sets
-from pipelines.weights import Bundle, open_bundle
+from pipelines.weights import Bundle, Precision, open_bundle
 
 REPORT_EVERY: Final = 20  # cases
 
@@ -63,6 +64,7 @@ class PneumoniaRecipe:
         """
         self.classes = tuple(str(name) for name in config.decision["classes"])
         self.settings = InputSettings.of(config.preprocessing)
+        self._precision = config.precision
         self._loss = weighted_cross_entropy(_class_weights(config, self.classes))
         labels = config.decision["labels"]
         number = {label: self.classes.index(name) for label, name in labels.items()}
@@ -80,7 +82,7 @@ class PneumoniaRecipe:
         }
         for part in (Part.TRAIN, Part.VALIDATION):
             if not len(self._rows[part]):
-                raise PipelineError(f"No case to {part} on has a label of decision.labels.")
+                raise PipelineError(f"No case of the {part} part has a label of decision.labels.")
         lungs = open_bundle(models / "lungs")
         self._volumes = _prepared(cases, self.settings, cache, lungs, say)
 
@@ -149,13 +151,14 @@ class PneumoniaRecipe:
     def _scores(self, net: nn.Module, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the probabilities (cases, classes)."""
         device = next(net.parameters()).device
+        low = best_precision(device, self._precision) is Precision.BF16
         scores = []
         for row in rows:
             volume = self._volume(int(row))
             answers = []
             for subset in fixed_subsets(len(volume), self.settings):
                 image = torch.from_numpy(network_input(volume[subset], self.settings))[None]
-                with torch.autocast(device.type, dtype=torch.bfloat16):
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
                     logits = net(image.to(device))
                 answers.append(torch.softmax(logits.float(), dim=1)[0].cpu().numpy())
             scores.append(np.mean(answers, axis=0))
@@ -191,9 +194,10 @@ def _prepared(
     lung model, which is run where a case has no lung mask.
     """
     paths, model = [], None
-    digest = functools.cache(_digest)  # a file may hold many cases
+    content = functools.cache(content_of)  # a file may hold many cases
     for place, (manifest, case) in enumerate(cases):
-        contents = [digest(path) for path in _files(manifest, case)]
+        named = (*paths_of(case.image), *paths_of(case.lung))
+        contents = [content(manifest.root / path) for path in named]
         read_as = f"{case.domain} {case.image} {case.lung} {case.spacing_mm}"
         made_from = f"{contents} {read_as} {settings} {lungs.digest}"
         path = cache / "volumes" / f"{hashlib.sha256(made_from.encode()).hexdigest()[:32]}.npy"
@@ -207,22 +211,6 @@ def _prepared(
         if place % REPORT_EVERY == 0:
             say(f"volumes: {place} of {len(cases)}")
     return paths
-
-
-def _files(manifest: Manifest, case: Case) -> Iterator[Path]:
-    """Yield the files that a case's image and lung mask are read from."""
-    for named in (case.image, case.lung or ()):
-        for name in (named,) if isinstance(named, str) else named:
-            path = manifest.root / name.partition("#")[0]
-            if path.is_dir():
-                yield from sorted(file for file in path.rglob("*") if file.is_file())
-            else:
-                yield path
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lung_slices(stack: Stack, settings: InputSettings, model: Model | None) -> NDArray[np.int16]:

@@ -184,9 +184,9 @@ def _train(
 def _recipe(config: TrainingConfig, sets: Path, cache: Path, models: Path, say: Say) -> Recipe:
     match config.purpose:
         case "lungs":
-            return LungRecipe(config, sets)
+            return LungRecipe(config, sets, say=say)
         case "lesions":
-            return LesionRecipe(config, sets, models)
+            return LesionRecipe(config, sets, models, say=say)
         case "screening":
             return ScreeningRecipe(config, sets, cache, models, say=say)
         case _:  # "pneumonia" or "severity"

@@ -38,6 +38,14 @@ from pipelines.training.sets import open_sets
 from pipelines.weights import open_bundle
 
 MIXUP: Final = 0.2  # of the beta distribution: mostly one slice with a little of another
+OWN_FIGURES: Final = (
+    "all",
+    "test",
+    "threshold",
+    "train_negatives",
+    "train_positives",
+    "validation",
+)
 PARTIAL_SHARE: Final = 0.4  # of the samples, asked about some of their regions only
 
 
@@ -100,7 +108,12 @@ class ScreeningRecipe:
         self.images, self.regions = _prepared(cases, self.size, cache, models, say)
 
     def _check(self, positive: str) -> None:
-        """Refuse what would end a training at a sample or, hours later, at its report."""
+        """Refuse what would end a training at a sample or, hours later, spoil its report."""
+        for name in np.unique(self.sets):
+            if name in OWN_FIGURES:
+                raise PipelineError(
+                    f"A figure of the report is called '{name}': give that manifest another name."
+                )
         said = {True: f"labelled '{positive}'", False: f"labelled otherwise than '{positive}'"}
         for (source, covid), found in self._cells.items():
             if not len(found):

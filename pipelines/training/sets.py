@@ -1,8 +1,10 @@
 """The stacks a recipe trains on, by what is known of them, and the files made from them."""
 
-from collections.abc import Iterable, Mapping
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,10 @@ from numpy.typing import NDArray
 from pipelines.errors import PipelineError
 from pipelines.manifest import Domain, Manifest, Part, Stack, open_manifest
 from pipelines.preprocessing import window
+
+SOURCES: Final = tuple(
+    f"{kind} {extent}" for kind in ("display", "hu", "lung") for extent in ("volumes", "slices")
+)
 
 
 def open_sets(data: Mapping[str, Any], folder: Path) -> list[Manifest]:
@@ -36,31 +42,44 @@ def load_part(sets: Iterable[Manifest], part: Part) -> list[Stack]:
     return [manifest.load(case) for manifest in sets for case in manifest.of(part)]
 
 
-def require(found: object, what: str) -> None:
+def require(found: Sequence[Stack], what: str, part: Part) -> None:
     """Refuse to train what nothing could be measured on.
 
     Raises:
-        PipelineError: `found` is empty.
+        PipelineError: there is nothing in this part.
     """
     if not found:
-        raise PipelineError(f"The sets have no {what} in the validation and test parts.")
+        raise PipelineError(
+            f"The sets have no {what} in the {part} part: give it some in a manifest."
+        )
 
 
 class Mixture:
     """Picks stacks: the source by its share, within it a stack by the root of its slices."""
 
     def __init__(self, stacks: Iterable[Stack], shares: Mapping[str, float]) -> None:
-        """Take the sources that `shares` names and `stacks` have.
+        """Take the sources that `stacks` have, each of which needs a share; 0 leaves it out.
 
         Raises:
-            PipelineError: there is none.
+            PipelineError: a share is of no kind of source or is none, a source has no share, or
+                nothing is left.
         """
+        _check_shares(shares)
         sources = by_source(stacks)
-        names = sorted(set(shares) & set(sources))
-        if not names:
+        unshared = {name: len(found) for name, found in sources.items() if name not in shares}
+        if unshared:
             raise PipelineError(
-                f"data.shares names {', '.join(shares)}; the sets have {', '.join(sources)}."
+                f"data.shares does not name what the sets have: {_counted(unshared)}. Give each a "
+                "share; 0 leaves it out."
             )
+        names = sorted(name for name in sources if shares[name] > 0)
+        if not names:
+            shared = [name for name, share in shares.items() if share > 0]
+            raise PipelineError(
+                f"Nothing to learn from: data.shares gives one to {', '.join(shared) or 'none'}; "
+                f"the sets have {', '.join(sources) or 'none'}."
+            )
+        self.counts = {name: len(sources[name]) for name in names}
         self._sources = [sources[name] for name in names]
         self._shares = _normed([float(shares[name]) for name in names])
         self._within = [_normed([len(s.image) ** 0.5 for s in found]) for found in self._sources]
@@ -70,6 +89,29 @@ class Mixture:
         source = int(rng.choice(len(self._sources), p=self._shares))
         stacks = self._sources[source]
         return stacks[int(rng.choice(len(stacks), p=self._within[source]))]
+
+
+def told(mixture: Mixture, there: Mapping[Part, int], used: Mapping[Part, int]) -> str:
+    """Return what a training learns from and is measured on, of the stacks that are there."""
+    parts = ", ".join(f"{used[part]} of {there[part]} stacks for {part}" for part in Part)
+    return (
+        f"Learning from {_counted(mixture.counts)}. Used are {parts}; what is not lacks a mask "
+        "that is needed, is a single slice to validate on, or has the share 0."
+    )
+
+
+def _counted(sources: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sources.items())
+
+
+def _check_shares(shares: Mapping[str, Any]) -> None:
+    for name, share in shares.items():
+        if name not in SOURCES:
+            near = difflib.get_close_matches(name, SOURCES, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f", but {', '.join(SOURCES)}."
+            raise PipelineError(f"data.shares names '{name}', which is no kind of source{hint}")
+        if not (isinstance(share, int | float) and 0 <= share < math.inf):
+            raise PipelineError(f"The share of '{name}' in data.shares is a number from 0.")
 
 
 def _normed(weights: list[float]) -> NDArray[np.float64]:

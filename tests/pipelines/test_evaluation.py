@@ -178,7 +178,7 @@ def test_a_summary_pools_and_splits_what_the_cases_say():
     assert json.dumps(figures)
 
 
-def test_a_case_not_answered_is_an_empty_mask_not_called_and_scores_lowest():
+def test_a_case_not_answered_is_an_empty_mask_and_called_wrongly_whatever_it_is():
     results = [
         result("c-A", probability=0.9, positive=True, overlap=Overlap(10, 10, 10), lesion_dice=1.0),
         result("c-B", answered=False, positive=False, overlap=Overlap(0, 30, 0), lesion_dice=0.0),
@@ -192,9 +192,26 @@ def test_a_case_not_answered_is_an_empty_mask_not_called_and_scores_lowest():
     assert whole["lesion_dice"]["value"] == 0.5
     assert whole["lesion_dice_pooled"] == 0.4
     assert whole["sensitivity"]["value"] == 0.5
-    assert whole["specificity"]["value"] == 1.0
-    assert whole["auc"]["value"] == (1 + 1 + 0 + 0.5) / 4
+    assert whole["specificity"]["value"] == 0.5
+    assert whole["auc"]["value"] == (1 + 0 + 0 + 0) / 4
     assert whole["calibration"]["brier"] == pytest.approx(0.01)  # of the two that were answered
+
+
+def test_a_model_that_refuses_what_is_healthy_spares_nobody():
+    refused = {"answered": False, "positive": False}
+    results = [
+        result("c-A", probability=1.0, positive=True, overlap=Overlap(9, 9, 9), lesion_dice=1.0),
+        *(result(f"o-{n}", overlap=Overlap(0, 0, 0), **refused) for n in range(3)),
+    ]
+
+    whole = summarise(results, positive_label="covid")["all"]
+
+    assert whole["specificity"]["value"] == 0.0
+    assert whole["auc"]["value"] == 0.0
+    assert whole["false_regions"]["per_case"] == 0.0
+    assert "without_lesions" not in whole, "no volume is known of what was not answered"
+    nobody = summarise(results[1:], positive_label="covid")["all"]
+    assert "false_regions" not in nobody
 
 
 def test_a_case_that_no_classifier_applies_to_is_no_failure():
@@ -316,7 +333,7 @@ TRUTH = {("set", "c1"): "covid", ("set", "c2"): "covid", ("set", "o1"): "other"}
 
 def manifest(name: str, **labels: str) -> Manifest:
     cases = tuple(Case(c, c, Domain.DISPLAY, "x", label=label) for c, label in labels.items())
-    return Manifest(name, "", "", Path(), cases, "")
+    return Manifest(name, "", "", Path(), cases)
 
 
 SETS = [manifest("set", c1="covid", c2="covid", o1="other")]
@@ -486,11 +503,73 @@ def test_cases_without_an_answer_count_as_failures_and_are_told(tmp_path, data_s
     assert (each["study"]["slices"]["marked"], each["study"]["slices"]["marked_hit"]) == (1, 0)
     assert figures["all"]["unanswered"] == 3
     assert figures["all"]["sensitivity"]["value"] == 0.0
-    assert figures["all"]["specificity"]["value"] == 1.0
-    assert figures["all"]["auc"]["value"] == 0.5
+    assert figures["all"]["specificity"]["value"] == 0.0
+    assert figures["all"]["slice_specificity"] == 0.0
+    assert figures["all"]["auc"]["value"] == 0.0
     page = (tmp_path / "report.html").read_text()
-    assert "Not answered: 3 of 4 cases." in page
+    assert "Not answered: 3 of 4 cases. They count as wrong" in page
     assert "2 of 2; the surest first" in page  # both are among the missed
+    assert "1 of 1; the surest first" in page  # the healthy one is a false alarm
+    assert "No lungs were found." in page
+
+
+def test_a_case_that_cannot_be_read_is_one_without_an_answer(tmp_path, data_set, models):
+    whole = json.loads(data_set.read_text())
+    (tmp_path / "empty.png").touch()
+    broken = [
+        {**case, "id": f"broken {case['id']}", "group": "e", "image": str(tmp_path / "empty.png")}
+        for case in whole["cases"]
+        if case["id"] in ("picture", "healthy")
+    ]
+    broken[0]["lesion_slices"] = [0]
+    mixed = data_set.with_name("mixed.json")
+    mixed.write_text(json.dumps({**whole, "name": "mixed", "cases": [*whole["cases"], *broken]}))
+    said: list[str] = []
+
+    figures = evaluate(
+        [open_manifest(mixed)],
+        models,
+        tmp_path,
+        parts=[Part.TEST],
+        positive_label="covid",
+        say=said.append,
+    )
+
+    each = {row["id"]: row for row in figures["each"]}
+    assert figures["all"]["unanswered"] == 2
+    assert each["picture"]["answered"]
+    dice = ("lung_dice", "lesion_dice", "lesion_dice_given_lungs")
+    assert [each["broken picture"][key] for key in dice] == [0.0] * 3
+    assert each["broken picture"]["slices"]["marked"] == 1
+    assert figures["all"]["negatives"] == 2
+    assert figures["all"]["specificity"]["value"] <= 0.5
+    page = (tmp_path / "report.html").read_text()
+    assert "Not answered: 2 of 5 cases." in page
+    assert page.count("cannot identify image file") == 2
+    assert [line for line in said if "'broken picture' of 'mixed'" in line]
+
+
+def test_nothing_but_cases_that_cannot_be_read_is_still_reported(tmp_path, models):
+    (tmp_path / "empty.png").touch()
+    cases = [
+        {"id": name, "group": name, "domain": "display", "image": "empty.png", "part": "test"}
+        | {"spacing_mm": [1, 1, 1], "label": name, "label_source": "made"}
+        for name in ("covid", "healthy")
+    ]
+    path = tmp_path / "none.json"
+    path.write_text(json.dumps({"name": "none", "source": "", "licence": "", "cases": cases}))
+
+    figures = evaluate(
+        [open_manifest(path)],
+        models,
+        tmp_path / "out",
+        parts=[Part.TEST],
+        positive_label="covid",
+        say=lambda _: None,
+    )
+
+    assert figures["all"]["unanswered"] == 2
+    assert "Not answered: 2 of 2 cases." in (tmp_path / "out" / "report.html").read_text()
 
 
 CLASSES = {"healthy": "healthy", "covid": "COVID-19", "pneumonia": "bacterial"}
@@ -516,6 +595,8 @@ def test_a_second_opinion_without_an_answer_is_no_class():
     assert figures["COVID-19"]["auc"]["value"] == 0.5
     assert figures["COVID-19"]["specificity"] == 1.0
     assert figures["healthy"]["cases"] == 1
+    assert figures["healthy"]["specificity"] == 0.5, "nor is it any other class rightly"
+    assert figures["healthy"]["auc"]["value"] == 0.5
 
 
 def test_grades_given_stand_beside_the_true_ones():
@@ -663,6 +744,7 @@ def test_the_command_takes_the_test_cases_unless_told(tmp_path, data_set):
     trained.write_text(json.dumps({**whole, "cases": [slice_]}))
     folder = write_models(tmp_path / "models")
     arguments = [str(trained), "--models", str(folder), "--out", str(tmp_path / "out")]
+    arguments += ["--without-cases"]
 
     refused = CliRunner().invoke(evaluate_command, arguments)
     asked = CliRunner().invoke(evaluate_command, [*arguments, "--part", "train"])
@@ -670,6 +752,15 @@ def test_the_command_takes_the_test_cases_unless_told(tmp_path, data_set):
     assert refused.exit_code == 1
     assert "No case is in the parts test; the manifests have cases in train." in refused.output
     assert asked.exit_code == 0, asked.output
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert told["cases"] == 1
+    assert "each" not in told
+    assert len(told["models"][0]["digest"]) == 64
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "dice.png",
+        "metrics.json",
+        "report.html",
+    }
 
 
 def test_the_command_says_what_is_wrong_with_a_manifest(tmp_path):

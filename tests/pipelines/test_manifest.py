@@ -103,30 +103,75 @@ def test_a_result_of_the_appliance_can_be_the_mask_of_its_input(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"imgae": "x"}, "case 0 has an unknown key 'imgae'; did you mean 'image'"),
-        ({"domain": "grey"}, "'grey' is not a valid Domain"),
-        ({"image": "b.npz#image"}, "b.npz#image is missing"),
-        ({"spacing_mm": [1, 0, 1]}, "spacing_mm must be above 0"),
-        ({"label": "covid"}, "has a label but no label_source"),
-        ({"part": "exam"}, "'exam' is not a valid Part"),
+        ({"imgae": "x"}, " has an unknown key 'imgae'; did you mean 'image'"),
+        ({"image": None}, " lacks image"),
+        ({"image": 5}, ": image is 5; it is the name of a file, or a list of such names"),
+        ({"image": []}, r": image is \[\]; it is the name of a file"),
+        ({"image": ["0.png", None]}, r": image is \[\"0.png\", null\]; it is the name"),
+        ({"image": "#image"}, ": image is .*; it is the name of a file"),
+        ({"lesion": {"file": "0.png"}}, ": lesion is .*; it is the name of a file"),
+        ({"image": "b.npz#image"}, ": .*b.npz is missing"),
+        ({"group": ["p", "q"]}, r": group is \[\"p\", \"q\"\]; it is a text"),
+        ({"label": ["covid"], "label_source": "NAT"}, r": label is .*; it is a text"),
+        ({"domain": "grey"}, ': domain is "grey"; it is one of hu, display'),
+        ({"domain": ["hu"]}, ": domain is .*; it is one of hu, display"),
+        ({"part": "exam"}, ': part is "exam"; it is one of train, validation, test'),
+        ({"label": "covid"}, " has a label but no label_source"),
+        (
+            {"spacing_mm": [1, 0, 1]},
+            r": spacing_mm is \[1, 0, 1\]; it is three numbers, .* above 0",
+        ),
+        ({"spacing_mm": [1, float("nan"), 1]}, ": spacing_mm is .*NaN.*; it is three numbers"),
+        ({"spacing_mm": [1, 1, float("inf")]}, ": spacing_mm is .*Infinity.*; it is three numbers"),
+        ({"spacing_mm": [1, 1]}, ": spacing_mm is .*; it is three numbers"),
+        ({"spacing_mm": 1.5}, ": spacing_mm is 1.5; it is three numbers"),
+        ({"spacing_mm": ["1", "1", "1"]}, ": spacing_mm is .*; it is three numbers"),
+        ({"lesion_slices": [1.5]}, ": lesion_slices is .*; it is a list of whole numbers"),
+        ({"lesion_slices": 3}, ": lesion_slices is 3; it is a list of whole numbers"),
     ],
 )
 def test_a_wrong_case_is_named_when_the_manifest_is_opened(arrays, change, said):
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(ManifestError, match=rf"set\.json: case 'a'{said}"):
         open_manifest(write(arrays, case(**change)))
+
+
+@pytest.mark.parametrize(
+    ("top", "said"),
+    [
+        ({"cases": 3}, "cases is 3; it is a list"),
+        ({"name": ["a"]}, r"name is \[\"a\"\]; it is a text"),
+        ({"cases": [{"id": ["a", "b"]}]}, "case 0 lacks domain, group, image"),
+        ({"cases": [case(["a"])]}, "case 0: id is .*; it is a text"),
+        ({"cases": ["a"]}, "case 0 is no JSON object"),
+        ({"split": {"seed": 1.5, "validation": 0.1, "test": 0.1}}, "seed is a whole number"),
+        ({"split": {"seed": 1, "validation": "few", "test": 0.1}}, "validation and test are"),
+    ],
+)
+def test_a_wrong_head_is_one_sentence(arrays, top, said):
+    with pytest.raises(ManifestError, match=rf"set\.json: .*{said}"):
+        open_manifest(write(arrays, **{"cases": [case()], **top}))
+
+
+def test_null_is_as_good_as_left_out(arrays):
+    nothing = dict.fromkeys(("lung", "lesion", "label", "label_source", "site", "lesion_slices"))
+    data = open_manifest(write(arrays, case(**nothing), root=None, split=None))
+
+    assert data.cases == open_manifest(write(arrays, case())).cases
+    assert data.load(data.cases[0]).lesion is None
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"lung": "a.npz#small"}, r"the mask a.npz#small is \(2, 2, 6\), its image \(2, 4, 6\)"),
-        ({"image": "a.npz#ct"}, "ct is not"),
+        ({"image": "a.npz#ct"}, "a.npz holds no array 'ct': name one of image, mask, small"),
         ({"spacing_mm": None}, "spacing_mm is missing"),
+        ({"image": ["0.png", "wide.png"]}, r"wide.png is \(4, 8\), the slices before it \(4, 6\)"),
     ],
 )
 def test_a_case_whose_files_do_not_fit_is_named_when_it_is_loaded(arrays, change, said):
-    row = {k: v for k, v in case(**change).items() if v is not None}
-    data = open_manifest(write(arrays, row))
+    Image.fromarray(np.zeros((4, 8), np.uint8)).save(arrays / "wide.png")
+    data = open_manifest(write(arrays, case(**change)))
 
     with pytest.raises(ManifestError, match=f"Case 'a' of 'set': .*{said}"):
         data.load(data.cases[0])
@@ -252,6 +297,51 @@ def test_a_corrupt_manifest_is_one_sentence_with_its_path(tmp_path, content):
 
     with pytest.raises(ManifestError, match=r"set\.json"):
         open_manifest(path)
+
+
+@pytest.mark.parametrize("name", ["mask.jpg", "renamed.png"])
+def test_a_jpeg_is_no_mask_for_its_noise_would_be_truth(arrays, name):
+    drawn = np.zeros((1, 64, 64), np.uint8)
+    drawn[:, 20:40, 20:44] = 255
+    np.savez(arrays / "large.npz", image=drawn)
+    Image.fromarray(drawn[0]).save(arrays / name, format="JPEG")
+    data = open_manifest(write(arrays, case(image="large.npz#image", lesion=name)))
+
+    with pytest.raises(ManifestError, match=f"Case 'a' of 'set': the mask {name} is a JPEG.*PNG"):
+        data.load(data.cases[0])
+
+
+def test_the_digest_is_of_what_the_files_hold_wherever_they_lie(arrays, tmp_path_factory):
+    rows = [case("npz", lung="a.npz#mask"), case("pictures", image=["0.png", "1.png"])]
+    data = open_manifest(write(arrays, *rows))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    absolute = json.loads(json.dumps(rows).replace('": "a.npz', f'": "{arrays}/a.npz'))
+    moved = open_manifest(write(elsewhere, *absolute[:1], rows[1], root=str(arrays)))
+    before = data.digest
+
+    assert absolute != rows
+    assert moved.digest == before
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(arrays / "1.png")
+    assert open_manifest(arrays / "set.json").digest != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lung": "a.npz#mask"}, {"image": "a.npz#small"}, {"spacing_mm": [1, 1, 1]}, {"part": "test"}],
+)
+def test_the_digest_is_of_how_the_files_are_read_too(arrays, change):
+    digests = [open_manifest(write(arrays, case(**said))).digest for said in ({}, change)]
+
+    assert digests[0] != digests[1]
+
+
+def test_a_slice_more_in_a_folder_is_other_data(tmp_path):
+    write_dicom(small_chest(), tmp_path / "chest")
+    path = write(tmp_path, case(domain="hu", image="chest"))
+    before = open_manifest(path).digest
+    next((tmp_path / "chest").iterdir()).unlink()
+
+    assert open_manifest(path).digest != before
 
 
 def test_two_cases_of_one_name_and_a_torn_group_are_refused(arrays):

@@ -99,6 +99,11 @@ def parts(training: Arrays, measured: Arrays | None = None) -> list[tuple[Arrays
     ]
 
 
+def data(source: str, *left_out: str) -> dict[str, Any]:
+    """Which source is learnt from, and which others there are."""
+    return {"manifests": ["set"], "shares": {**dict.fromkeys(left_out, 0.0), source: 1.0}}
+
+
 def lesions(source: str, **changes: Any) -> TrainingConfig:
     given = {
         "purpose": "lesions",
@@ -109,17 +114,17 @@ def lesions(source: str, **changes: Any) -> TrainingConfig:
             "lung_margin_mm": 0.0,
         },
         "decision": {"threshold": 0.5, "peak": 0.5},
-        "data": {"manifests": ["set"], "shares": {source: 1.0}},
+        "data": data(source),
         "patch": (16, 32, 32),
     }
     return config(**{**given, **changes})
 
 
-def lungs(source: str) -> TrainingConfig:
+def lungs(source: str, *left_out: str) -> TrainingConfig:
     return config(
         purpose="lungs",
         preprocessing={"spacing_mm": SPACING, "window_hu": HU},
-        data={"manifests": ["set"], "shares": {source: 1.0}},
+        data=data(source, *left_out),
         patch=(48, 48),
     )
 
@@ -211,8 +216,65 @@ def test_an_8_bit_stack_whose_lesions_nobody_marked_is_not_learnt_from(tmp_path,
     unmarked = {k: v for k, v in case("display volumes").items() if k != "lesion"}
     folder = write(tmp_path, "set", parts(unmarked))
 
-    with pytest.raises(PipelineError, match=r"data\.shares names display volumes; the sets have"):
+    with pytest.raises(PipelineError, match="gives one to display volumes; the sets have none"):
         LesionRecipe(lesions("display volumes"), folder, models)
+
+
+def test_a_source_that_no_share_names_is_refused_until_it_has_one(tmp_path, models):
+    own = [(case("hu volumes"), {"part": "train"})] * 2
+    folder = write(tmp_path, "set", [*parts(case("display volumes")), *own])
+
+    with pytest.raises(PipelineError, match=r"2 hu volumes\. Give each a share; 0 leaves it out"):
+        LesionRecipe(lesions("display volumes"), folder, models)
+    left_out = lesions("display volumes", data=data("display volumes", "hu volumes"))
+    recipe = LesionRecipe(left_out, folder, models)
+    picked = {recipe.mixture.pick(np.random.default_rng(seed)).case.domain for seed in SEEDS}
+
+    assert picked == {"display"}
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ({"display volume": 1.0}, "'display volume', which is no kind of source; did you mean 'di"),
+        ({"x": 1.0, "display volumes": 1.0}, "'x', which is no kind of source, but display volu"),
+        ({"display volumes": -1.0}, "share of 'display volumes' in data.shares is a number from 0"),
+        ({"display volumes": "half"}, "share of 'display volumes' in data.shares is a number"),
+        ({"display volumes": 0.0}, "gives one to none; the sets have display volumes"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(tmp_path, models, shares, said):
+    folder = write(tmp_path, "set", parts(case("display volumes")))
+    settings = lesions("", data={"manifests": ["set"], "shares": shares})
+
+    with pytest.raises(PipelineError, match=said):
+        LesionRecipe(settings, folder, models)
+
+
+def test_a_training_says_what_it_learns_from_and_how_much_it_does_not_use(tmp_path, models):
+    unmarked = {k: v for k, v in case("display volumes").items() if k != "lesion"}
+    more = [(case("lung slices"), {"part": "train"}), (unmarked, {"part": "train"})]
+    more += [(case("display slices"), {"part": part}) for part in ("validation", "test")]
+    folder = write(tmp_path, "set", [*parts(case("display volumes")), *more])
+    said: list[str] = []
+    shares = data("display volumes") | {"shares": {"display volumes": 1.0, "lung slices": 1.0}}
+
+    LesionRecipe(lesions("", data=shares), folder, models, say=said.append)
+
+    (line,) = said
+    assert line.startswith("Learning from 1 display volumes, 1 lung slices. Used are ")
+    assert "2 of 3 stacks for train, 1 of 2 stacks for validation, 2 of 2 stacks for test" in line
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_part_that_nothing_can_be_measured_on_is_named(tmp_path, models, part):
+    cases = [pair for pair in parts(case("hu volumes")) if pair[1]["part"] != part]
+    folder = write(tmp_path, "set", cases)
+
+    with pytest.raises(PipelineError, match=f"no volumes with lesion masks in the {part} part"):
+        LesionRecipe(lesions("hu volumes"), folder, models)
+    with pytest.raises(PipelineError, match=f"no lung masks in the {part} part"):
+        LungRecipe(lungs("hu volumes"), folder)
 
 
 @pytest.mark.parametrize("domain", ["display", "hu"])
@@ -267,13 +329,25 @@ class Dense(nn.Module):
 def test_what_a_net_finds_is_held_against_the_marks_in_both_domains(tmp_path, models, source):
     volume, sought = case("display volumes", of=plain()), case(source, of=plain())
     cases = [*parts(volume, volume), *parts(sought, sought)]
-    recipe = LesionRecipe(lesions(source), write(tmp_path, "set", cases), models)
+    settings = lesions(source, data=data(source, "display volumes"))
+    recipe = LesionRecipe(settings, write(tmp_path, "set", cases), models)
 
     figures = recipe.report(Dense())
 
     found = figures["slice_dice" if "slices" in source else "lesion_dice"]
     assert found["set-5"] > 0.9
     assert recipe.validate(Dense()) > 0.9
+
+
+def test_where_nothing_is_and_nothing_is_found_all_is_right(tmp_path, models):
+    healthy = case("display volumes", of=plain())
+    healthy["lesion"] = np.zeros_like(healthy["lesion"])
+    healthy["display"] = np.where(healthy["lung"], 20, 200).astype(np.uint8)
+    folder = write(tmp_path, "set", parts(case("display volumes"), healthy))
+
+    figures = LesionRecipe(lesions("display volumes"), folder, models).report(Dense())
+
+    assert figures["lesion_dice_mean"] == figures["lesion_dice_pooled"] == 1.0
 
 
 def test_a_stack_in_hu_is_measured_as_the_pipeline_segments_it(tmp_path, models):
@@ -343,7 +417,7 @@ def test_a_lung_sample_is_a_slice_whose_target_is_its_dark_part(tmp_path, source
 def test_the_figures_of_the_lung_net_tell_the_sources_apart(tmp_path):
     few = slice(20, 26)
     cases = [pair for source in SOURCES for pair in parts(case(source), case(source, slices=few))]
-    recipe = LungRecipe(lungs("hu volumes"), write(tmp_path, "set", cases))
+    recipe = LungRecipe(lungs("hu volumes", *SOURCES), write(tmp_path, "set", cases))
 
     assert set(recipe.test) == {"display volumes", "hu volumes", "lung volumes"}
     for stack in recipe.test["hu volumes"]:
@@ -530,6 +604,14 @@ def test_labels_that_cannot_be_learnt_are_refused_before_anything_is_prepared(
 
     with pytest.raises(PipelineError, match=said):
         classifier(screening(**data), tmp_path / "sets", tmp_path / "no models")
+
+
+@pytest.mark.parametrize("name", ["all", "test", "validation", "threshold"])
+def test_a_set_that_is_called_like_a_figure_is_refused(tmp_path, name):
+    write(tmp_path / "sets", name, labelled())
+
+    with pytest.raises(PipelineError, match=f"A figure of the report is called '{name}'"):
+        classifier(screening(manifests=[name]), tmp_path / "sets", tmp_path / "no models")
 
 
 def test_a_test_set_of_one_class_has_no_area_under_the_curve(tmp_path, models):

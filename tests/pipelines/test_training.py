@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -236,13 +237,18 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
 
 def test_a_finished_training_is_not_measured_on_other_data(tmp_path):
     sets, settings = write_sets(tmp_path / "sets"), lungs()
+    moved = shutil.copytree(sets, tmp_path / "moved")
     run(settings, sets, tmp_path / "work", tmp_path / "out", say=[].append)
+    run(settings, moved, tmp_path / "work", tmp_path / "out", say=[].append)  # the same elsewhere
     manifest = sets / "lungs.json"
     raw = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**raw, "cases": raw["cases"][::-1]}))
+    with np.load(moved / "chest.npz") as arrays:
+        np.savez_compressed(moved / "chest.npz", **{**arrays, "slice_hu": arrays["slice_hu"] + 1})
 
-    with pytest.raises(PipelineError, match="made with other settings, data or models"):
-        run(settings, sets, tmp_path / "work", tmp_path / "out", say=[].append)
+    for other in (sets, moved):
+        with pytest.raises(PipelineError, match="made with other settings, data or models"):
+            run(settings, other, tmp_path / "work", tmp_path / "out", say=[].append)
 
 
 def test_a_curve_that_could_not_be_written_is_written_by_the_next_run(tmp_path, monkeypatch):
@@ -326,7 +332,7 @@ def lungs(**changes: object) -> TrainingConfig:
         "network": network,
         "preprocessing": {"spacing_mm": [8, 8, 8], "window_hu": [-1024, 350]},
         "decision": {"threshold": 0.5},
-        "data": {"manifests": ["lungs"], "shares": {"lung slices": 1.0}},
+        "data": {"manifests": ["lungs"], "shares": {"lung slices": 1.0, "lung volumes": 0.0}},
         "patch": (32, 32),
         "steps": 2,
     }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.engines.torch import best_precision
 from pipelines.errors import PipelineError
 from pipelines.training.losses import weighted_cross_entropy
 from pipelines.training.pneumonia import PneumoniaRecipe
@@ -170,12 +171,36 @@ def test_where_classes_are_absent_the_accuracy_is_what_counts(sets, models):
     assert made.report(Says(0.0, 1.0))["auc"] == {"healthy": 0.5, "COVID-19": 0.5}
 
 
+class Convolves(torch.nn.Module):
+    """A network that keeps what it was computed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv3d(1, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        out = self.layer(images)
+        self.computed_in = out.dtype
+        return out.mean(dim=(2, 3, 4))
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_cases_are_measured_in_the_precision_the_model_will_have(sets, models, precision):
+    net = Convolves()
+
+    with torch.inference_mode():
+        recipe(config(precision=precision), sets, models).validate(net)
+
+    low = best_precision(torch.device("cpu"), precision) is Precision.BF16
+    assert net.computed_in is (torch.bfloat16 if low else torch.float32)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"loss": "dice"}, "trained with 'weighted cross-entropy' alone"),
         ({"data": {"class_weights": {"healthy": 1.0}}}, "must name the classes healthy, COVID-19"),
-        ({"labels": {"other": "healthy"}}, "No case to train on"),
+        ({"labels": {"other": "healthy"}}, "No case of the train part has a label"),
         ({"labels": {"well": "hale"}}, "must name the classes healthy, COVID-19"),
         ({"preprocessing": {**SUBSETS, "slices": 16}}, "lie in 10 slices; 16 are needed"),
     ],

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,37 @@ def test_another_threshold_is_another_model(tmp_path: Path):
     one, same, changed = (open_bundle(tmp_path / n).digest for n in ("one", "same", "other"))
 
     assert one == same != changed
+
+
+FULL_DISK = """
+import dataclasses, resource, signal, sys, torch
+from pathlib import Path
+from pipelines.weights import write_bundle
+from tests.support.tiny_models import CONFIGS
+torch.manual_seed(99)
+config = CONFIGS["lungs"]
+net = config.network_with_random_weights()
+large = dataclasses.replace(config, name="n" * 10_000_000)  # of its files only one has no room
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9_000_000, resource.RLIM_INFINITY))
+write_bundle(Path(sys.argv[1]), large, net)
+"""
+
+
+def test_a_full_disk_leaves_the_older_model_whole(folder: Path):
+    older = open_bundle(folder).digest
+
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, folder], capture_output=True, text=True, check=False
+    )
+
+    assert "File too large" in done.stderr
+    assert open_bundle(folder).digest == older
+    assert {path.name for path in folder.iterdir()} == {
+        "SHA256SUMS",
+        "config.json",
+        "weights.safetensors",
+    }
 
 
 def test_a_folder_without_checksums_is_no_model(tmp_path: Path):
