@@ -29,6 +29,7 @@ over the test groups of some sets, as `appliance evaluate` does, and adds its re
     contests = ["segmenters", "classifiers"]
     manifests = ["covid-volumes", "ucsd"]
     positive = "covid"
+    single_cases = false        # a report to give away, without pictures; true if left out
 """
 
 import hashlib
@@ -84,6 +85,7 @@ class Evaluation:
     contests: Sequence[str]
     manifests: Sequence[str]
     positive: str
+    single_cases: bool = True
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def select(
             out / "winners",
             parts=[Part.TEST],
             positive_label=evaluation.positive,
+            single_cases=evaluation.single_cases,
             say=say,
         )
     say(f"Written: {out / 'report.html'}")
@@ -220,7 +223,8 @@ def read_comparison(path: Path) -> tuple[list[Contest], Evaluation | None]:
         evaluation = Evaluation(**comparison["evaluation"])
     except TypeError as error:
         raise PipelineError(
-            f"{path}: [evaluation] has the keys contests, manifests and positive: {error}."
+            f"{path}: [evaluation] has the keys contests, manifests, positive and single_cases: "
+            f"{error}."
         ) from error
     unknown = set(evaluation.contests) - {contest.name for contest in contests}
     if unknown:

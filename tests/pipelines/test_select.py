@@ -62,6 +62,7 @@ COMPARISON = """
 contests = ["segmenters", "classifiers"]
 manifests = ["volumes", "one"]
 positive = "covid"
+single_cases = false
 
 [[contests]]
 name = "lungs"
@@ -185,6 +186,7 @@ def test_contests_are_held_in_turn_and_reported(tmp_path, comparison):
     assert run["lesions"] == best["digest"]
     assert run["screening"] == chosen["digest"]
     assert set(together["sets"]) == {"volumes", "one"}
+    assert "each" not in together
 
     said.clear()
     select(comparison, sets, tmp_path / "work", tmp_path / "again", say=said.append)
@@ -256,7 +258,7 @@ def test_a_second_opinion_is_compared_by_what_each_fold_had_not_learnt(tmp_path)
         ('after = "segmenters"', 'after = "segmentors"', "'classifiers' comes after 'segmentors'"),
         ('title = "Lung nets"', "", "a contest lacks title"),
         ('["segmenters", "cl', '["segments", "cl', "names no contest with segments"),
-        ('positive = "covid"', "", "has the keys contests, manifests and positive"),
+        ('positive = "covid"', "", "has the keys contests, manifests, positive and"),
         ("steps = 3", "stepps = 3", r"unknown keys \['stepps'\]"),
         ('base = "lungs.toml"', 'base = "lung.toml"', "Cannot read the training file .*lung.toml"),
     ],
