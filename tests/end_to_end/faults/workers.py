@@ -146,15 +146,17 @@ def kill_whoever_takes_one(box: Box, row: Row) -> None:
         row.sendings += others
         for sending in (deadly, *others):
             box.send(sending)
-        _kill_until_it_ends(box, deadly)
+        struck_each_try = _kill_until_it_ends(box, deadly)
         box.settle(others)
+        if not struck_each_try:
+            continue
         row.faults += _not_quarantined(box, deadly)
         row.faults += [fault for other in others for fault in _delayed(box, other, deadly)]
         row.did("quarantined")
 
 
-def _kill_until_it_ends(box: Box, deadly: Sending) -> None:
-    """Kill the pool process once in each try."""
+def _kill_until_it_ends(box: Box, deadly: Sending) -> bool:
+    """Kill the pool process once in each try; false if a try was over before it was seen."""
     last = 0
     while (study := box.study(deadly)) is None or study.state not in FINAL:
         if study is not None and study.state == State.ANALYSING and study.attempts > last:
@@ -162,6 +164,7 @@ def _kill_until_it_ends(box: Box, deadly: Sending) -> None:
             for pid in box.pool_of("worker-gpu"):
                 kill(pid)
         time.sleep(0.005)
+    return study.attempts == last
 
 
 def _not_quarantined(box: Box, deadly: Sending) -> list[str]:

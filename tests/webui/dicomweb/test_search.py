@@ -275,7 +275,10 @@ def test_several_people_under_one_uid_are_apart(archive: Archive, get: Callable[
 @given(
     st.dictionaries(
         st.sampled_from([*ATTRIBUTES, *PLAIN_PARAMETERS, MODALITIES]) | st.text(max_size=12),
-        st.text(st.sampled_from("*?%_\\[]^=-.,'\"0129aZü\0\n ") | st.characters(), max_size=20),
+        st.text(
+            st.sampled_from("*?%_\\[]^=-.,'\"0129aZü\0\n ") | st.characters(codec="utf-8"),
+            max_size=20,
+        ),
         max_size=3,
     )
 )
