@@ -156,13 +156,15 @@ def kill_whoever_takes_one(box: Box, row: Row) -> None:
 
 
 def _kill_until_it_ends(box: Box, deadly: Sending) -> bool:
-    """Kill the pool process once in each try; false if a try was over before it was seen."""
+    """Kill the pool process once in each try; false if one was over before it was struck."""
     last = 0
     while (study := box.study(deadly)) is None or study.state not in FINAL:
         if study is not None and study.state == State.ANALYSING and study.attempts > last:
             last = study.attempts
             for pid in box.pool_of("worker-gpu"):
                 kill(pid)
+            if _state(box, deadly) == State.READY:
+                return False
         time.sleep(0.005)
     return study.attempts == last
 
