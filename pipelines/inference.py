@@ -3,7 +3,7 @@
 Batch norm makes a voxel's result depend on its surroundings alone, so boxes agree with one pass
 where the network reaches no further than the halo by which they overlap. A U-Net++ of full depth
 reaches about 100 voxels, so its boxes agree nearly, and the better the wider the halo. A network of
-two dimensions takes the slices as they come.
+two dimensions takes the slices as they come, each with its neighbours if it has channels for them.
 """
 
 import math
@@ -26,6 +26,7 @@ NETWORK_BYTES: Final = 2_900_000_000
 HALO: Final = 16  # voxels
 WIDE_HALO: Final = 32
 WIDE_WORTH: Final = 1.25  # times the voxels to compute that the wide halo may cost
+SLICE_MULTIPLE: Final = 32  # of the sides of a slice: what 2-D networks may halve five times
 RIM: Final = 16  # voxels; more than none finds the lungs' edges, more than this nothing further
 MOST_CUTS: Final = 6  # along one axis
 SLICES_A_BATCH: Final = 16
@@ -50,25 +51,40 @@ class Model:
 
     def probability(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what a segmentation model says of `image` (z, y, x) in [0, 1], on its voxels."""
-        return predict_stack(self.engine, image, dimensions=self.config.dimensions)
+        dimensions, channels = self.config.dimensions, self.config.in_channels
+        return predict_stack(self.engine, image, dimensions=dimensions, channels=channels)
 
 
 def predict_stack(
-    engine: Engine, image: NDArray[np.float32], *, dimensions: int
+    engine: Engine, image: NDArray[np.float32], *, dimensions: int, channels: int = 1
 ) -> NDArray[np.float32]:
-    """Return the probabilities (z, y, x) of a network; one of two dimensions sees slices.
+    """Return the probabilities (z, y, x) of a network.
 
-    One of three sees `RIM` voxels of nothing around the slices.
+    One of two dimensions sees slices as `with_neighbours` shows them, one of three `RIM` voxels of
+    nothing around them.
 
     Raises:
         InferenceError: the network answers something that is no number.
     """
     height, width = image.shape[1:]
     if dimensions == 2:
-        padded = np.pad(image, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)))
-        return predict_slices(engine, padded[:, None])[:, 0, :height, :width]
+        missing = ((0, 0), (0, -height % SLICE_MULTIPLE), (0, -width % SLICE_MULTIPLE))
+        slices = with_neighbours(np.pad(image, missing), channels)
+        return predict_slices(engine, slices)[:, 0, :height, :width]
     seen = predict_volume(engine, np.pad(image, ((0, 0), (RIM, RIM), (RIM, RIM))))
     return seen[:, RIM : RIM + height, RIM : RIM + width]
+
+
+def with_neighbours(image: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """Return each slice of `image` (z, y, x) as `(z, channels, y, x)`.
+
+    Channel 0 is the slice, then come the ones before it and behind it by turns, the nearest first;
+    beyond the ends of the stack, its last slice there.
+    """
+    steps = [(i + 1) // 2 * (-1) ** i for i in range(1, channels)]
+    rows = np.arange(len(image))[:, None] + np.array([0, *steps])
+    seen: NDArray[np.float32] = image[np.clip(rows, 0, len(image) - 1)]
+    return seen
 
 
 def predict_volume(

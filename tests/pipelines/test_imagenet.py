@@ -53,11 +53,30 @@ def test_the_last_layer_is_left_as_it_was():
     assert {key for key in kept if "num_batches" not in key} == {"linear.weight", "linear.bias"}
 
 
+def test_a_unet_begins_its_way_down_with_the_same_weights():
+    classifier = build("efficientnet_lite0", {"in_channels": 3})
+    unet = build("efficientnet_unet", {"in_channels": 3})
+    for net in (classifier, unet):
+        begin_with_imagenet(net)
+    picture = torch.rand(2, 3, 64, 64)
+
+    with torch.inference_mode():
+        expected = classifier.eval().blocks(classifier.stem(picture))
+        deepest = unet.eval().stem(picture)
+        for stage in unet.blocks:
+            deepest = stage(deepest)
+
+    assert torch.equal(deepest, expected)
+
+
 @pytest.mark.parametrize(
-    ("name", "options"), [("resnet50", {}), ("efficientnet_lite0", {"dimensions": 3})]
+    ("name", "options"),
+    [("resnet50", {}), ("efficientnet_lite0", {"dimensions": 3})],
 )
 def test_another_network_is_refused(name: str, options: dict[str, int]):
-    with pytest.raises(PipelineError, match="is for efficientnet_lite0 in two dimensions"):
+    with pytest.raises(
+        PipelineError, match="is for efficientnet_lite0 and efficientnet_unet in two"
+    ):
         begin_with_imagenet(build(name, options))
 
 

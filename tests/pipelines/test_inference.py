@@ -13,6 +13,7 @@ from pipelines.inference import (
     predict_slices,
     predict_volume,
     tiles,
+    with_neighbours,
 )
 from pipelines.weights import Bundle, Precision
 from tests.support.tiny_models import CONFIGS
@@ -127,7 +128,7 @@ def test_a_convolution_reaches_across_boxes_as_in_one_pass():
     ("dimensions", "shapes"),
     [
         (3, [(1, 1, 48, 80, 64)]),
-        (2, [(16, 1, 48, 32), (16, 1, 48, 32), (8, 1, 48, 32)]),
+        (2, [(16, 1, 64, 32), (16, 1, 64, 32), (8, 1, 64, 32)]),
     ],
 )
 def test_a_model_is_given_a_stack_as_it_learnt_to_see(dimensions, shapes):
@@ -140,6 +141,20 @@ def test_a_model_is_given_a_stack_as_it_learnt_to_see(dimensions, shapes):
 
     assert engine.shapes == shapes
     np.testing.assert_array_equal(out, image * 2)
+
+
+@pytest.mark.parametrize(
+    ("channels", "seen"),
+    [
+        (1, [[0], [1], [2], [3]]),
+        (3, [[0, 0, 1], [1, 0, 2], [2, 1, 3], [3, 2, 3]]),
+        (5, [[0, 0, 1, 0, 2], [1, 0, 2, 0, 3], [2, 1, 3, 0, 3], [3, 2, 3, 1, 3]]),
+    ],
+)
+def test_a_slice_comes_with_those_around_it(channels, seen):
+    stack = np.arange(4, dtype=np.float32)[:, None, None]
+
+    assert with_neighbours(stack, channels)[:, :, 0, 0].tolist() == seen
 
 
 def test_slices_go_through_in_batches_and_come_back_in_order():

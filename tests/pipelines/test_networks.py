@@ -6,11 +6,11 @@ from torch import nn
 
 from pipelines.networks.library import ARCHITECTURES, build
 from tests.pipelines.test_classification_networks import NETWORKS
-from tests.pipelines.test_segmentation_networks import TINY
+from tests.pipelines.test_segmentation_networks import FLAT, TINY
 
 
 def test_every_architecture_is_tried_as_a_segmenter_or_as_a_classifier():
-    assert sorted([*TINY, *NETWORKS]) == sorted(ARCHITECTURES)
+    assert sorted([*TINY, FLAT, *NETWORKS]) == sorted(ARCHITECTURES)
 
 
 @pytest.mark.parametrize(

@@ -203,13 +203,18 @@ def test_a_thin_stack_is_filled_up_with_its_last_slice(tmp_path, models, source)
             assert (target[0, 9:] == target[0, 9]).all()
 
 
-def test_a_net_of_two_dimensions_is_given_slices(tmp_path, models):
-    flat = lesions("hu volumes", network={"dimensions": 2}, patch=(32, 32))
-    recipe = LesionRecipe(flat, write(tmp_path, "set", parts(case("hu volumes"))), models)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("source", ["hu volumes", "display volumes"])
+def test_a_net_of_two_dimensions_is_given_slices(source, channels, tmp_path, models):
+    network = {"dimensions": 2, "in_channels": channels}
+    flat = lesions(source, network=network, patch=(32, 32))
+    recipe = LesionRecipe(flat, write(tmp_path, "set", parts(case(source))), models)
 
     image, target = recipe.sample(np.random.default_rng(0))
 
-    assert image.shape == target.shape == (1, 32, 32)
+    assert image.shape == (channels, 32, 32)
+    assert target.shape == (1, 32, 32)
+    assert image[0][target[0] > 0].min() > 0  # the target is what is to be seen in channel 0
 
 
 def test_an_8_bit_stack_whose_lesions_nobody_marked_is_not_learnt_from(tmp_path, models):

@@ -23,7 +23,8 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "unetplusplus": {"features": [4, 4, 4, 4, 4, 4]},
     "vnet": {"width": 2},
 }
-# Multiples of 16, as all inputs are; the odd ones do not halve evenly down to stride 32.
+FLAT = "efficientnet_unet"  # in two dimensions alone, and for multiples of 32
+# Multiples of 16, as volumes are; the odd ones do not halve evenly down to stride 32.
 SIZES = {2: (48, 80), 3: (16, 48, 32)}
 
 every_segmenter = pytest.mark.parametrize("name", TINY)
@@ -83,6 +84,29 @@ def test_openvino_computes_what_pytorch_does_at_any_size(name: str, dimensions: 
     with torch.inference_mode():
         expected = torch.sigmoid(net(images)).numpy()
     np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-3 * np.ptp(expected))
+
+
+def test_openvino_computes_what_pytorch_does_for_slices_with_neighbours() -> None:
+    net = build(FLAT, {})
+    adapt(net, torch.rand(4, 3, 64, 96))
+    engine = OpenVinoEngine(_convert(bundle_of(net, FLAT, {})), Precision.FP32)
+
+    for size in ((64, 96), (32, 160)):
+        images = torch.rand(2, 3, *size)
+        with torch.inference_mode():
+            expected = torch.sigmoid(net(images)).numpy()
+        assert expected.shape == (2, 1, *size)
+        computed = engine.predict(images.numpy())
+        np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-3 * np.ptp(expected))
+
+
+def test_training_reaches_every_parameter_of_a_unet_on_efficientnet() -> None:
+    assert idle(build(FLAT, {"in_channels": 1}), torch.rand(2, 1, 64, 96)) == []
+
+
+def test_a_unet_on_efficientnet_has_two_dimensions_alone() -> None:
+    with pytest.raises(WeightsError, match="2 dimensions alone"):
+        build(FLAT, {"dimensions": 3})
 
 
 def adapt(net: nn.Module, images: torch.Tensor) -> None:
