@@ -7,7 +7,7 @@ PACKAGES := appliance pipelines dicom_node webui updater
 SOURCES := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check fix faults fuzz soak bench-inference bench-reception ohif screenshots
+.PHONY: help setup demo serve test check fix faults fuzz soak bench-inference bench-reception bench-worklist ohif screenshots
 
 help:             ## Say what there is to do.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ bench-inference: $(INSTALLED)  ## Time the automatic run beside its networks and
 
 bench-reception: $(INSTALLED)  ## Time reception beside storescp, Orthanc and plain pynetdicom. PLACE=FOLDER on the disk to measure
 	$(BIN)/python -m bench.reception $(if $(PLACE),--place '$(PLACE)')
+
+bench-worklist: $(INSTALLED)  ## Time the worklist's pages, filters and search with 10,000 studies, on SQLite and PostgreSQL. STUDIES=10000
+	$(BIN)/python -m bench.worklist --studies $(or $(STUDIES),10000)
 
 ohif: $(INSTALLED)  ## Show a Segmentation of ours in OHIF on Orthanc: bench/results/ohif.png. Downloads OHIF once. ARGS=--box
 	$(BIN)/python -m bench.ohif $(ARGS)

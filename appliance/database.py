@@ -33,6 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator
 
+from appliance import matching
 from appliance.config import Settings
 from appliance.errors import ConfigError, TransientError
 
@@ -279,6 +280,7 @@ def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
         connection.isolation_level = None
         # SQLite's own knows no letter beyond ASCII, and names have them.
         connection.create_function("lower", 1, _lower, deterministic=True)
+        connection.create_function("folded", 1, matching.folded, deterministic=True)
         cursor = connection.cursor()
         for pragma in (
             f"busy_timeout = {BUSY_TIMEOUT_MS}",

@@ -18,6 +18,7 @@ means anything: neither is SQL, whatever a peer sends.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -67,6 +68,32 @@ def condition(rule: Rule, column: Any, keyword: str, value: str) -> ColumnElemen
     if rule is not uid and len(value) > CHARACTERS_LIMIT:
         raise QueryError(f"{keyword} has more than {CHARACTERS_LIMIT} characters.")
     return rule(column, keyword, value.strip())
+
+
+def contains(column: Any, part: str) -> ColumnElement[bool]:
+    """Whether a name holds this anywhere, as `folded` compares: what people type to find somebody.
+
+    DICOM's matching needs the whole name, or wildcards.
+    """
+    wanted = folded(part)
+    if not wanted:
+        return false()
+    return _Contains(column, wanted, "".join(_either_case(letter) for letter in wanted))
+
+
+def folded(text: str) -> str:
+    """A name without case, accents and what separates its parts."""
+    plain = unicodedata.normalize("NFKD", text).lower().replace("ß", "ss")
+    return FOLDED_AWAY.sub("", plain)
+
+
+FOLDED_AWAY: Final = re.compile(r"[\u0300-\u036f^=,.' -]+")
+
+
+def _either_case(letter: str) -> str:
+    """A pattern for a letter in PostgreSQL, whose own idea of case depends on its locale."""
+    cases = {_escaped(ord(each)) for each in (letter, letter.upper()) if len(each) == 1}
+    return f"[{''.join(sorted(cases))}]"
 
 
 def listed(value: str) -> list[str]:
@@ -184,6 +211,27 @@ def _matches_in_postgresql(element: _Matches, compiler: SQLCompiler, **options: 
     column, _, postgresql = element.clauses
     left, right = (compiler.process(each, **options) for each in (column, postgresql))
     return f"{left} ~ {right}"
+
+
+class _Contains(FunctionElement[bool]):
+    """A name, and a part of one, folded and as a regular expression that PostgreSQL reads."""
+
+    inherit_cache = True
+    type = Boolean()
+
+
+@compiles(_Contains, "sqlite")
+def _contains_in_sqlite(element: _Contains, compiler: SQLCompiler, **options: Any) -> str:
+    column, part, _ = (compiler.process(each, **options) for each in element.clauses)
+    return f"instr(folded({column}), {part}) > 0"  # `folded` is ours: see `database`
+
+
+@compiles(_Contains, "postgresql")
+def _contains_in_postgresql(element: _Contains, compiler: SQLCompiler, **options: Any) -> str:
+    column, _, pattern = (compiler.process(each, **options) for each in element.clauses)
+    plain = f"replace(normalize({column}, NFKD), 'ß', 'ss')"
+    away = FOLDED_AWAY.pattern.replace("'", "''")
+    return f"regexp_replace({plain}, '{away}', '', 'g') ~ {pattern}"
 
 
 def _patterns(value: str) -> tuple[str, str]:

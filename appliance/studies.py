@@ -18,7 +18,6 @@ from sqlalchemy import (
     Row,
     Select,
     bindparam,
-    case,
     delete,
     exists,
     func,
@@ -229,28 +228,6 @@ class WorklistRow:
         return self.state is State.READY and self.reviewed_by is None
 
 
-@dataclass(frozen=True)
-class Moving:
-    """A study that is being received or analysed, for pages that follow it live."""
-
-    study_id: int
-    state: State
-    instance_count: int
-    step: str | None
-    step_done: int
-    step_total: int
-    steps: tuple[StepDone, ...]
-
-
-@dataclass(frozen=True)
-class Pulse:
-    """What moves right now. `marker` differs whenever any other fact of the worklist may have."""
-
-    marker: str
-    counts: Mapping[State, int]
-    moving: tuple[Moving, ...]
-
-
 class Routes:
     """Where instances of a series and a person went last, so that the next is added at a glance.
 
@@ -448,22 +425,15 @@ def _record(db: Session, instance: ReceivedInstance, now: datetime, *, returned:
     return Recorded.NEW
 
 
-def worklist(db: Session, *, limit: int = 100, offset: int = 0) -> list[WorklistRow]:
-    """The studies, suspicious ones first by probability, the others by arrival, newest first."""
-    suspicion = case((Analysis.positive.is_(True), Analysis.probability), else_=-1.0)
-    rows = db.execute(
-        _worklist_rows()
-        .order_by(suspicion.desc(), Study.first_received_at.desc(), Study.id.desc())
-        .limit(limit)
-        .offset(offset)
-    )
-    return [_worklist_row(*row) for row in rows]
-
-
 def worklist_row(db: Session, study_id: int) -> WorklistRow | None:
     """The worklist's line for one study."""
-    row = db.execute(_worklist_rows().where(Study.id == study_id)).one_or_none()
-    return None if row is None else _worklist_row(*row)
+    return next(iter(worklist_rows(db, [study_id])), None)
+
+
+def worklist_rows(db: Session, ids: Sequence[int]) -> list[WorklistRow]:
+    """The worklist's lines for these studies, in this order; those that are gone have none."""
+    found = {row[0].id: row for row in db.execute(_worklist_rows().where(Study.id.in_(ids)))}
+    return [_worklist_row(*found[study_id]) for study_id in ids if study_id in found]
 
 
 def _worklist_rows() -> Select[Study, Analysis | None, Review | None, int, bool]:
@@ -513,41 +483,6 @@ def progress(db: Session, study_id: int) -> Progress | None:
         steps=tuple(
             StepDone(row.step, row.position, row.seconds, row.summary, row.at)
             for row in db.scalars(done)
-        ),
-    )
-
-
-def pulse(db: Session) -> Pulse:
-    """What moves right now: a few small queries whatever the number of studies."""
-    # Counted: a transaction that began earlier may commit a lower id later (PostgreSQL).
-    noted = [
-        db.scalar(select(func.count()).select_from(table))
-        for table in (StudyEvent, InstanceConflict, Review)
-    ]
-    counts = db.execute(select(Study.state, func.count()).group_by(Study.state))
-    under_way = db.scalars(
-        select(Study).where(Study.state.in_((State.RECEIVING, State.ANALYSING))).order_by(Study.id)
-    ).all()
-    found: dict[int, list[StepDone]] = {}
-    analysing = [study.id for study in under_way if study.state == State.ANALYSING]
-    done = select(StepResult).where(StepResult.study_id.in_(analysing))
-    for row in db.scalars(done.order_by(StepResult.position)):
-        step = StepDone(row.step, row.position, row.seconds, row.summary, row.at)
-        found.setdefault(row.study_id, []).append(step)
-    return Pulse(
-        marker=".".join(str(number) for number in noted),
-        counts={State(state): number for state, number in counts},
-        moving=tuple(
-            Moving(
-                study_id=study.id,
-                state=State(study.state),
-                instance_count=study.revision,
-                step=study.step,
-                step_done=study.step_done,
-                step_total=study.step_total,
-                steps=tuple(found.get(study.id, ())),
-            )
-            for study in under_way
         ),
     )
 
@@ -851,6 +786,11 @@ Identity = tuple[str, ...]
 
 NAMES: Final = slice(0, 4)
 """What of an identity says who somebody is."""
+
+
+def same_person(one: Patient, other: Patient) -> bool:
+    """Whether two rows describe one person, however a station spells the name."""
+    return one is other or _agree(_identity(one), _identity(other))
 
 
 def _identity(person: Patient | PatientAttributes) -> Identity:

@@ -471,6 +471,16 @@ class Account(Base):
     locked_until: Mapped[datetime | None]
 
 
+class Preference(Base):
+    """What a person set for themselves, by name."""
+
+    __tablename__ = "preference"
+
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON)
+
+
 class Review(Base):
     """What a person confirmed of one analysis; triggers refuse every change.
 
@@ -509,6 +519,7 @@ class AuditEntry(Base):
     """One line of the audit; triggers refuse every change and removal."""
 
     __tablename__ = "audit_entry"
+    __table_args__ = (Index("ix_audit_entry_tag_actor", "tag", "actor"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[datetime]

@@ -15,8 +15,9 @@ from typing import Any, Final
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from appliance import studies
+from appliance import pulse
 from appliance.database import Database
+from appliance.pulse import Pulse
 from webui.display import STATE_WORDS
 
 log = structlog.get_logger()
@@ -48,6 +49,7 @@ class LiveFeed:
         self._database = database
         self._clock = clock
         self._lock = threading.Lock()
+        self._pulse: Pulse | None = None
         self._latest = ""
         self._read_at = float("-inf")
         self._streams = threading.BoundedSemaphore(MOST_STREAMS)
@@ -57,7 +59,8 @@ class LiveFeed:
         with self._lock:
             if self._clock() - self._read_at >= self.interval_s:
                 with self._database.snapshot() as db:
-                    self._latest = json.dumps(_as_json(studies.pulse(db)))
+                    self._pulse = pulse.read(db, before=self._pulse)
+                self._latest = json.dumps(_as_json(self._pulse))
                 self._read_at = self._clock()
             return self._latest
 
@@ -88,23 +91,23 @@ class Stream:
         sent, sent_at = "", 0.0
         while time.monotonic() < end and not self.closed:
             try:
-                pulse = self.feed.latest()
+                latest = self.feed.latest()
             except SQLAlchemyError as error:
                 log.warning("live_feed_failed", error=type(error).__name__)
                 return
-            if pulse != sent:
-                sent, sent_at = pulse, time.monotonic()
-                yield f"data: {pulse}\n\n"
+            if latest != sent:
+                sent, sent_at = latest, time.monotonic()
+                yield f"data: {latest}\n\n"
             elif time.monotonic() - sent_at > KEEP_ALIVE_S:
                 sent_at = time.monotonic()
                 yield "event: alive\ndata:\n\n"
             time.sleep(self.feed.interval_s)
 
 
-def _as_json(pulse: studies.Pulse) -> dict[str, Any]:
+def _as_json(latest: Pulse) -> dict[str, Any]:
     return {
-        "marker": pulse.marker,
-        "counts": {state.value: count for state, count in pulse.counts.items()},
+        "marker": latest.marker,
+        "counts": {stage.value: count for stage, count in latest.counts.items()},
         "moving": [
             {
                 "study_id": study.study_id,
@@ -119,6 +122,6 @@ def _as_json(pulse: studies.Pulse) -> dict[str, Any]:
                     for done in study.steps
                 ],
             }
-            for study in pulse.moving
+            for study in latest.moving
         ],
     }

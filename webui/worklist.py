@@ -1,54 +1,142 @@
-"""The worklist: what is suspicious first, then by arrival; live without a reload."""
+"""The worklist: what waits to be read first, filtered and searched by its address, live."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
-from flask import Blueprint, Response, abort, jsonify, render_template, request, url_for
+from flask import (
+    Blueprint,
+    Response,
+    abort,
+    jsonify,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from flask_login import current_user
+from werkzeug.wrappers import Response as AnyResponse
 
-from appliance import priority, studies
+from appliance import lifecycle, preferences, priority, pulse, studies, worklist
 from appliance.accounts import Role
+from appliance.errors import InvalidMoveError, QueryError
 from appliance.lifecycle import State
 from appliance.priority import Priority
+from appliance.studies import WorklistRow
 from appliance.tables import Series
-from webui import display
+from appliance.worklist import Line, View
+from webui import display, worklist_address
 from webui.resources import resources
 
 PAGE_ROWS: Final = 50
 MAY_PRIORITISE: Final = frozenset({Role.RADIOLOGIST, Role.ADMINISTRATOR})
+MAY_RETRY: Final = frozenset({Role.ADMINISTRATOR})
 WAITING: Final = frozenset({State.RECEIVING, State.QUEUED})
+ENDED_WITHOUT: Final = frozenset({State.FAILED, State.REJECTED})
+DEFAULT_VIEW: Final = "worklist.view"
+"""The name of the preference: a query string."""
+
+NOTHING_TO_RETRY: Final = "The study has moved on in the meantime: look at its line."
 
 blueprint = Blueprint("worklist", __name__)
 
 
+@blueprint.errorhandler(QueryError)
+def wrong_address(error: QueryError) -> Response:
+    """Say what is wrong with the address."""
+    return make_response(jsonify(error=str(error)), HTTPStatus.BAD_REQUEST)
+
+
 @blueprint.get("/")
-def index() -> str:
-    """The page; its rows come from `rows`."""
-    return render_template("worklist/index.html", page=_wanted_page())
+def index() -> str | AnyResponse:
+    """The page; its rows come from `rows`. Without any wish it is the person's own view."""
+    default = _default_view()
+    if default and not request.args:
+        return redirect(f"{url_for('worklist.index')}?{default}")
+    return render_template("worklist/index.html", default=default)
 
 
 @blueprint.get("/api/worklist")
 def rows() -> Response:
-    """One page of rows, as the table shows them."""
+    """One page of rows, as the table shows them, and how many came after the study `since`."""
+    view = _view(request.args)
+    since = request.args.get("since", type=int)
     with resources().database.snapshot() as db:
-        marker = studies.pulse(db).marker
-        total = studies.count(db)
+        marker = pulse.marker(db)
+        total = worklist.count(db, view)
         pages = max(1, -(-total // PAGE_ROWS))
-        page = min(_wanted_page(), pages)
-        listed = studies.worklist(db, limit=PAGE_ROWS, offset=(page - 1) * PAGE_ROWS)
+        page = min(max(1, request.args.get("page", 1, type=int)), pages)
+        lines = worklist.page(db, view, limit=PAGE_ROWS, offset=(page - 1) * PAGE_ROWS)
         refused = {
-            row.study_id: studies.series_of(db, row.study_id)
-            for row in listed
-            if row.state is State.REJECTED
+            line.row.study_id: studies.series_of(db, line.row.study_id)
+            for line in lines
+            if line.row.state is State.REJECTED
         }
+        newest = worklist.newest(db)
+        arrived = 0
+        if since is not None and since < newest:
+            arrived = worklist.count(db, view, newer_than=since)
     return jsonify(
         marker=marker,
         page=page,
         pages=pages,
         total=total,
-        rows=[_row(row, refused.get(row.study_id, ())) for row in listed],
+        newest=newest,
+        arrived=arrived,
+        rows=[_row(line, refused.get(line.row.study_id, ())) for line in lines],
     )
+
+
+@blueprint.get("/api/worklist/next")
+def next_to_review() -> Response:
+    """The study that waits for review after the one named, in the view that the address has.
+
+    An address without a view means the person's own.
+    """
+    asked: Mapping[str, str] = request.args
+    after = request.args.get("after", 0, type=int)
+    if not any(key in asked for key in worklist_address.KEYS):
+        asked = dict(parse_qsl(_default_view()))
+    with resources().database.snapshot() as db:
+        study_id = worklist.next_to_review(db, _view(asked), after=after)
+    url = None if study_id is None else url_for("viewer.show", study_id=study_id)
+    return jsonify(study_id=study_id, url=url)
+
+
+@blueprint.get("/api/worklist/choices")
+def choices() -> Response:
+    """What the filters offer."""
+    with resources().database.snapshot() as db:
+        found = worklist.choices(db)
+    return jsonify(
+        source=[{"value": name, "text": display.text(name)} for name in found.sources],
+        station=[{"value": name, "text": display.text(name)} for name in found.stations],
+        device=[
+            {"value": "\\".join(device), "text": display.text(" ".join(device))}
+            for device in found.devices
+        ],
+    )
+
+
+@blueprint.post("/api/worklist/view")
+def keep_view() -> tuple[str, int]:
+    """Make the view of an address the person's own; that of an empty one forgets it."""
+    asked = dict(parse_qsl(request.form.get("address", "")))
+    _view(asked)
+    with resources().database.transaction() as db:
+        kept = worklist_address.lasting(asked) or None
+        preferences.put(db, current_user.account_id, DEFAULT_VIEW, kept)
+    return "", HTTPStatus.NO_CONTENT
+
+
+@blueprint.get("/api/studies/<int:study_id>/others")
+def others(study_id: int) -> Response:
+    """The other studies of the same patient, the newest first."""
+    with resources().database.snapshot() as db:
+        found = worklist.others_of_patient(db, study_id)
+    return jsonify(studies=[_other(row) for row in found])
 
 
 @blueprint.get("/api/live")
@@ -82,36 +170,65 @@ def set_priority(study_id: int) -> tuple[str, int]:
     return "", HTTPStatus.NO_CONTENT
 
 
-def _priority_url(row: studies.WorklistRow) -> str | None:
+@blueprint.post("/api/studies/<int:study_id>/retry")
+def retry(study_id: int) -> Response:
+    """Have a failed or refused study analysed anew; the next sweep tells a worker."""
+    if current_user.role not in MAY_RETRY:
+        abort(HTTPStatus.FORBIDDEN)
+    try:
+        lifecycle.requeue(resources().database, study_id, actor=current_user.name)
+    except InvalidMoveError as error:
+        if error.source not in lifecycle.NEXT:
+            abort(HTTPStatus.NOT_FOUND)
+        return make_response(jsonify(error=NOTHING_TO_RETRY), HTTPStatus.CONFLICT)
+    return make_response("", HTTPStatus.NO_CONTENT)
+
+
+def _view(asked: Mapping[str, str]) -> View:
+    return worklist_address.view_of(
+        asked, account_id=current_user.account_id, account=current_user.name
+    )
+
+
+def _default_view() -> str:
+    with resources().database.snapshot() as db:
+        return preferences.get(db, current_user.account_id, DEFAULT_VIEW) or ""
+
+
+def _priority_url(row: WorklistRow) -> str | None:
     """Where this person can change a study's priority; none once it makes no difference."""
     if row.state not in WAITING or current_user.role not in MAY_PRIORITISE:
         return None
     return url_for("worklist.set_priority", study_id=row.study_id)
 
 
-def _wanted_page() -> int:
-    return max(1, request.args.get("page", 1, type=int))
+def _retry_url(row: WorklistRow) -> str | None:
+    """Where this person can have a study analysed anew."""
+    if row.state not in ENDED_WITHOUT or current_user.role not in MAY_RETRY:
+        return None
+    return url_for("worklist.retry", study_id=row.study_id)
 
 
-def _row(row: studies.WorklistRow, series: Sequence[Series]) -> dict[str, Any]:
+def _row(line: Line, series: Sequence[Series]) -> dict[str, Any]:
+    row = line.row
     return {
-        "study_id": row.study_id,
-        "url": url_for("viewer.show", study_id=row.study_id),
+        **_other(row),
+        "rank": line.rank.name.lower(),
+        "earlier": line.earlier,
+        "later": line.later,
+        "others_url": url_for("worklist.others", study_id=row.study_id),
         "patient": display.person_name(row.patient_name),
         "patient_id": display.text(row.patient_id),
         "birth_date": display.date(row.birth_date),
         "sex": display.sex(row.sex),
-        "description": display.text(row.description),
         "accession_number": display.text(row.accession_number),
-        "study_date": display.date(row.study_date),
         "study_time": display.time(row.study_time),
         "source_ae": display.text(row.source_ae),
         "urgent": row.priority is Priority.URGENT,
         "priority_reason": row.priority_reason,
         "priority_url": _priority_url(row),
+        "retry_url": _retry_url(row),
         "arrived_at": row.first_received_at.isoformat(timespec="seconds"),
-        "state": row.state.value,
-        "state_word": display.STATE_WORDS[row.state],
         "reason": row.state_reason,
         "images": row.instance_count,
         "conflicts": row.conflict_count,
@@ -119,14 +236,8 @@ def _row(row: studies.WorklistRow, series: Sequence[Series]) -> dict[str, Any]:
         "step": row.step,
         "step_done": row.step_done,
         "step_total": row.step_total,
-        "has_result": row.analysis_id is not None,
-        "probability": row.probability,
-        "positive": row.positive,
-        "lesion_count": row.lesion_count,
-        "lesion_volume_ml": row.lesion_volume_ml,
         "stale": row.stale,
         "waits_for_review": row.waits_for_review,
-        "review": _review(row),
         "refused_series": [
             {
                 "series": f"{item.modality} {item.series_number} {item.description}".strip(),
@@ -139,7 +250,25 @@ def _row(row: studies.WorklistRow, series: Sequence[Series]) -> dict[str, Any]:
     }
 
 
-def _review(row: studies.WorklistRow) -> dict[str, Any] | None:
+def _other(row: WorklistRow) -> dict[str, Any]:
+    """What is told of a study wherever it is named."""
+    return {
+        "study_id": row.study_id,
+        "url": url_for("viewer.show", study_id=row.study_id),
+        "description": display.text(row.description),
+        "study_date": display.date(row.study_date),
+        "state": row.state.value,
+        "state_word": display.STATE_WORDS[row.state],
+        "has_result": row.analysis_id is not None,
+        "probability": row.probability,
+        "positive": row.positive,
+        "lesion_count": row.lesion_count,
+        "lesion_volume_ml": row.lesion_volume_ml,
+        "review": _review(row),
+    }
+
+
+def _review(row: WorklistRow) -> dict[str, Any] | None:
     if row.reviewed_at is None:
         return None
     return {

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from appliance import audit, lifecycle, maintenance, priority, studies
+from appliance import audit, lifecycle, maintenance, priority, pulse, studies
 from appliance.config import PriorityRuleSettings, Settings
 from appliance.database import Database, utc_now
 from appliance.errors import ApplianceError, ConfigError
@@ -202,13 +202,13 @@ def test_what_a_person_says_no_rule_changes(database: Database, settings: Settin
 def test_a_mark_is_audited_and_seen_by_pages(database: Database):
     study_id = world.queued(database)
     with database.snapshot() as db:
-        before = studies.pulse(db).marker
+        before = pulse.marker(db)
 
     with database.transaction() as db:
         priority.mark(db, study_id, Priority.URGENT, actor="command line: ann", who="ann")
 
     with database.snapshot() as db:
-        assert studies.pulse(db).marker != before
+        assert pulse.marker(db) != before
         assert studies.events_of(db, study_id)[-1].reason == "urgent by ann"
         entry = db.query(AuditEntry).order_by(AuditEntry.id.desc()).first()
         assert audit.verify(db) is None

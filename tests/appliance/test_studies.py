@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import create_engine, select
 
-from appliance import lifecycle, studies
+from appliance import lifecycle, pulse, studies
 from appliance.database import Database
 from appliance.errors import ApplianceError, LostRaceError
 from appliance.lifecycle import Claim, State
@@ -424,27 +424,6 @@ def test_a_uid_is_data_however_malformed(database: Database, uid: str):
     assert row_of(database, uid).study_uid == uid
 
 
-def test_the_worklist_shows_suspicion_first_and_then_what_came_last(database: Database):
-    for uid, probability, positive in (
-        ("2.25.11", 0.1, False),
-        ("2.25.12", 0.6, True),
-        ("2.25.13", 0.9, True),
-        ("2.25.14", 0.2, False),
-    ):
-        claim = world.claimed(database, study_uid=uid)
-        found = world.result(probability=probability, positive=positive)
-        lifecycle.finish(database, claim, found)
-    world.receive(database, world.instance(study_uid="2.25.15"))
-
-    with database.snapshot() as db:
-        rows = studies.worklist(db, limit=10, offset=0)
-        page = studies.worklist(db, limit=2, offset=1)
-
-    uids = [row.study_uid for row in rows]
-    assert uids == ["2.25.13", "2.25.12", "2.25.15", "2.25.14", "2.25.11"]
-    assert [row.study_uid for row in page] == uids[1:3]
-
-
 def test_steps_are_published_as_they_come_and_replaced_at_the_next_claim(database: Database):
     claim = world.claimed(database)
     studies.start_step(database, claim, step="lungs", done=0, total=3)
@@ -497,7 +476,7 @@ def test_series_keep_what_the_analysis_did_with_them(database: Database):
 
 def marker_of(database: Database) -> str:
     with database.snapshot() as db:
-        return studies.pulse(db).marker
+        return pulse.marker(db)
 
 
 def test_a_move_that_commits_after_a_later_one_is_seen(request: pytest.FixtureRequest):

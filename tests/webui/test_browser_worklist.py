@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, Route
 
 from appliance import accounts, lifecycle, priority, studies
 from appliance.lifecycle import State
-from appliance.studies import PatientAttributes, SeriesAttributes
+from appliance.studies import PatientAttributes, SeriesAttributes, StudyAttributes
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
 from tests.appliance.world import Bell
@@ -160,6 +160,127 @@ def next_study(world: World) -> int | None:
     """Whose turn it is."""
     with world.database.snapshot() as db:
         return priority.whose_turn(db, 0, in_a_row=world.settings.priority.in_a_row)
+
+
+def order_of(reader: Reader) -> list[int]:
+    rows = (
+        "() => [...document.querySelectorAll('#rows tr')].map((row) => Number(row.dataset.study))"
+    )
+    found: list[int] = reader.page.evaluate(rows)
+    return found
+
+
+def shows_only(reader: Reader, *study_ids: int) -> None:
+    """Wait until these rows are there, in this order, and no other."""
+    reader.until(
+        "(ids) => ids.join() === [...document.querySelectorAll('#rows tr')]"
+        ".map((row) => row.dataset.study).join()",
+        list(study_ids),
+    )
+
+
+def test_filters_search_and_order_live_in_the_address(reader: Reader, world: World):
+    jane = PatientAttributes(patient_id="17", name="DOE^JANE")
+    first = world.receive("1.1", patient=jane, source_ae="CT2")
+    second = world.receive("1.2")
+    world.fail(world.claim(second), "The disk is full.")
+    shows_only(reader, second, first)
+
+    reader.page.click("#counts >> text=failed")
+    shows_only(reader, second)
+    assert reader.page.url.endswith("?state=failed")
+    reader.page.select_option("[name=state]", "")
+    shows_only(reader, second, first)
+    reader.page.fill("[name=q]", "jane doe")
+    shows_only(reader, first)
+    assert reader.page.url.endswith("?q=jane+doe")
+    reader.page.reload()
+    shows_only(reader, first)
+    assert reader.page.input_value("[name=q]") == "jane doe"
+    reader.page.fill("[name=q]", "nobody")
+    reader.page.wait_for_selector("#none", state="visible")
+    reader.page.click("#all")
+    shows_only(reader, second, first)
+    reader.page.click("th >> text=Arrived")
+    reader.page.click("th >> text=Arrived")
+    shows_only(reader, first, second)
+    assert reader.page.get_attribute("th:has([data-order=arrival])", "aria-sort") == "ascending"
+
+    reader.page.go_back()
+    reader.page.go_back()
+    reader.page.go_back()
+    reader.page.wait_for_selector("#none", state="visible")
+    assert reader.page.input_value("[name=q]") == "nobody"
+
+
+def test_a_person_opens_the_worklist_with_a_view_of_their_own(reader: Reader, world: World):
+    kept, other = world.receive("1.1", source_ae="CT2"), world.receive("1.2")
+    shows_only(reader, other, kept)
+    reader.page.reload()  # what filters offer is asked for once
+
+    reader.page.select_option("[name=source]", "CT2")
+    shows_only(reader, kept)
+    reader.page.click("#keep")
+    reader.page.wait_for_selector("#connection >> text=opens like this")
+    reader.page.goto(reader.address)
+
+    shows_only(reader, kept)
+    assert reader.page.input_value("[name=source]") == "CT2"
+    assert reader.page.inner_text("#keep") == "Forget my default view"
+    reader.page.click("#keep")
+    reader.page.wait_for_selector("#connection >> text=everything again")
+    reader.page.goto(reader.address)
+    shows_only(reader, other, kept)
+
+
+def test_no_row_moves_under_the_pointer_and_what_came_is_announced(reader: Reader, world: World):
+    first = world.receive("1.1")
+    reader.page.wait_for_selector("#arrivals >> text=1 new study")
+    reader.page.click("#show")
+    reader.page.hover(f"tr[data-study='{first}'] .state")
+
+    second, third = world.receive("1.2"), world.receive("1.3")
+    reader.page.wait_for_selector("#arrivals >> text=2 new studies")
+    world.claim(first)
+    shows(reader, first, "Analysing")
+    assert order_of(reader) == [first]
+
+    reader.page.click("#show")
+    shows_only(reader, third, second, first)
+    assert reader.page.locator("tr.fresh .new").count() == 2
+    assert reader.page.inner_text("#arrivals") == ""
+
+    reader.page.hover(f"tr[data-study='{first}'] .state")
+    fourth = world.receive("1.4")
+    reader.page.wait_for_selector("#arrivals >> text=1 new study")
+    reader.page.mouse.move(5, 5)
+    shows_only(reader, fourth, third, second, first)
+
+
+def test_keys_go_from_line_to_line_and_to_the_search(
+    reader: Reader, world: World, chest: tuple[CTVolume, Analysis]
+):
+    volume, found = chest
+    prior = world.receive("1.1")
+    world.finish(prior, volume, found)
+    now = world.receive("1.2", study=StudyAttributes(description="New", study_date="20261122"))
+    shows_only(reader, now, prior)
+
+    reader.page.click(f"tr[data-study='{now}'] .others summary")
+    listed = reader.page.wait_for_selector(f"tr[data-study='{now}'] .others li")
+    assert listed is not None
+    assert "87 %, suspicious" in listed.inner_text()
+    assert listed.query_selector(f"a[href='/studies/{prior}']") is not None
+    reader.page.click("h1")
+    reader.press("/")
+    reader.page.keyboard.type("phantom")
+    reader.until("() => location.search === '?q=phantom'")
+    reader.press("ArrowDown", "ArrowDown", "ArrowUp", "ArrowDown")
+    reader.page.keyboard.press("Enter")
+    reader.page.wait_for_url(f"**/studies/{prior}")
+
+    stored = reader.page.evaluate("() => sessionStorage.getItem('worklist.view')")
+    assert stored == "q=phantom"
 
 
 def test_a_viewer_is_shown_what_is_urgent_without_a_button(browser: Browser, world: World):

@@ -19,7 +19,7 @@
  *
  * @typedef {object} Pulse
  * @property {string} marker  differs whenever a study entered another state
- * @property {Record<string, number>} counts  studies by state
+ * @property {Record<string, number>} counts  studies by stage: waiting, running, review, confirmed, failed, refused
  * @property {Moving[]} moving
  */
 
@@ -63,9 +63,13 @@ export function follow(url, onPulse, onLost) {
 export async function fetchJson(url) {
   const response = await fetch(url);
   if (response.status === 401) location.reload();
+  if (response.status === 400) throw new Refused((await response.json()).error);
   if (!response.ok) throw new Error(`${url}: status ${response.status}`);
   return response.json();
 }
+
+/** The server does not understand what is asked; the message says why, for people. */
+export class Refused extends Error {}
 
 /**
  * Ask the server for a change; it answers without content.

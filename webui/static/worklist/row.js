@@ -12,24 +12,37 @@
  * @property {boolean} positive
  * @property {boolean} overridden
  *
- * @typedef {object} Row
+ * @typedef {object} Study  what is told of a study wherever it is named
  * @property {number} study_id
  * @property {string} url
+ * @property {string} description
+ * @property {string} study_date
+ * @property {string} state
+ * @property {string} state_word
+ * @property {boolean} has_result
+ * @property {number | null} probability
+ * @property {boolean | null} positive
+ * @property {number | null} lesion_count
+ * @property {number | null} lesion_volume_ml
+ * @property {Review | null} review  what was last confirmed of the result
+ *
+ * @typedef {object} OfRow
+ * @property {string} rank  why it stands where it does: a key of `WHY`
+ * @property {number} earlier  other studies of the patient
+ * @property {number} later
+ * @property {string} others_url  where they are listed
  * @property {string} patient
  * @property {string} patient_id
  * @property {string} birth_date
  * @property {string} sex
- * @property {string} description
  * @property {string} accession_number
- * @property {string} study_date
  * @property {string} study_time
  * @property {string} source_ae
  * @property {boolean} urgent
  * @property {string | null} priority_reason
  * @property {string | null} priority_url  where to change the priority, if this reader may
+ * @property {string | null} retry_url  where to have it analysed anew, if this reader may
  * @property {string} arrived_at  ISO 8601, UTC
- * @property {string} state
- * @property {string} state_word
  * @property {string | null} reason
  * @property {number} images
  * @property {number} conflicts
@@ -37,34 +50,45 @@
  * @property {string | null} step
  * @property {number} step_done
  * @property {number} step_total
- * @property {boolean} has_result
- * @property {number | null} probability
- * @property {boolean | null} positive
- * @property {number | null} lesion_count
- * @property {number | null} lesion_volume_ml
  * @property {boolean} stale
  * @property {boolean} waits_for_review
- * @property {Review | null} review  what was last confirmed of the result
  * @property {RefusedSeries[]} refused_series
+ *
+ * @typedef {Study & OfRow} Row
  *
  * @typedef {import("../live.js").Moving} Moving
  */
 import { element } from "../dom.js";
-import { localTime } from "../time.js";
+import { ago, localTime } from "../time.js";
+
+/** Why a line stands where it does, by its rank and by what the analysis says. */
+const WHY = /** @type {Record<string, Record<"suspicious" | "below" | "none", string>>} */ ({
+  urgent: { suspicious: "urgent, suspicious", below: "urgent, below threshold", none: "urgent" },
+  suspicious: { suspicious: "suspicious", below: "below threshold", none: "" },
+  open: { suspicious: "suspicious", below: "below threshold", none: "" },
+  old: { suspicious: "older study, suspicious", below: "older study, below threshold", none: "older study" },
+  confirmed: { suspicious: "confirmed, suspicious", below: "confirmed, below threshold", none: "confirmed" },
+});
 
 /**
  * @param {Row} row
  * @param {Moving | undefined} moving  fresher facts, if the study is on its way
+ * @param {boolean} fresh  whether it came since the list was looked at
  */
-export function rowElement(row, moving) {
+export function rowElement(row, moving, fresh) {
   const state = moving?.state ?? row.state;
-  const made = element("tr", { class: `${state}${row.positive ? " positive" : ""}` },
+  const made = element("tr", { class: `${state}${row.positive ? " positive" : ""}${fresh ? " fresh" : ""}` },
     element("td", { class: "suspicion" }, ...suspicion(row)),
     element("td", { class: "patient" },
       element("a", { href: row.url, text: row.patient }),
+      ...(fresh ? [element("span", { class: "new", text: "new" })] : []),
       second(`${row.patient_id} · ${row.birth_date} · ${row.sex}`)),
-    element("td", {}, row.description, second(`${row.study_date} ${row.study_time} · Acc. ${row.accession_number}`)),
-    element("td", {}, localTime(row.arrived_at), second(`from ${row.source_ae}`)),
+    element("td", {}, row.description,
+      second(`${row.study_date} ${row.study_time} · Acc. ${row.accession_number}`),
+      ...(row.earlier + row.later > 0 ? [others(row)] : [])),
+    element("td", {}, localTime(row.arrived_at),
+      element("span", { class: "second ago", text: ago(row.arrived_at), "data-at": row.arrived_at }),
+      second(`from ${row.source_ae}`)),
     element("td", { text: String(moving?.images ?? row.images) }),
     element("td", { class: "state" }, ...stateCell(row, moving)),
     element("td", {}, ...result(row)));
@@ -73,8 +97,9 @@ export function rowElement(row, moving) {
 }
 
 /** @param {Row} row */
-function suspicion({ probability, positive }) {
-  if (probability === null) return [element("span", { class: "second", text: "–" })];
+function suspicion({ probability, positive, rank }) {
+  const why = WHY[rank]?.[positive === null ? "none" : positive ? "suspicious" : "below"] ?? "";
+  if (probability === null) return [element("span", { class: "second", text: "–" }), second(why)];
   const percent = Math.round(probability * 100);
   const fill = element("i");
   fill.style.width = `${percent}%`;
@@ -82,8 +107,47 @@ function suspicion({ probability, positive }) {
     element("span", { class: "score" },
       element("b", { text: `${percent} %` }),
       element("span", { class: "meter" }, fill)),
-    second(positive ? "suspicious" : "below threshold"),
+    second(why),
   ];
+}
+
+/**
+ * Filled by `otherStudies` when it is opened.
+ * @param {Row} row
+ */
+function others({ earlier, later, others_url }) {
+  const made = element("details", { class: "others" },
+    element("summary", { text: othersCount(earlier, later) }), element("ul"));
+  made.dataset.url = others_url;
+  return made;
+}
+
+/**
+ * @param {number} earlier
+ * @param {number} later
+ */
+function othersCount(earlier, later) {
+  if (later === 0) return earlier === 1 ? "1 earlier study" : `${earlier} earlier studies`;
+  if (earlier === 0) return later === 1 ? "1 later study" : `${later} later studies`;
+  return `${earlier} earlier and ${later} later studies`;
+}
+
+/**
+ * The other studies of a patient, as lines of a list.
+ * @param {Study[]} studies
+ */
+export function otherStudies(studies) {
+  return studies.map((study) => element("li", {},
+    element("a", { href: study.url, text: `${study.study_date} ${study.description}` }),
+    second([study.state_word, ...verdict(study), ...found(study)].join(" · "))));
+}
+
+/** @param {Study} study */
+function verdict({ probability, positive, review }) {
+  if (review !== null) return [review.positive ? `confirmed positive by ${review.by}` : `confirmed negative by ${review.by}`];
+  if (probability === null) return [];
+  const percent = Math.round(probability * 100);
+  return [positive ? `${percent} %, suspicious` : `${percent} %, below threshold`];
 }
 
 /**
@@ -116,6 +180,7 @@ function stateCell(row, moving) {
     parts.push(element("span", { class: "step" }, bar, step ?? ""));
   }
   if (row.reason && moving === undefined) parts.push(element("span", { class: "reason", text: row.reason }));
+  if (row.retry_url !== null) parts.push(retryButton(row.retry_url));
   if (row.refused_series.length > 0) parts.push(refusals(row.refused_series));
   return parts;
 }
@@ -139,22 +204,39 @@ function priorityButton({ urgent }, url) {
   return button;
 }
 
+/** @param {string} url */
+function retryButton(url) {
+  const button = element("button", { class: "quiet", type: "button", text: "Try again" });
+  button.title = "Analyse this study anew";
+  button.dataset.retry = url;
+  return button;
+}
+
 /** @param {RefusedSeries[]} series */
 function refusals(series) {
   const items = series.map(({ series: name, images, reason }) =>
     element("li", { text: `${name} (${images} image${images === 1 ? "" : "s"}): ${reason ?? "refused"}` }));
-  return element("details", {},
-    element("summary", { text: `${items.length} series refused` }),
+  return element("details", { class: "refusals" },
+    element("summary", { text: items.length === 1 ? "1 series refused" : `${items.length} series refused` }),
     element("ul", {}, ...items));
 }
 
 /** @param {Row} row */
-function result({ has_result, lesion_count, lesion_volume_ml }) {
-  if (!has_result || lesion_count === null) return ["–"];
+function result(row) {
+  const [count, volume] = found(row);
+  return [count ?? "–", ...(volume === undefined ? [] : [second(volume)])];
+}
+
+/**
+ * How many lesions, and how much of them.
+ * @param {Study} study
+ */
+function found({ has_result, lesion_count, lesion_volume_ml }) {
+  if (!has_result || lesion_count === null) return [];
   if (lesion_count === 0) return ["No lesion"];
   return [
-    `${lesion_count} lesion${lesion_count > 1 ? "s" : ""}`,
-    second(`${(lesion_volume_ml ?? 0).toFixed(1)} ml`),
+    lesion_count === 1 ? "1 lesion" : `${lesion_count} lesions`,
+    `${(lesion_volume_ml ?? 0).toFixed(1)} ml`,
   ];
 }
 
