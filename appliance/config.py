@@ -670,6 +670,11 @@ class Settings:
         return self.data_dir / "deliveries"
 
     @property
+    def uploads_dir(self) -> Path:
+        """Where files that people upload wait until they were taken in."""
+        return self.data_dir / "uploads"
+
+    @property
     def run_dir(self) -> Path:
         """What lives no longer than the running appliance: lock, sockets, schedules."""
         return self.data_dir / "run"
@@ -682,6 +687,7 @@ class Settings:
                 self.store_dir,
                 self.analyses_dir,
                 self.deliveries_dir,
+                self.uploads_dir,
                 self.run_dir,
             ):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,6 +15,9 @@ ApplianceError            permanent: the same input fails the same way
 │   ├── OutOfResourcesError    0xA700  try again later: disk full, database busy
 │   ├── DatasetMismatchError   0xA900  the data set lacks its identifiers or contradicts the command
 │   └── UnreadableDatasetError 0xC000  the data set cannot be parsed
+├── UploadError           what a browser sends cannot be kept; the text says what to do
+│   ├── UploadBusyError        something else still writes the file, or too much is under way
+│   └── UploadOffsetError      a piece does not begin where the one before ended
 └── TransientError        the outside world failed: try again later
 """
 
@@ -79,6 +82,22 @@ class SharedUIDError(ApplianceError):
 
 class SourceError(ApplianceError):
     """Nothing can be taken from a file, folder or archive; the text says why."""
+
+
+class UploadError(ApplianceError):
+    """What a person uploads cannot be kept; the text says what to do."""
+
+
+class UploadBusyError(UploadError):
+    """Somebody writes the same file, or too many uploads are under way: try again soon."""
+
+
+class UploadOffsetError(UploadError):
+    """A piece of a file that does not continue it."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the file goes on at byte {offset}")
+        self.offset = offset
 
 
 class StoreError(ApplianceError):

@@ -25,10 +25,14 @@ PIECE_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of the instances: how many of each kind, and which were refused, with why."""
+    """What became of the instances: how many of each kind, and which were refused, with why.
+
+    `study_uids` are those of the instances that were taken, each once, in their order.
+    """
 
     taken: Counter[Recorded]
     refused: tuple[tuple[Path, str], ...]
+    study_uids: tuple[str, ...]
 
 
 def take(
@@ -37,6 +41,7 @@ def take(
     database: Database,
     *,
     actor: str,
+    source_ae: str = SOURCE_AE,
     report: Callable[[], None] = lambda: None,
 ) -> Imported:
     """Take every instance and leave one entry in the audit, also of an import broken off.
@@ -48,10 +53,12 @@ def take(
         reception: the door.
         database: where the audit is kept.
         actor: who imports, for the audit.
+        source_ae: from where the instances came, as the studies name it.
         report: called after each instance.
     """
     taken: Counter[Recorded] = Counter()
     refused = list(collected.refused)
+    study_uids: dict[str, None] = {}
     full = ""
     try:
         for instance in collected.instances:
@@ -59,7 +66,9 @@ def take(
                 if full:
                     refused.append((instance.origin, full))
                 else:
-                    taken[_take(instance, reception)] += 1
+                    recorded, study_uid = _take(instance, reception, source_ae)
+                    taken[recorded] += 1
+                    study_uids[study_uid] = None
             except OutOfResourcesError as error:
                 full = str(error)
                 refused.append((instance.origin, full))
@@ -71,21 +80,22 @@ def take(
         with database.transaction() as db:
             # No path: folders are named after patients.
             audit.record(db, actor=actor, tag=TAG, subject="import", detail=counts)
-    return Imported(taken, tuple(refused))
+    return Imported(taken, tuple(refused), tuple(study_uids))
 
 
-def _take(instance: InstanceFile, reception: Reception) -> Recorded:
-    """Take one file piece by piece; raises SourceError or StoreError."""
+def _take(instance: InstanceFile, reception: Reception, source_ae: str) -> tuple[Recorded, str]:
+    """Take one file piece by piece and name its study; raises SourceError or StoreError."""
     command = Command(
         sop_class_uid=instance.sop_class_uid,
         sop_instance_uid=instance.sop_instance_uid,
         transfer_syntax_uid=instance.transfer_syntax_uid,
-        source_ae=SOURCE_AE,
+        source_ae=source_ae,
     )
     with reception.taking(command) as taking:
         for piece in _dataset(instance.path):
             taking.write(piece)
-        return taking.finish()
+        study_uid = taking.header().study_uid
+        return taking.finish(), study_uid
 
 
 def _dataset(path: Path) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from celery import shared_task
 from celery.signals import task_postrun, task_prerun, worker_ready
 from sqlalchemy import ColumnElement, and_, or_, select
 
-from appliance import lifecycle, priority, queue
+from appliance import lifecycle, priority, queue, uploads
 from appliance.config import Settings
 from appliance.database import Database, utc_now
 from appliance.errors import LostRaceError
@@ -212,9 +212,11 @@ def sweep_task() -> None:
 
 @shared_task(name="appliance.remove_orphans")
 def remove_orphans_task() -> None:
-    """Run `remove_orphans` in a worker."""
+    """Run `remove_orphans` in a worker, and remove uploads that nobody finished."""
     app = queue.current()
     remove_orphans(app.database, app.settings)
+    if removed := uploads.remove_old(app.settings):
+        log.info("uploads.removed", count=removed)
 
 
 @shared_task(name="appliance.hear")

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
+import structlog
 from pydicom import dcmread
 from pydicom.uid import (
     Comprehensive3DSRStorage,
@@ -19,15 +20,21 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from appliance import deliveries, studies
+from appliance import deliveries, prior_results, studies
 from appliance.config import Settings
 from appliance.database import Database
 from appliance.deliveries import Content, ObjectFile, Order, Subject
+from appliance.prior_results import PriorResult
 from appliance.store import Store
 from dicom_node.objects.build import build_objects, trace, write_objects
+from dicom_node.objects.document import outcome_of
 from dicom_node.objects.provenance import Equipment, Provenance
-from dicom_node.objects.verification import load_verification
+from dicom_node.objects.verification import Verification, load_verification
+from pipelines.errors import ResultError
 from pipelines.findings import Analysis, whole_folder
+from pipelines.report.content import Prior
+
+log = structlog.get_logger()
 
 CONTENT_OF: Final = {
     SegmentationStorage: Content.SEG,
@@ -124,6 +131,10 @@ def _build(settings: Settings, database: Database, subject: Subject, folder: Pat
         row = studies.analysis(db, subject.analysis_id)
         instances = studies.instances_of(db, subject.study_id)
         verification = load_verification(db, subject.analysis_id, version=subject.review)
+        earlier = prior_results.last(db, subject.study_id)
+        of_earlier = None
+        if earlier is not None:
+            of_earlier = load_verification(db, earlier.analysis_id, version=earlier.review)
     assert row is not None
     provenance = trace(
         Analysis.load(settings.data_dir / row.folder),
@@ -132,9 +143,23 @@ def _build(settings: Settings, database: Database, subject: Subject, folder: Pat
         equipment=Equipment.here(settings.dicom.serial_number),
         verification=verification,
     )
+    prior = None if earlier is None else _prior(settings, earlier, of_earlier)
+    provenance = replace(provenance, prior=prior)
     objects = build_objects(_as_before(database, subject.analysis_id, provenance))
     with whole_folder(folder) as staging:
         write_objects(objects, staging)
+
+
+def _prior(settings: Settings, earlier: PriorResult, verification: Verification | None) -> Prior:
+    """Return the result of an earlier study, as a person left it."""
+    analysed_at = earlier.analysed_at.astimezone()
+    try:
+        analysis = Analysis.load(settings.data_dir / earlier.folder)
+    except ResultError:
+        log.warning("delivery.prior_unreadable", analysis_id=earlier.analysis_id)
+        return Prior(study_date=earlier.study_date, outcome=None)
+    outcome = outcome_of(analysis, verification, analysed_at)
+    return Prior(study_date=earlier.study_date, outcome=outcome)
 
 
 def _as_before(database: Database, analysis_id: int, provenance: Provenance) -> Provenance:

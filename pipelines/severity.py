@@ -7,6 +7,9 @@ CT-0 means no sign of pneumonia; here it is the share of the lesion mask, which 
 disease, or vessels. Nobody has validated it as a clinical grade (A-U5).
 """
 
+from collections.abc import Collection
+from dataclasses import replace
+from enum import StrEnum
 from typing import Final
 
 import numpy as np
@@ -15,10 +18,13 @@ from numpy.typing import NDArray
 from pipelines.findings import (
     LEFT_LUNG,
     RIGHT_LUNG,
+    Analysis,
     Burden,
     Grade,
     Involvement,
+    Lesion,
     LungInvolvement,
+    Side,
 )
 
 LARGEST_SHARES: Final = (
@@ -29,6 +35,14 @@ LARGEST_SHARES: Final = (
     (Grade.CT_4, 1.0),
 )
 THIRDS: Final = 3
+
+
+class Third(StrEnum):
+    """A third of a lung's own height."""
+
+    UPPER = "upper"
+    MIDDLE = "middle"
+    LOWER = "lower"
 
 
 def measure_burden(lungs: NDArray[np.uint8], labels: NDArray[np.uint16], voxel_ml: float) -> Burden:
@@ -44,6 +58,36 @@ def measure_burden(lungs: NDArray[np.uint8], labels: NDArray[np.uint16], voxel_m
         both=_involvement(right + left, voxel_ml),
         grade=grade(max(of_right.whole.share, of_left.whole.share)),
     )
+
+
+def without_lesions(analysis: Analysis, numbers: Collection[int]) -> Analysis:
+    """Return an analysis without some of its lesions, its burden measured again."""
+    if not numbers:
+        return analysis
+    kept = np.where(np.isin(analysis.lesion_labels, list(numbers)), 0, analysis.lesion_labels)
+    labels = kept.astype(analysis.lesion_labels.dtype)
+    voxel_ml = float(np.prod(analysis.spacing)) / 1000
+    return replace(
+        analysis,
+        lesions=tuple(lesion for lesion in analysis.lesions if lesion.id not in numbers),
+        lesion_labels=labels,
+        burden=analysis.burden and measure_burden(analysis.lung_mask, labels, voxel_ml),
+    )
+
+
+def third_of(analysis: Analysis, lesion: Lesion) -> Third | None:
+    """Return the third of its lung in which the middle of a lesion lies.
+
+    Of both lungs together for a lesion in both; None where no lung was found.
+    """
+    lung = {Side.RIGHT: RIGHT_LUNG, Side.LEFT: LEFT_LUNG}.get(lesion.side)
+    mask = analysis.lung_mask > 0 if lung is None else analysis.lung_mask == lung
+    filled = np.flatnonzero(mask.any(axis=(1, 2)))
+    if not filled.size:
+        return None
+    height = filled[-1] + 1 - filled[0]
+    place = (lesion.centroid[0] + 0.5 - filled[0]) * THIRDS // height
+    return (Third.LOWER, Third.MIDDLE, Third.UPPER)[int(np.clip(place, 0, THIRDS - 1))]
 
 
 def grade(share: float) -> Grade:

@@ -9,7 +9,19 @@ from flask import Flask
 
 from appliance.config import Settings, secret_key
 from appliance.database import open_database
-from webui import auth, display, errors, fetching, headers, health, reviews, viewer, worklist
+from webui import (
+    auth,
+    display,
+    errors,
+    fetching,
+    headers,
+    health,
+    report,
+    reviews,
+    upload,
+    viewer,
+    worklist,
+)
 from webui.dicomweb import service
 from webui.live import LiveFeed
 from webui.resources import EXTENSION, Resources
@@ -45,7 +57,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     headers.register(app)
     errors.register(app)
     auth.register(app)
-    for page in (worklist, viewer, reviews, fetching, health):
+    for page in (worklist, viewer, reviews, report, fetching, upload, health):
         app.register_blueprint(page.blueprint)
     service.register(app, settings, database)
     return app

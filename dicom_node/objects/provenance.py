@@ -30,13 +30,13 @@ from dicom_node.objects.source import OPTIONAL, REQUIRED, SourceSeries
 from dicom_node.objects.verification import Verification, as_confirmed
 from pipelines.findings import Analysis, ModelRef
 from pipelines.headers import InstanceHeader
+from pipelines.report.content import PRODUCT, Prior
 
 NAMESPACE: Final = UUID("bc4190c3-ed32-4f46-b5c3-203cbdf2fb17")
 """Ours. It never changes, or a second delivery would bring other objects."""
 
-NOTICE: Final = "Research use only, not for primary diagnosis."
 MANUFACTURER: Final = "Chest CT appliance"
-MODEL_NAME: Final = "Chest CT AI"
+MODEL_NAME: Final = PRODUCT
 _CHARACTER_SET: Final = "ISO_IR 192"
 _LO_CHARACTERS: Final = 64  # PS3.5 6.2
 _SAID: Final = ("person_name", "organisation", "positive", "reason", "comment", "rejected")
@@ -86,6 +86,7 @@ class Provenance:
         equipment: By what.
         verification: What a person confirmed; None as long as only the machine speaks.
         named: The identity under which objects of the analysis were made before; "" for none.
+        prior: What the document compares the result with.
     """
 
     analysis: Analysis
@@ -94,6 +95,7 @@ class Provenance:
     equipment: Equipment
     verification: Verification | None = None
     named: str = ""
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
         """Refuse times without a zone: they would name different moments on different machines."""

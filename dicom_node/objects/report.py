@@ -43,13 +43,13 @@ from dicom_node.objects import codes, segmentation
 from dicom_node.objects.provenance import (
     MANUFACTURER,
     MODEL_NAME,
-    NOTICE,
     Provenance,
     reference,
 )
 from dicom_node.objects.segmentation import Segment, segments
 from dicom_node.objects.verification import Verification
 from pipelines.findings import ModelRef, Side
+from pipelines.report.content import NOTICE
 
 ROLE: Final = "report"
 SERIES_NUMBER: Final = 9102

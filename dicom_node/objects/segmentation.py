@@ -21,9 +21,10 @@ from pydicom.uid import SegmentationStorage
 from pydicom.valuerep import DSfloat
 
 from dicom_node.objects import codes
-from dicom_node.objects.provenance import NOTICE, Provenance, reference, source_image
+from dicom_node.objects.provenance import Provenance, reference, source_image
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Lesion, ModelRef, Side
 from pipelines.headers import InstanceHeader
+from pipelines.report.content import NOTICE
 
 ROLE: Final = "segmentation"
 SERIES_NUMBER: Final = 9101

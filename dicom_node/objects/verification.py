@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import numpy as np
 from sqlalchemy.orm import Session
 
 from appliance import reviews
 from appliance.tables import Review
 from dicom_node.errors import ObjectError
 from pipelines.findings import Analysis
-from pipelines.severity import measure_burden
+from pipelines.severity import without_lesions
 
 _IN_NAMES: Final = "\\="  # PS3.5 6.2.1: they separate values and groups of a person's name
 
@@ -76,17 +75,7 @@ def as_confirmed(analysis: Analysis, rejected: tuple[int, ...]) -> Analysis:
     """
     if unknown := set(rejected) - {lesion.id for lesion in analysis.lesions}:
         raise ObjectError(f"The analysis has no lesion {min(unknown)}: its review is of another.")
-    if not rejected:
-        return analysis
-    kept = np.where(np.isin(analysis.lesion_labels, rejected), 0, analysis.lesion_labels)
-    labels = kept.astype(analysis.lesion_labels.dtype)
-    voxel_ml = float(np.prod(analysis.spacing)) / 1000
-    return replace(
-        analysis,
-        lesions=tuple(lesion for lesion in analysis.lesions if lesion.id not in rejected),
-        lesion_labels=labels,
-        burden=analysis.burden and measure_burden(analysis.lung_mask, labels, voxel_ml),
-    )
+    return without_lesions(analysis, rejected)
 
 
 def _person_name(account: str) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from dicom_node.objects.capture import MOST_IMAGES, key_slices
 from dicom_node.objects.verification import Verification
+from pipelines.report.key_images import MOST_IMAGES, key_slices
 from tests.dicom_node.objects.conftest import Study
 from tests.support import ct_series
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import re
-import zlib
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
 
+import pypdfium2
 import pytest
+from fontTools.ttLib import TTCollection
 
-from dicom_node.objects.document import MOST_LESIONS
+from dicom_node.objects.build import trace
+from dicom_node.objects.document import build_document, outcome_of
 from dicom_node.objects.verification import Verification
-from tests.dicom_node.objects.conftest import Study
+from pipelines.report.content import Prior
+from pipelines.report.pdf import MOST_LESIONS
+from tests.dicom_node.objects.conftest import ANALYSED_AT, EQUIPMENT, Study
 from tests.support import ct_series
 
 CONFIRMED = Verification(
@@ -30,23 +34,18 @@ def pdf(study: Study, **changes: object) -> bytes:
 
 
 def text(content: bytes) -> str:
-    """The strings that the pages draw, by lines."""
-    drawn = []
-    for stream in re.findall(rb"stream\r?\n(.*?)endstream", content, re.DOTALL):
-        try:
-            page = zlib.decompress(base64.a85decode(stream.strip(), adobe=False))
-        except ValueError:
-            page = zlib.decompress(base64.a85decode(stream.strip().removesuffix(b"~>")))
-        except zlib.error:
-            continue
-        drawn += re.findall(rb"\((.*?)(?<!\\)\) Tj", page)
-    return (
-        "\n".join(part.decode("latin-1") for part in drawn).replace("\\(", "(").replace("\\)", ")")
-    )
+    """What a reader can select on all pages."""
+    document = pypdfium2.PdfDocument(content)
+    said = "\n".join(page.get_textpage().get_text_bounded() for page in document)
+    document.close()
+    return " ".join(said.split())
 
 
 def pages(content: bytes) -> int:
-    return len(re.findall(rb"/Type /Page\b", content))
+    document = pypdfium2.PdfDocument(content)
+    count = len(document)
+    document.close()
+    return count
 
 
 def test_it_names_the_study_the_result_and_every_lesion(study):
@@ -54,7 +53,7 @@ def test_it_names_the_study_the_result_and_every_lesion(study):
 
     for expected in (
         "Research use only, not for primary diagnosis.",
-        "Phantom^Chest",
+        "Phantom, Chest",
         "PHANTOM-0001",
         "1970-01-01",
         "COVID-19-like appearance: positive. Probability 0.81",
@@ -131,38 +130,67 @@ def test_rejected_lesions_are_not_in_a_verified_result(study):
     assert f"Rejected and left out of this document: lesions {second.id}." in said
 
 
+def named(name: str, folder: Path) -> bytes:
+    series = ct_series.slices(24)
+    for ds in series:
+        ds.SpecificCharacterSet = "ISO_IR 192"
+        ds.PatientName = name
+    return pdf(Study.of(series, folder / "study", with_lesions=False))
+
+
 @pytest.mark.parametrize(
-    ("name", "font"),
+    ("name", "written"),
     [
-        ("Wang^XiaoDong=王^小东", b"STSong-Light"),
-        ("Chang^Hsueh=張^學友", b"MSung-Light"),
-        ("Hata^Satoshi=畑^聡=はた^さとし", b"HeiseiMin-W3"),
-        ("Hong^Gildong=홍^길동", b"HYSMyeongJo-Medium"),
-        ("Иванов^Иван", b"STSong-Light"),
+        ("Wang^XiaoDong=王^小东", "Wang, XiaoDong (王小东)"),
+        ("Chang^Hsueh=張^學友", "Chang, Hsueh (張學友)"),
+        ("Hata^Satoshi=畑^聡=はた^さとし", "Hata, Satoshi (畑聡)"),
+        ("Hong^Gildong=홍^길동", "Hong, Gildong (홍길동)"),
+        ("Иванов^Иван", "Иванов, Иван"),
+        ("Łukasiewicz^Grażyna", "Łukasiewicz, Grażyna"),
     ],
 )
-def test_a_name_is_set_in_a_font_that_has_its_letters(name, font, tmp_path):
-    series = ct_series.slices(24)
-    for ds in series:
-        ds.PatientName = name
-    study = Study.of(series, tmp_path / "study", with_lesions=False)
+def test_a_name_is_drawn_in_its_own_letters_and_can_be_selected(name, written, tmp_path):
+    content = named(name, tmp_path)
 
-    assert font in pdf(study)
+    assert written in text(content)
+    assert b"/FontFile2" in content  # embedded: whoever reads it needs no font
+    wide = pdf_letters()
+    assert all(letter in wide for letter in map(ord, written) if letter > 0x17F)
 
 
-def test_latin_letters_that_helvetica_lacks_lose_their_marks_and_the_text_says_so(tmp_path):
-    series = ct_series.slices(24)
-    for ds in series:
-        ds.PatientName = "Łukasiewicz^Grażyna"
-    study = Study.of(series, tmp_path / "study", with_lesions=False)
-
-    assert "Lukasiewicz^Grazyna (accents left out)" in text(pdf(study))
+def pdf_letters() -> set[int]:
+    """What the embedded font has a drawing for, as another library reads it."""
+    path = files("paperang_p2_fonts_cjk") / "fonts" / "wqy-microhei.ttc"
+    font = TTCollection(str(path)).fonts[0]
+    return {letter for letter, glyph in font.getBestCmap().items() if glyph != ".notdef"}
 
 
 def test_letters_that_no_font_has_are_not_left_blank(tmp_path):
-    series = ct_series.slices(24)
-    for ds in series:
-        ds.PatientName = "محمد"
-    study = Study.of(series, tmp_path / "study", with_lesions=False)
+    assert "in letters this document cannot show" in text(named("محمد", tmp_path))
 
-    assert "in letters this document cannot show" in text(pdf(study))
+
+def test_unconfirmed_stands_on_every_page_until_a_person_confirmed(study):
+    first = study.analysis.lesions[0]
+    many = tuple(replace(first, id=number) for number in range(1, 41))
+    analysis = replace(study.analysis, lesions=many, lesion_labels=study.analysis.lesion_labels)
+
+    machine = pypdfium2.PdfDocument(pdf(study, analysis=analysis))
+    said = [page.get_textpage().get_text_bounded() for page in machine]
+    machine.close()
+    assert len(said) == 2
+    assert all("UNCONFIRMED" in page for page in said)
+    assert "UNCONFIRMED" not in text(pdf(study, verification=CONFIRMED))
+
+
+def test_compared_with_another_result_it_is_another_document(study):
+    alone = trace(study.analysis, study.paths, analysed_at=ANALYSED_AT, equipment=EQUIPMENT)
+    before = outcome_of(study.analysis, CONFIRMED, ANALYSED_AT)
+    compared = replace(alone, prior=Prior(study_date="20260105", outcome=before))
+
+    first, second = build_document(alone), build_document(compared)
+
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID
+    assert "No earlier study of this patient" in text(first.EncapsulatedDocument)
+    assert "Compared with the study of 2026-01-05." in text(second.EncapsulatedDocument)
+    assert "confirmed by Jane Doe." in text(second.EncapsulatedDocument)
