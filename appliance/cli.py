@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from appliance.config import GIB, SETTINGS_VARIABLE, Settings, reference
+from appliance.config import GIB, ROLES, SETTINGS_VARIABLE, Settings, reference
 from appliance.errors import ApplianceError, ConfigError, InvalidMoveError
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = "appliance.commands"
 """The entry-point group in which the other packages name their commands."""
-
-ROLES: Final = ("radiologist", "administrator", "viewer")
 
 
 class Appliance(click.Group):
@@ -88,15 +86,21 @@ def main(settings_file: Path | None) -> None:
 def serve(logs: Path | None) -> None:
     """Run the whole appliance until it is stopped."""
     from appliance import logs as logging
+    from appliance import web_certificate
     from appliance.supervisor import Supervisor
 
     settings = Settings.load()
     logging.configure("supervisor")
     click.echo(
-        f"Starting the appliance in {settings.data_dir}: pages at http://{settings.web.host}:"
-        f"{settings.web.port}/, DICOM node {settings.dicom.ae_title} on port {settings.dicom.port}."
-        " Ctrl-C ends it."
+        f"Starting the appliance in {settings.data_dir}: pages at {settings.web.address},"
+        f" DICOM node {settings.dicom.ae_title} on port {settings.dicom.port}. Ctrl-C ends it."
     )
+    certificate = web_certificate.prepare(settings)
+    if certificate is not None and certificate.is_own:
+        click.echo(
+            "The certificate is of our own making: browsers warn, and show this SHA-256 fingerprint"
+            f" if it is really this machine: {certificate.fingerprint}"
+        )
     Supervisor(settings, logs=logs).run()
 
 
@@ -323,6 +327,35 @@ def study_urgent(study_id: int, *, off: bool) -> None:
 
 
 @main.group()
+def audit() -> None:
+    """Look after the record of who did what."""
+
+
+@audit.command("verify")
+def audit_verify() -> None:
+    """Check that no entry was changed or removed; say where the chain ends."""
+    from appliance import audit as chain
+
+    with _database(Settings.load()) as database, database.snapshot() as db:
+        broken = chain.verify(db)
+        end = chain.end(db)
+    if broken is not None:
+        raise ApplianceError(
+            f"The audit was changed at entry {broken}, or the one before it is missing."
+            " Keep a copy of the database, and restore it from a backup."
+        )
+    click.echo(f"The audit is whole: {end.entries} entries, the last of them {end.id}.")
+    click.echo(f"Its hash is {end.hash}. Write it down elsewhere: a cut-off end shows by it alone.")
+
+
+KEPT: Final = click.option(
+    "--keep-password",
+    is_flag=True,
+    help="It need not be changed at the first sign-in, as for a program.",
+)
+
+
+@main.group()
 def user() -> None:
     """Look after the people who may sign in."""
 
@@ -331,7 +364,8 @@ def user() -> None:
 @click.argument("name")
 @click.option("--role", type=click.Choice(ROLES), default="radiologist", show_default=True)
 @click.option("--password-stdin", is_flag=True, help="Read the password from the standard input.")
-def user_add(name: str, role: str, password_stdin: bool) -> None:  # noqa: FBT001
+@KEPT
+def user_add(name: str, *, role: str, password_stdin: bool, keep_password: bool) -> None:
     """Add a user; without --password-stdin a password is made and shown once."""
     from appliance import accounts
     from appliance.database import upgrade
@@ -340,7 +374,14 @@ def user_add(name: str, role: str, password_stdin: bool) -> None:  # noqa: FBT00
     password, made = _password(stdin=password_stdin)
     upgrade(settings)  # the first user is often added before the first start
     with _database(settings) as database, database.transaction() as db:
-        accounts.add(db, name, password=password, role=accounts.Role(role), actor=_actor())
+        accounts.add(
+            db,
+            name,
+            password=password,
+            role=accounts.Role(role),
+            actor=_actor(),
+            temporary=not keep_password,
+        )
     click.echo(
         f"Added {name} as {role} to the appliance in {settings.data_dir}."
         + (f" Password: {password}" if made else "")
@@ -350,13 +391,16 @@ def user_add(name: str, role: str, password_stdin: bool) -> None:  # noqa: FBT00
 @user.command("password")
 @click.argument("name")
 @click.option("--password-stdin", is_flag=True, help="Read the password from the standard input.")
-def user_password(name: str, password_stdin: bool) -> None:  # noqa: FBT001
+@KEPT
+def user_password(name: str, *, password_stdin: bool, keep_password: bool) -> None:
     """Give a user a new password and lift a lock."""
     from appliance import accounts
 
     password, made = _password(stdin=password_stdin)
     with _database(Settings.load()) as database, database.transaction() as db:
-        accounts.set_password(db, name, password=password, actor=_actor())
+        accounts.set_password(
+            db, name, password=password, actor=_actor(), temporary=not keep_password
+        )
     click.echo(f"Changed the password of {name}." + (f" Password: {password}" if made else ""))
 
 
@@ -369,6 +413,40 @@ def user_disable(name: str) -> None:
     with _database(Settings.load()) as database, database.transaction() as db:
         accounts.disable(db, name, actor=_actor())
     click.echo(f"{name} cannot sign in any more.")
+
+
+@user.command("enable")
+@click.argument("name")
+def user_enable(name: str) -> None:
+    """Let a disabled user in again."""
+    from appliance import accounts
+
+    with _database(Settings.load()) as database, database.transaction() as db:
+        accounts.enable(db, name, actor=_actor())
+    click.echo(f"{name} can sign in again.")
+
+
+@user.command("unlock")
+@click.argument("name")
+def user_unlock(name: str) -> None:
+    """Lift the lock that too many wrong passwords brought."""
+    from appliance import accounts
+
+    with _database(Settings.load()) as database, database.transaction() as db:
+        accounts.unlock(db, name, actor=_actor())
+    click.echo(f"{name} can try to sign in at once.")
+
+
+@user.command("role")
+@click.argument("name")
+@click.argument("role", type=click.Choice(ROLES))
+def user_role(name: str, role: str) -> None:
+    """Give a user another role."""
+    from appliance import accounts
+
+    with _database(Settings.load()) as database, database.transaction() as db:
+        accounts.set_role(db, name, accounts.Role(role), actor=_actor())
+    click.echo(f"{name} is {role} now.")
 
 
 @user.command("list")

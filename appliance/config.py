@@ -33,6 +33,16 @@ MIB: Final = 2**20
 
 
 HIGHEST_PORT: Final = 65535
+ROLES: Final = (
+    "radiologist",
+    "senior radiologist",
+    "annotator",
+    "inspector",
+    "administrator",
+    "viewer",
+)
+"""The values of `Account.role`; `accounts.Role` gives them their meaning."""
+
 ANY_NAME: Final = "*"
 THIS_MACHINE_NAMES: Final = ("127.0.0.1", "::1", "localhost")
 WEB_SCHEMES: Final = ("https://", "http://")
@@ -394,7 +404,88 @@ class WebSettings:
 
     host: str = _key("127.0.0.1", "the address to listen on; 0.0.0.0 for every interface")
     port: int = _key(8080, "the TCP port to listen on", at_least=1, at_most=HIGHEST_PORT)
+    https: str = _key(
+        "auto",
+        "whether pages are served by HTTPS; auto: where other machines reach them",
+        one_of=("auto", "on", "off"),
+    )
+    certificate: Path | None = _key(  # noqa: RUF009 - a field, as every other
+        None,
+        "the certificate to serve with, and its chain, PEM; absent: one that we make and sign",
+        example="/etc/chest-ct-appliance/web.crt",
+    )
+    private_key: Path | None = _key(  # noqa: RUF009
+        None,
+        "the key of the certificate, PEM, without a password",
+        example="/etc/chest-ct-appliance/web.key",
+    )
     session_hours: float = _key(12.0, "hours after which a user signs in again", at_least=0.1)
+    idle_minutes: float = _key(
+        15.0,
+        "minutes without a key or the pointer after which a page asks for the password",
+        at_least=0.1,
+    )
+
+    @property
+    def serves_https(self) -> bool:
+        """Whether the web server speaks TLS itself; on the loopback a proxy may do it."""
+        return self.https == "on" or (self.https == "auto" and self.host not in THIS_MACHINE_NAMES)
+
+    @property
+    def address(self) -> str:
+        """Where the pages are."""
+        return f"{'https' if self.serves_https else 'http'}://{self.host}:{self.port}/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenIDRoleSettings:
+    """The role that a value of the role claim gives."""
+
+    value: str = _required("a value of the claim that role_claim names")
+    role: str = _required("the role of people who have it", one_of=ROLES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenIDSettings:
+    """Sign-in at an identity provider, by OpenID Connect; name and password stay beside it."""
+
+    issuer: str | None = _key(
+        None,
+        "the provider's address; absent: people sign in here alone",
+        example="https://login.hospital.example/realms/staff",
+    )
+    client_id: str | None = _key(
+        None, "by what name the provider knows this appliance", example="chest-ct"
+    )
+    client_secret_file: Path | None = _key(  # noqa: RUF009 - a field, as every other
+        None,
+        "the file with the secret that the provider gave for it; absent: none, PKCE alone",
+        example="/etc/chest-ct-appliance/openid.secret",
+    )
+    label: str = _key("Sign in with the hospital's account", "what the button says", longest=64)
+    scopes: tuple[str, ...] = _key(("profile",), "what is asked for besides openid")
+    name_claim: str = _key("preferred_username", "the claim that holds a person's name here")
+    role_claim: str = _key(
+        "roles", "the claim that decides on the role; dots lead into it, as realm_access.roles"
+    )
+    roles: tuple[OpenIDRoleSettings, ...] = _key(
+        (),
+        "[[openid.roles]]: which value gives which role, value, role; the first that fits counts,"
+        " and who has none stays outside",
+    )
+
+    @property
+    def client_secret(self) -> str | None:
+        """The secret, read from its file. Raises ConfigError."""
+        if self.client_secret_file is None:
+            return None
+        try:
+            return self.client_secret_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read [openid] client_secret_file {self.client_secret_file}:"
+                f" {error.strerror}"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -582,6 +673,7 @@ class Settings:
     priority: PrioritySettings = field(default_factory=PrioritySettings)
     messages: MessagesSettings = field(default_factory=MessagesSettings)
     web: WebSettings = field(default_factory=WebSettings)
+    openid: OpenIDSettings = field(default_factory=OpenIDSettings)
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
 
     @classmethod
@@ -615,6 +707,11 @@ class Settings:
         dicom = _build(DicomSettings, tables["dicom"], where="dicom", folder=folder)
         retrieve = _build(RetrieveSettings, tables["retrieve"], where="retrieve", folder=folder)
         routing = _build(RoutingSettings, tables["routing"], where="routing", folder=folder)
+        web = _build(WebSettings, tables["web"], where="web", folder=folder)
+        if (web.certificate is None) != (web.private_key is None):
+            raise ConfigError("[web] certificate and private_key go together: name both or neither")
+        openid = _build(OpenIDSettings, tables["openid"], where="openid", folder=folder)
+        _check_openid(openid)
         _check_ports(dicom)
         _check_destinations(dicom, retrieve)
         priority = _build(PrioritySettings, tables["priority"], where="priority", folder=folder)
@@ -640,7 +737,8 @@ class Settings:
             delivery=_build(DeliverySettings, tables["delivery"], where="delivery", folder=folder),
             priority=priority,
             messages=messages,
-            web=_build(WebSettings, tables["web"], where="web", folder=folder),
+            web=web,
+            openid=openid,
             analysis=_build(AnalysisSettings, tables["analysis"], where="analysis", folder=folder),
         )
 
@@ -720,6 +818,7 @@ SECTIONS: Final[Mapping[str, type | None]] = {
     "priority": PrioritySettings,
     "messages": MessagesSettings,
     "web": WebSettings,
+    "openid": OpenIDSettings,
     "analysis": AnalysisSettings,
 }
 """The tables of the settings file; those without a class hold one key, `url`."""
@@ -842,6 +941,17 @@ def _refuse_unknown(table: Mapping[str, Any], *, known: list[str], where: str) -
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+
+
+def _check_openid(openid: OpenIDSettings) -> None:
+    """Refuse a provider that could not work, or that anybody on the network could play."""
+    if openid.issuer is None:
+        return
+    parts = urlsplit(openid.issuer)
+    if parts.scheme != "https" and parts.hostname not in THIS_MACHINE_NAMES:
+        raise ConfigError("[openid] issuer must begin with https://")
+    if not openid.client_id:
+        raise ConfigError("[openid] lacks client_id, the name that the provider gave")
 
 
 def _check_ports(dicom: DicomSettings) -> None:

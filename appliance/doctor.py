@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from appliance import audit, broker, database, deliveries, retrievals, supervisor
+from appliance import audit, broker, database, deliveries, retrievals, supervisor, web_certificate
 from appliance.config import GIB, Settings
 from appliance.deliveries import DeliveryState
 from appliance.errors import ApplianceError
@@ -106,6 +106,26 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
         f"{free / GIB:.1f} GiB free; reception stops below {least / GIB:.1f} GiB",
         well=free > least,
         mend="Free space or move data_dir to a larger disk; reception then goes on by itself.",
+    )
+
+
+def check_certificate(settings: Settings) -> Iterator[Finding]:
+    """The web server's certificate can be used and is good for a while."""
+    subject = "web certificate"
+    try:
+        certificate = web_certificate.prepare(settings)
+    except ApplianceError as error:
+        yield _bad(subject, str(error), "Set [web] certificate and private_key, or neither.")
+        return
+    if certificate is None:
+        yield _fine(subject, "none: pages are served by HTTP, to this machine alone or a proxy")
+        return
+    whose = "made here" if certificate.is_own else f"{certificate.file}"
+    yield _judge(
+        subject,
+        f"{whose}, good until {certificate.expires_at:%Y-%m-%d}, SHA-256 {certificate.fingerprint}",
+        well=certificate.expires_at - database.utc_now() > web_certificate.RENEWED_BEFORE,
+        mend="Replace the files that [web] certificate and private_key name, and start again.",
     )
 
 

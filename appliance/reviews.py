@@ -25,7 +25,7 @@ from appliance.errors import ReviewConflictError, ReviewError, ReviewForbiddenEr
 from appliance.lifecycle import State
 from appliance.tables import Account, Analysis, Review, Study
 
-MAY_CONFIRM: Final = frozenset({Role.RADIOLOGIST})
+MAY_CONFIRM: Final = frozenset({Role.RADIOLOGIST, Role.SENIOR_RADIOLOGIST})
 TEXT_LIMIT: Final = 2000
 """Characters of a comment, and of what is said beside a reason."""
 

@@ -32,7 +32,7 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from appliance import broker, database, lifecycle, maintenance, queue
+from appliance import broker, database, lifecycle, maintenance, queue, web_certificate
 from appliance.config import PROCESS_VARIABLE, Settings
 from appliance.errors import ApplianceError, ConfigError, TransientError
 from appliance.lifecycle import State
@@ -354,7 +354,7 @@ class Supervisor:
             pid=os.getpid(),
             ready=self._ready,
             dicom_address=f"{dicom.ae_title}@{dicom.host}:{ports}",
-            viewer_url=f"http://{web.host}:{web.port}/",
+            viewer_url=web.address,
             children=tuple(child.report() for child in self._children),
         )
         path = report_file(self._settings)
@@ -387,11 +387,21 @@ def programs(settings: Settings) -> list[Program]:
                 "python:appliance.web_server",
                 "--bind",
                 f"{web.host}:{web.port}",
+                *_tls(settings),
                 "webui.app:create_app()",
             ),
         ),
     ]
     return listed
+
+
+def _tls(settings: Settings) -> tuple[str, ...]:
+    """The web server's options for HTTPS, where it serves that."""
+    certificate = web_certificate.prepare(settings)
+    if certificate is None:
+        return ()
+    log.info("web.certificate", fingerprint=certificate.fingerprint, made_here=certificate.is_own)
+    return ("--certfile", str(certificate.file), "--keyfile", str(certificate.key))
 
 
 def _worker(name: str, at_once: int) -> Program:

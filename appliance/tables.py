@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from appliance.config import ROLES
 from appliance.database import Base
 
 NEVER_AGAIN: Final = {"sqlite_autoincrement": True}
@@ -70,9 +71,6 @@ REASONS: Final = (
     "other",
 )
 """The values of `Review.reason`; `reviews.Reason` gives them their meaning."""
-
-ROLES: Final = ("radiologist", "administrator", "viewer")
-"""The values of `Account.role`; `accounts.Role` gives them their meaning."""
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -456,7 +454,11 @@ class CommitmentRequest(Base):
 
 
 class Account(Base):
-    """A person who may sign in."""
+    """A person who may sign in.
+
+    A `temporary` password came from an administrator and must be changed before anything else.
+    `external_id` names the person at the identity provider: the issuer, a blank, and the subject.
+    """
 
     __tablename__ = "account"
     __table_args__ = (CheckConstraint(_one_of("role", ROLES), name="role"),)
@@ -469,6 +471,22 @@ class Account(Base):
     created_at: Mapped[datetime]
     failed_logins: Mapped[int] = mapped_column(default=0)
     locked_until: Mapped[datetime | None]
+    temporary: Mapped[bool] = mapped_column(default=False)
+    external_id: Mapped[str | None] = mapped_column(Text, index=True, unique=True)
+
+
+class WebSession(Base):
+    """A browser in which somebody is signed in; its cookie holds what `token_digest` is of."""
+
+    __tablename__ = "web_session"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_digest: Mapped[str] = mapped_column(Text, unique=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), index=True)
+    opened_at: Mapped[datetime]
+    active_at: Mapped[datetime]
+    names_hidden: Mapped[bool] = mapped_column(default=False)
+    failed_logins: Mapped[int] = mapped_column(default=0)
 
 
 class Preference(Base):
@@ -522,10 +540,10 @@ class AuditEntry(Base):
     __table_args__ = (Index("ix_audit_entry_tag_actor", "tag", "actor"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[datetime]
-    actor: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(Text, index=True)
     tag: Mapped[str] = mapped_column(Text)
-    subject: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str] = mapped_column(Text, index=True)
     detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     previous_hash: Mapped[str] = mapped_column(Text)
     hash: Mapped[str] = mapped_column(Text)

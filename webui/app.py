@@ -10,12 +10,16 @@ from flask import Flask
 from appliance.config import Settings, secret_key
 from appliance.database import open_database
 from webui import (
+    account,
+    audit_log,
     auth,
     display,
     errors,
     fetching,
     headers,
     health,
+    openid,
+    permissions,
     report,
     reviews,
     upload,
@@ -56,9 +60,21 @@ def create_app(settings: Settings | None = None) -> Flask:
     display.register(app)
     headers.register(app)
     errors.register(app)
+    permissions.register(app)
     auth.register(app)
-    for page in (worklist, viewer, reviews, report, fetching, upload, health):
+    for page in (
+        worklist,
+        viewer,
+        reviews,
+        report,
+        fetching,
+        upload,
+        account,
+        audit_log,
+        health,
+    ):
         app.register_blueprint(page.blueprint)
+    openid.register(app, settings)
     service.register(app, settings, database)
     return app
 

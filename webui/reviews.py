@@ -12,6 +12,7 @@ from appliance import accounts, reviews, studies
 from appliance.errors import ReviewConflictError, ReviewError, ReviewForbiddenError
 from appliance.reviews import Judgement, Reason
 from appliance.tables import Analysis, Review
+from webui.permissions import Permission, may
 from webui.resources import resources
 
 REASON_WORDS: Final = {
@@ -103,7 +104,7 @@ def _state(analysis: Analysis, versions: Sequence[Review], problem: str | None) 
     return {
         "version": versions[-1].version if versions else 0,
         "history": [_version(review) for review in versions],
-        "may_confirm": current_user.role in reviews.MAY_CONFIRM,
+        "may_confirm": may(Permission.CONFIRM),
         "problem": problem,
         "lesion_count": analysis.lesion_count,
         "reasons": {reason.value: words for reason, words in REASON_WORDS.items()},

@@ -1,3 +1,5 @@
+import unicodedata
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
@@ -109,6 +111,78 @@ def test_an_account_that_would_not_do_is_refused(
 ):
     with pytest.raises(ApplianceError), database.transaction() as db:
         accounts.add(db, name, password=password, role=Role.VIEWER, actor="test")
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "fourteen chars",
+        "passwordpassword",
+        "aaaaaaaaaaaaaaaaaaaa",
+        "1234567890123456",
+        "qwertyuiopasdfghjkl",
+        "annannannannannann",
+        "radiologyhospital",
+    ],
+)
+def test_a_password_that_is_guessed_early_is_refused(database: Database, password: str):
+    with pytest.raises(ApplianceError, match="words"), database.transaction() as db:
+        accounts.add(db, "ann", password=password, role=Role.VIEWER, actor="test")
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["four quiet words here", "x" * 3 + "Ünïcödé läuft gut", "日本語のパスワードはとても長いです"],
+)
+def test_any_characters_do_and_none_is_asked_for(database: Database, password: str):
+    with database.transaction() as db:
+        accounts.add(db, "ann", password=password, role=Role.VIEWER, actor="test")
+
+    assert sign_in(database, unicodedata.normalize("NFD", password)) is not None
+
+
+def test_a_person_chooses_another_password_by_the_old_one(database: Database, ann: int):
+    for old, new in (("wrong", "another long one"), (PASSWORD, PASSWORD), (PASSWORD, "short")):
+        with pytest.raises(ApplianceError):
+            accounts.change_password(database, "ann", old=old, new=new)
+    assert sign_in(database) is not None
+
+    accounts.change_password(database, "ann", old=PASSWORD, new="another long one")
+
+    assert sign_in(database) is None
+    assert sign_in(database, "another long one") is not None
+
+
+def test_the_last_administrator_stays(database: Database, ann: int):
+    def change(what: Callable[..., None], *given: Role) -> None:
+        with database.transaction() as db:
+            what(db, "boss", *given, actor="test")
+
+    with database.transaction() as db:
+        accounts.add(db, "boss", password=PASSWORD, role=Role.ADMINISTRATOR, actor="test")
+    with pytest.raises(ApplianceError, match="last administrator"):
+        change(accounts.disable)
+    with pytest.raises(ApplianceError, match="last administrator"):
+        change(accounts.set_role, Role.VIEWER)
+
+    with database.transaction() as db:
+        accounts.set_role(db, "ann", Role.ADMINISTRATOR, actor="test")
+    change(accounts.disable)
+
+    with database.snapshot() as db:
+        assert not accounts.named(db, "boss").active
+
+
+def test_a_person_of_the_identity_provider_has_no_password_here(database: Database):
+    person = {"external_id": "https://login.example 42", "name": "ann"}
+    accounts.sign_in_external(database, **person, role=Role.VIEWER)
+
+    assert sign_in(database, accounts.NO_PASSWORD) is None
+    with pytest.raises(ApplianceError, match="identity provider"), database.transaction() as db:
+        accounts.set_password(db, "ann", password=PASSWORD, actor="test")
+    assert (
+        accounts.sign_in_external(database, **person, role=Role.RADIOLOGIST).role == "radiologist"
+    )
 
 
 def test_made_passwords_differ_and_are_long_enough():

@@ -102,6 +102,52 @@ def test_users_are_listed_changed_and_shut_out(database: Database):
     assert accounts.authenticate(database, name="ann", password="another long one") is None
 
 
+def test_a_password_from_the_command_line_is_changed_first_unless_it_is_a_programs(
+    database: Database,
+):
+    run("user", "add", "ann")
+    run("user", "add", "pacs", "--keep-password")
+    with database.snapshot() as db:
+        assert [(one.name, one.temporary) for one in accounts.everyone(db)] == [
+            ("ann", True),
+            ("pacs", False),
+        ]
+
+    run("user", "password", "pacs")
+
+    with database.snapshot() as db:
+        assert [one.temporary for one in accounts.everyone(db)] == [True, True]
+
+
+def test_a_user_is_let_in_again_unlocked_and_given_another_role(database: Database):
+    run("user", "add", "ann", "--password-stdin", typed="a long enough one\n")
+    for _ in range(accounts.MAX_FAILED_LOGINS):
+        accounts.authenticate(database, name="ann", password="wrong")
+    run("user", "disable", "ann")
+
+    for command in (("enable", "ann"), ("unlock", "ann"), ("role", "ann", "inspector")):
+        assert run("user", *command).exit_code == 0
+
+    account = accounts.authenticate(database, name="ann", password="a long enough one")
+    assert account is not None
+    assert account.role == "inspector"
+
+
+def test_the_audit_is_verified_and_its_end_named(database: Database):
+    run("user", "add", "ann")
+
+    whole = run("audit", "verify")
+    with database.transaction() as db:
+        entry = db.scalars(select(AuditEntry)).one()
+        db.execute(text("DROP TRIGGER audit_entry_no_update"))
+        db.execute(text("UPDATE audit_entry SET actor = 'nobody'"))
+    broken = run("audit", "verify")
+
+    assert (whole.exit_code, broken.exit_code) == (0, 1)
+    assert entry.hash in whole.output
+    assert "changed at entry 1" in broken.output
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

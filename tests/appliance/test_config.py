@@ -41,7 +41,9 @@ def test_every_line_of_the_reference_can_be_taken_into_use():
 
     settings = Settings.parse(tomllib.loads(setting.sub(r"\1", reference())))
 
-    assert settings.web == Settings.parse({}).web
+    assert settings.web.idle_minutes == Settings.parse({}).web.idle_minutes
+    assert settings.web.certificate == Path("/etc/chest-ct-appliance/web.crt")
+    assert settings.openid.client_id == "chest-ct"
     assert settings.dicom.tls_port == 2762
     assert settings.broker_url == "redis://host:6379/0"
 

@@ -11,7 +11,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
-from appliance import studies
+from appliance import accounts, studies
+from appliance.accounts import Role
 from appliance.config import Settings
 from appliance.database import (
     Base,
@@ -24,7 +25,7 @@ from appliance.database import (
     utc_now,
 )
 from appliance.errors import ConfigError, TransientError
-from appliance.tables import Patient, Retrieval, Study
+from appliance.tables import Analysis, Patient, Retrieval, Review, Study
 from tests.appliance import world
 from tests.support.databases import settings_in
 
@@ -91,6 +92,39 @@ def test_a_study_from_before_the_priorities_is_routine(settings: Settings, datab
         study = studies.named(db, world.STUDY_UID)[0]
         assert (study.priority, study.priority_reason) == ("ROUTINE", None)
         assert studies.series_of(db, study.id)[0].station_name == ""
+
+
+def test_accounts_keep_what_refers_to_them_when_roles_are_added_and_taken_back(
+    settings: Settings, database: Database
+):
+    world.receive(database, world.instance())
+    with database.transaction() as db:
+        for name, role in (("ann", Role.RADIOLOGIST), ("bob", Role.ANNOTATOR)):
+            accounts.add(db, name, password="a long enough one", role=role, actor="test")
+        db.add(Analysis(study_id=1, revision=1, current=True, folder="x", created_at=utc_now()))
+        db.flush()
+        row = {"analysis_id": 1, "version": 1, "account_id": 1, "reviewer": "ann", "at": utc_now()}
+        db.add(Review(**row, organisation="", positive=True))
+    with database.engine.connect() as connection:
+        command.downgrade(migration_config(connection), "0008")
+        connection.commit()
+        columns = "name, password_hash, role, active, created_at, failed_logins"
+        values = "'carl', 'x', 'viewer', true, '2026-01-01 00:00:00', 0"
+        connection.execute(text(f"INSERT INTO account ({columns}) VALUES ({values})"))
+        connection.commit()
+
+    upgrade(settings)
+
+    with database.transaction() as db:
+        assert [(one.name, one.role, one.active) for one in accounts.everyone(db)] == [
+            ("ann", "radiologist", True),
+            ("bob", "viewer", False),
+            ("carl", "viewer", True),
+        ]
+        assert db.scalars(select(Review)).one().account_id == 1
+        accounts.set_role(db, "bob", Role.INSPECTOR, actor="test")
+    with pytest.raises(IntegrityError), database.transaction() as db:
+        db.execute(text("UPDATE account SET role = 'boss' WHERE name = 'bob'"))
 
 
 def test_a_new_database_lacks_tables(tmp_path: Path):

@@ -6,7 +6,7 @@ from appliance.database import Database
 def test_a_value_is_kept_for_one_person_until_it_is_replaced_or_dropped(database: Database):
     with database.transaction() as db:
         ann, eve = (
-            accounts.add(db, name, password="long enough 1", role=Role.VIEWER, actor="t")
+            accounts.add(db, name, password="longer than needed 1", role=Role.VIEWER, actor="t")
             for name in ("ann", "eve")
         )
         preferences.put(db, ann, "window", {"width": 400})

@@ -71,7 +71,7 @@ def confirm(database: Database, study_id: int, *, name: str = "ann") -> None:
         account = accounts.named(db, name)
         if account is None:
             accounts.add(
-                db, name, password="long enough 1", role=accounts.Role.RADIOLOGIST, actor="t"
+                db, name, password="longer than needed 1", role=accounts.Role.RADIOLOGIST, actor="t"
             )
             account = accounts.named(db, name)
         analysis = studies.current_analysis(db, study_id)

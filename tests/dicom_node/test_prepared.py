@@ -94,7 +94,7 @@ def confirm(database: Database, judgement: Judgement | None = None) -> None:
     """A radiologist confirms what the machine found, or says otherwise."""
     with database.transaction() as db:
         number = accounts.add(
-            db, "grey", password="correct horse", role=Role.RADIOLOGIST, actor="a"
+            db, "grey", password="correct horse battery", role=Role.RADIOLOGIST, actor="a"
         )
         account = accounts.find(db, number)
         assert account is not None

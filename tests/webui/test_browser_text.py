@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from datetime import timedelta
+from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Browser
+from sqlalchemy import select
 
-from appliance import lifecycle
+from appliance import accounts, lifecycle
 from appliance.studies import PatientAttributes, SeriesAttributes, StudyAttributes
+from appliance.tables import WebSession
 from pipelines.findings import Analysis, ModelRef
 from pipelines.volume import CTVolume
 from tests.webui.browser import Reader, chromium, needs_chromium, serving
-from tests.webui.world import World
+from tests.webui.world import PASSWORD, World
 
 pytestmark = needs_chromium
 
@@ -92,6 +96,35 @@ def test_no_text_of_a_study_ever_runs(
 
         reader.frames()
         assert reader.troubles == []
+        reader.page.close()
+
+
+@pytest.mark.timeout(600)
+def test_no_name_of_a_person_ever_runs(browser: Browser, world: World):
+    """Whoever may sign in is in the audit, on their own pages and on a locked one."""
+    names = [one for one in PAYLOADS if one.isprintable() and len(one) <= accounts.NAME_LIMIT]
+    for name in names:
+        with world.database.transaction() as db:
+            role = accounts.Role.ADMINISTRATOR
+            accounts.add(db, name, password=PASSWORD, role=role, actor=name)
+
+    with serving(world.app()) as address:
+        reader = Reader.signed_in(browser, address, name=names[1])
+        for path in ("/audit", "/account", "/fetch", "/"):
+            reader.page.goto(f"{address}{path}")
+            assert names[1] in reader.page.inner_text("body")
+        for name in names:
+            reader.page.goto(f"{address}/audit?{urlencode({'person': name, 'study': name})}")
+            reader.page.goto(f"{address}/audit?{urlencode({'person': name})}")
+            assert name in reader.page.inner_text("tbody")
+        with world.database.transaction() as db:
+            for row in db.scalars(select(WebSession)):
+                row.active_at -= timedelta(hours=1)
+        reader.page.click("a.brand")
+        reader.page.wait_for_selector("#name")
+
+        # The browser itself reports the searches that were refused.
+        assert [said for said in reader.troubles if "400" not in said] == []
         reader.page.close()
 
 

@@ -42,9 +42,9 @@ Explicit VR Little Endian, and with `{OCTETS}` for frames and bulk data; `image/
 most {LARGEST_PAGE} answers; {UPLOADS_AT_ONCE} uploads are taken at once, others are told to come
 again.
 
-Who asks is signed in, or gives name and password by HTTP Basic; TLS is a proxy's. Fuzzy matching,
-worklists, range requests and other origins (CORS) are not supported. A path under which images of
-several persons lie is refused with 409.
+Who asks is signed in, or gives name and password by HTTP Basic; TLS is our own or a proxy's. Fuzzy
+matching, worklists, range requests and other origins (CORS) are not supported. A path under which
+images of several persons lie is refused with 409.
 
 | attribute | level | matching | returned |
 | --- | --- | --- | --- |

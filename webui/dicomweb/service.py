@@ -22,7 +22,8 @@ message. An instance that contradicts what is held is kept aside: taken, with an
 Not there: thumbnails, rendered series, worklists, metadata or search results as XML, range
 requests, other origins (CORS).
 
-Everybody with an account may search and retrieve, radiologists and administrators may store. The
+Everybody with an account may search and retrieve, radiologists and administrators may store, as
+`webui.permissions` has it; a session in which names are hidden may do neither of the first. The
 browser's session counts, and name and password by HTTP Basic; storing from a session needs the form
 token in the header ``X-CSRFToken``. The first retrieval of a study within a while is audited as a
 look at it.

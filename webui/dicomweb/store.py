@@ -14,7 +14,6 @@ from flask_login import current_user
 from werkzeug.http import parse_options_header
 
 from appliance import audit
-from appliance.accounts import Role
 from appliance.errors import DatasetMismatchError, StoreError
 from appliance.part10 import first_uids, read_file
 from appliance.reception import Command
@@ -28,7 +27,6 @@ from webui.dicomweb.problems import RequestProblem, bad_request, not_acceptable
 from webui.dicomweb.services import Addresses, services
 from webui.resources import resources
 
-MAY_STORE: Final = frozenset({Role.RADIOLOGIST, Role.ADMINISTRATOR})
 MOST_PARTS: Final = 10_000
 BEGINNING_BYTES: Final = 64 * 1024
 """Of a part: the meta information and what names its instance have a few hundred bytes."""
@@ -58,8 +56,6 @@ class Outcome:
 def store(study_uid: str | None) -> Response:
     """Take the instances of a message; of a study alone, if the address names one."""
     auth.protect_session()
-    if current_user.role not in MAY_STORE:
-        raise RequestProblem(HTTPStatus.FORBIDDEN, "Viewers may not store instances.")
     answer_type = _answer_type()
     boundary = _boundary()
     if not services().uploads.acquire(blocking=False):

@@ -51,7 +51,7 @@ def confirm(database: Database, *, seen: int = 0, rejected: Collection[int] = ()
     """A radiologist confirms the study's result, but for some lesions."""
     with database.transaction() as db:
         number = accounts.add(
-            db, "grey", password="correct horse", role=Role.RADIOLOGIST, actor="a"
+            db, "grey", password="correct horse battery", role=Role.RADIOLOGIST, actor="a"
         )
         account, analysis = accounts.find(db, number), studies.current_analysis(db, 1)
         assert account is not None
