@@ -5,6 +5,7 @@ ApplianceError            permanent: the same input fails the same way
 ├── DeidentificationError   an instance that must not leave the appliance; the text says why
 ├── InvalidMoveError      a move that the table of states does not have: a fault in the caller
 ├── LostRaceError         another process moved the study or took the claim first
+├── MeasurementError      a measurement that cannot be kept; the text says what to do
 ├── QueryError            a question about what is held that cannot be answered as it is put
 ├── ReviewError           a judgement that cannot be kept; the text says what is wrong with it
 │   ├── ReviewConflictError    the result or its review is no longer what the person saw
@@ -58,6 +59,10 @@ class LostRaceError(ApplianceError):
         super().__init__(f"study {study_id} is not {expected} any more")
         self.study_id = study_id
         self.expected = expected
+
+
+class MeasurementError(ApplianceError):
+    """A measurement cannot be kept; the text says what to do."""
 
 
 class QueryError(ApplianceError):

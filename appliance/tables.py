@@ -72,6 +72,9 @@ REASONS: Final = (
 )
 """The values of `Review.reason`; `reviews.Reason` gives them their meaning."""
 
+MEASUREMENTS: Final = ("distance", "angle", "ellipse", "probe", "arrow")
+"""The values of `Measurement.kind`; `measurements.Kind` gives them their meaning."""
+
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
@@ -531,6 +534,31 @@ class Review(Base):
     def overridden(self) -> bool:
         """Whether the person decided the case otherwise than the analysis."""
         return self.reason is not None
+
+
+class Measurement(Base):
+    """What a person measured on the images of one analysis, to be drawn again for them.
+
+    The browser chooses `key`, so that a measurement that is sent twice is one.
+    """
+
+    __tablename__ = "measurement"
+    __table_args__ = (
+        UniqueConstraint("analysis_id", "account_id", "key"),
+        CheckConstraint(_one_of("kind", MEASUREMENTS), name="kind"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analysis.id"))
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    key: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    plane: Mapped[str] = mapped_column(Text)
+    # (x, y, z) each, in voxels of the analysed volume, a voxel's centre at whole numbers.
+    points: Mapped[list[Any]] = mapped_column(JSON)
+    text: Mapped[str] = mapped_column(Text, default="")
+    values: Mapped[dict[str, float]] = mapped_column(JSON)
+    at: Mapped[datetime]
 
 
 class AuditEntry(Base):

@@ -18,8 +18,11 @@ from webui import (
     fetching,
     headers,
     health,
+    measurements,
     openid,
+    packing,
     permissions,
+    preferences,
     report,
     reviews,
     upload,
@@ -59,6 +62,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[EXTENSION] = Resources(settings, database, LiveFeed(database))
     display.register(app)
     headers.register(app)
+    packing.register(app)
     errors.register(app)
     permissions.register(app)
     auth.register(app)
@@ -66,6 +70,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         worklist,
         viewer,
         reviews,
+        measurements,
+        preferences,
         report,
         fetching,
         upload,

@@ -20,11 +20,13 @@ from flask import (
     request,
     url_for,
 )
+from flask_login import current_user
 
-from appliance import studies
+from appliance import preferences, prior_results, studies
 from appliance.lifecycle import State
 from appliance.tables import Analysis
 from webui import display, views
+from webui.preferences import VIEWER
 from webui.resources import resources
 from webui.results import Result, open_result
 
@@ -151,6 +153,9 @@ def _viewer_page(study_id: int, analysis: Analysis) -> str:
     study = _study(study_id)
     with resources().database.snapshot() as db:
         versions = studies.analyses_of(db, study_id)
+        earlier = prior_results.last(db, study_id)
+        prior = earlier and studies.worklist_row(db, earlier.study_id)
+        settings = preferences.get(db, current_user.account_id, VIEWER)
     result = _result(analysis)
     return render_template(
         "viewer/show.html",
@@ -162,6 +167,9 @@ def _viewer_page(study_id: int, analysis: Analysis) -> str:
         manifest=url_for(
             "viewer.manifest", analysis_id=analysis.id, view=views.noted_pass(analysis.id)
         ),
+        prior=prior,
+        preferences=settings or {},
+        preferences_url=url_for("preferences.show", key=VIEWER),
         modules=MODULES,
         review=url_for("reviews.state", analysis_id=analysis.id),
         first_pieces=_first_pieces(analysis.id, result.facts),
@@ -205,11 +213,24 @@ def _manifest(analysis_id: int, facts: Mapping[str, Any]) -> dict[str, Any]:
             _lesion(lesion) | {"mask_url": _address(analysis_id, lesion["mask"])}
             for lesion in facts["lesions"]
         ],
+        "lungs": _lungs(facts),
+        "measurements_url": url_for("measurements.index", analysis_id=analysis_id),
         "heat_maps": [
             {"answer": heat_map["answer"], "url": _address(analysis_id, piece)} | _ends(piece)
             for heat_map in facts.get("heat_maps", ())
             if (piece := heat_map["map"]) is not None
         ],
+    }
+
+
+def _lungs(facts: Mapping[str, Any]) -> dict[str, list[int]] | None:
+    """The box around both lungs."""
+    found = [_ends(lung) for side in ("right", "left") if (lung := facts["lungs"][side])]
+    if not found:
+        return None
+    return {
+        "first": [min(axis) for axis in zip(*(lung["first"] for lung in found), strict=True)],
+        "last": [max(axis) for axis in zip(*(lung["last"] for lung in found), strict=True)],
     }
 
 

@@ -158,3 +158,209 @@ def test_the_scale_bar_takes_the_longest_round_length_that_fits(page: Page):
     body = "return [250, 60, 49, 4, 0.2].map((room) => module.scaleBarMm(room));"
 
     assert run(page, "scale_bar", body) == [100, 50, 20, 2, 1]
+
+
+VOLUME_OF = """const { Volume } = await import(`${path}/volume.js`);
+    const { PLANES } = await import(`${path}/planes.js`);
+    const [nz, ny, nx] = argument.shape;
+    const volume = new Volume([nx, ny, nz], argument.spacing ?? [1, 1, 1]);
+    volume.put(0, nz, new Int16Array(argument.hu));
+    for (const z of argument.missing ?? []) volume.arrived[z] = 0;
+    const plane = PLANES.find(({ name }) => name === argument.plane);"""
+
+
+def volume_argument(hu: np.ndarray, **more: Any) -> dict[str, Any]:
+    return {"shape": hu.shape, "hu": hu.ravel().tolist(), **more}
+
+
+@pytest.mark.parametrize("mode", ["mip", "minip", "average"])
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_a_thick_slab_is_the_brightest_darkest_or_mean_of_its_slices(
+    page: Page, plane: str, mode: str
+):
+    hu = np.random.default_rng(3).integers(-1024, 3000, (9, 7, 8)).astype(np.int16)
+    through = {"axial": 0, "coronal": 1, "sagittal": 2}[plane]
+    slab = np.take(hu, range(2, 6), axis=through)
+    kinds = {"mip": slab.max, "minip": slab.min, "average": slab.mean}
+    expected = kinds[mode](axis=through).astype(float)
+    shown = expected if plane == "axial" else expected[::-1]
+
+    projected = run(
+        page,
+        "slab_projection",
+        VOLUME_OF
+        + """const projected = new Int16Array(argument.pixels);
+        module.projectSlab(projected, plane, volume, { first: 2, last: 5 }, argument.mode);
+        return [...projected];""",
+        volume_argument(hu, plane=plane, mode=mode, pixels=shown.size),
+    )
+
+    assert np.abs(np.array(projected) - shown.ravel()).max() <= 0.5
+
+
+def test_a_slab_leaves_out_what_has_not_arrived(page: Page):
+    hu = np.full((4, 2, 2), 100, np.int16)
+    hu[1] = 900
+
+    projected = run(
+        page,
+        "slab_projection",
+        VOLUME_OF
+        + """const projected = new Int16Array(4);
+        module.projectSlab(projected, plane, volume, { first: 0, last: 2 }, "mip");
+        const some = [...projected];
+        volume.arrived.fill(0);
+        module.projectSlab(projected, plane, volume, { first: 0, last: 2 }, "mip");
+        return [some, [...projected]];""",
+        volume_argument(hu, plane="axial", missing=[1]),
+    )
+
+    assert projected == [[100] * 4, [-32768] * 4]
+
+
+def test_a_slab_has_as_many_slices_as_come_nearest_to_its_thickness(page: Page):
+    body = """const plane = { through: 2 };
+        const volume = { size: [1, 1, 40], spacingMm: [1, 1, 2.5] };
+        return [20, 1, 39].flatMap((at) => [10, 1, 1000].map((mm) => {
+          const { first, last } = module.slabRange(plane, volume, at, mm);
+          return [first, last];
+        }));"""
+
+    ranges = run(page, "slab_projection", body)
+
+    assert ranges[:3] == [[19, 22], [20, 20], [0, 39]]
+    assert ranges[3:6] == [[0, 3], [1, 1], [0, 39]]
+    assert ranges[6:] == [[38, 39], [39, 39], [0, 39]]
+
+
+def test_lengths_and_angles_are_in_the_planes_own_millimetres(page: Page):
+    body = """const spacing = [0.7, 0.7, 2];
+        const length = module.lengthMm([10, 5, 3], [40, 5, 13], spacing);
+        const corner = [10, 5, 3];
+        const angle = module.angleDegrees([[40, 5, 3], corner, [10, 5, 13]], spacing);
+        const acute = module.angleDegrees([[40, 5, 3], corner, [40, 5, 13.5]], spacing);
+        return [length, angle, acute, module.angleDegrees([corner, corner, corner], spacing)];"""
+
+    length, angle, acute, none = run(page, "measuring", body)
+
+    assert length == pytest.approx(np.hypot(30 * 0.7, 10 * 2))
+    assert angle == pytest.approx(90)
+    assert acute == pytest.approx(45)
+    assert none == 0
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_an_ellipse_takes_the_voxels_whose_centres_lie_in_it(page: Page, plane: str):
+    hu = np.random.default_rng(5).integers(-1024, 3000, (30, 28, 26)).astype(np.int16)
+    across, down = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}[plane]
+    one, other = [9.0, 9.0, 9.0], [9.0, 9.0, 9.0]
+    one[across], other[across] = 3.2, 17.9
+    one[down], other[down] = 21.4, 6.1
+
+    found = run(
+        page,
+        "measuring",
+        VOLUME_OF
+        + """const shape = { kind: "ellipse", plane: argument.plane, points: argument.points };
+        return module.valuesOf(shape, volume);""",
+        volume_argument(hu, plane=plane, points=[one, other], spacing=[0.7, 0.8, 2]),
+    )
+
+    grid = np.indices(hu.shape)[::-1]  # x, y, z of each voxel
+    distance = sum(
+        ((grid[axis] - (one[axis] + other[axis]) / 2) / (abs(one[axis] - other[axis]) / 2)) ** 2
+        for axis in (across, down)
+    )
+    through = 3 - across - down
+    inside = hu[(distance <= 1) & (grid[through] == 9)].astype(float)
+    spacing = (0.7, 0.8, 2)
+    area = np.pi / 4
+    for axis in (across, down):
+        area *= abs(one[axis] - other[axis]) * spacing[axis]
+    assert found == pytest.approx(
+        {
+            "area_mm2": area,
+            "mean_hu": inside.mean(),
+            "sd_hu": inside.std(),
+            "min_hu": inside.min(),
+            "max_hu": inside.max(),
+        }
+    )
+
+
+def test_an_ellipse_over_slices_on_their_way_has_no_values_yet(page: Page):
+    hu = np.zeros((6, 6, 6), np.int16)
+    body = (
+        VOLUME_OF
+        + """const points = [[1, 2, 1], [4, 2, 4]];
+        return module.valuesOf({ kind: "ellipse", plane: "coronal", points }, volume);"""
+    )
+
+    assert run(page, "measuring", body, volume_argument(hu, plane="coronal", missing=[3])) == {}
+
+
+def test_studies_lie_on_one_another_by_the_ends_of_their_lungs(page: Page):
+    body = """const lungs = (low, high) => ({ first: [0, 0, low], last: [9, 9, high] });
+        const now = { size: [10, 10, 100], spacing_mm: [1, 1, 2], lungs: lungs(20, 70) };
+        const before = { size: [10, 10, 60], spacing_mm: [1, 1, 5], lungs: lungs(10, 32) };
+        const level = (z) => module.aligned([4, 5, z], now, before)[2];
+        const back = module.aligned([4, 5, 21], before, now)[2];
+        const none = module.aligned([4, 5, 60], { ...now, lungs: null }, before)[2];
+        return [level(20), level(70), level(45), level(15), level(80), back, none];"""
+
+    low, high, middle, below, above, back, none = run(page, "alignment", body)
+
+    assert (low, high) == pytest.approx((10, 32))
+    assert middle == pytest.approx(21)
+    assert below == pytest.approx(10 - 10 / 5)
+    assert above == pytest.approx(32 + 20 / 5)
+    assert back == pytest.approx(45)
+    assert none == pytest.approx(29.5 + 21 / 5)
+
+
+def test_the_letters_go_with_the_picture_and_a_place_comes_back(page: Page):
+    body = """const { PLANES } = await import(`${path}/planes.js`);
+        const { mirrored, upsideDown, turned } = module.TURNS;
+        const told = (...turns) => {
+          const orientation = turns.reduce((old, turn) => turn(old), module.STANDARD);
+          const { left, right, top, bottom } = module.sidesOf(PLANES[0], orientation);
+          const room = { width: 500, height: 300, columns: 20, rows: 30, mmAcross: 2, mmDown: 1 };
+          const view = { orientation, zoom: 1.7, panX: 12, panY: -5 };
+          const transform = new module.ViewTransform(room, view);
+          const back = transform.toSlice(...transform.toScreen(7.25, 21.5));
+          return [left + right + top + bottom, module.orientationMark(orientation), back];
+        };
+        return [told(), told(mirrored), told(upsideDown), told(turned), told(turned, turned),
+          told(mirrored, turned), told(turned, turned, turned, turned)];"""
+
+    told = run(page, "view_transform", body)
+
+    assert [(letters, mark) for letters, mark, _ in told] == [
+        ("RLAP", ""),
+        ("LRAP", "MIRRORED"),
+        ("RLPA", "MIRRORED"),
+        ("PARL", "ROTATED"),
+        ("LRPA", "ROTATED"),
+        ("PALR", "MIRRORED"),
+        ("RLAP", ""),
+    ]
+    for *_, back in told:
+        assert back == pytest.approx([7.25, 21.5])
+
+
+def test_a_key_is_named_as_it_is_pressed(page: Page):
+    body = """const { keyOf } = module;
+        const press = (key, held) => keyOf(new KeyboardEvent("keydown", { key, ...held }));
+        const shift = { shiftKey: true };
+        return [press("n"), press("N", shift), press("N"), press("?", shift),
+          press("z", { ctrlKey: true }), press(" "), press("ArrowUp", shift)];"""
+
+    assert run(page, "keys", body) == [
+        "n",
+        "shift+n",
+        "n",
+        "?",
+        "ctrl+z",
+        "space",
+        "shift+arrowup",
+    ]

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Route
 
+from appliance import accounts, preferences
 from pipelines.findings import Analysis, HeatMap, Side
 from pipelines.phantom import chest as large_chest
 from pipelines.volume import CTVolume
 from tests.support.figures import FIGURE
 from tests.webui.browser import WINDOW, Reader, chromium, needs_chromium, serving
 from tests.webui.geometry import Point, on_screen
-from tests.webui.world import World, truth
+from tests.webui.world import NAME, World, truth
 
 pytestmark = needs_chromium
 
@@ -31,12 +32,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def opened(
-    browser: Browser, chest: tuple[CTVolume, Analysis], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Reader]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World.at(tmp_path_factory.mktemp("viewer") / "data")
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Browser, world: World, chest: tuple[CTVolume, Analysis]) -> Iterator[Reader]:
     """A reader with the small chest open; each test starts where it likes."""
     volume, found = chest
-    world = World.at(tmp_path_factory.mktemp("viewer") / "data")
     study_id = world.receive("1.1")
     world.finish(study_id, volume, found)
     with serving(world.app()) as address:
@@ -48,9 +51,13 @@ def opened(
 
 
 @pytest.fixture
-def reader(opened: Reader) -> Reader:
+def reader(opened: Reader, world: World) -> Reader:
     """The same page as a reader finds it: first lesion, lung window, contours, whole planes."""
-    opened.page.reload()
+    url = opened.page.url
+    opened.page.goto("about:blank")
+    with world.database.transaction() as db:
+        preferences.put(db, accounts.named(db, NAME).id, "viewer", {})
+    opened.page.goto(url)
     opened.mark("volume")
     opened.frames()
     return opened
@@ -388,7 +395,11 @@ def test_the_keyboard_reaches_every_slice(reader: Reader, volume: CTVolume):
 def test_help_opens_by_its_key_and_names_every_key(reader: Reader):
     reader.press("?")
     text = reader.page.inner_text("#help")
-    assert "Next, previous lesion" in text
+    for does in ("Next lesion", "Previous lesion", "Lesions as contour or filled"):
+        assert does in text
+    keys = reader.page.locator("#help button.key").all_inner_texts()
+    assert "none" not in keys
+    assert len(set(keys)) == len(keys)
     assert "Right drag" in text
 
     reader.press("?")
@@ -561,17 +572,23 @@ def test_a_large_chest_opens_and_scrolls_smoothly(
         reader = Reader.signed_in(browser, address)
         reader.open_study(study_id)
         marks = {name: reader.mark(name) for name in ("ready", "first-lesion-slice", "volume")}
-        frames = {plane: scrolling(reader, plane) for plane in ("axial", "coronal", "sagittal")}
+        planes = ("axial", "coronal", "sagittal")
+        frames = {plane: scrolling(reader, plane) for plane in planes}
+        reader.press("m")
+        assert reader.title("axial").endswith("MIP 10 mm")
+        slabs = {plane: scrolling(reader, plane) for plane in planes}
         assert reader.troubles == []
         reader.page.close()
 
     told = [", ".join(f"{name} {time:.0f} ms" for name, time in marks.items())]
     told += [f"scroll {plane}: {summary(times)}" for plane, times in frames.items()]
+    told += [f"scroll {plane}, MIP 10 mm: {summary(times)}" for plane, times in slabs.items()]
     for line in told:
         record_property(FIGURE, f"viewer, 512x512x120: {line}")
     # Wide margins: a busy machine must not fail the build, the figures above are what is watched.
     assert marks["first-lesion-slice"] < 10_000
     assert statistics.median(frames["axial"]) < 250
+    assert statistics.median(slabs["axial"]) < 250
 
 
 def summary(times: list[float]) -> str:

@@ -9,10 +9,11 @@ import pytest
 import zstandard
 from flask.testing import FlaskClient
 
+from appliance.studies import PatientAttributes, StudyAttributes
 from pipelines.findings import Analysis, HeatMap, SecondOpinion
 from pipelines.presentation import decode_slab
 from pipelines.volume import CTVolume
-from tests.webui.world import World
+from tests.webui.world import PATIENT, World
 from webui.results import open_result
 
 
@@ -141,6 +142,17 @@ def test_the_manifest_speaks_x_y_z(manifest: dict[str, Any], chest: tuple[CTVolu
     assert told["first"] == list(lesion.bbox[0][::-1])
     assert told["last"] == [end - 1 for end in lesion.bbox[1][::-1]]
     assert told["look_at"][2] == lesion.key_slice == manifest["key_slabs"][0]["first"]
+
+
+def test_the_manifest_tells_the_box_around_both_lungs(
+    manifest: dict[str, Any], chest: tuple[CTVolume, Analysis]
+):
+    where = np.argwhere(chest[1].lung_mask > 0)
+
+    assert manifest["lungs"] == {
+        "first": where.min(axis=0)[::-1].tolist(),
+        "last": where.max(axis=0)[::-1].tolist(),
+    }
 
 
 @pytest.mark.parametrize(
@@ -316,3 +328,31 @@ def test_a_result_of_another_release_is_refused(tmp_path: Path):
 
     with pytest.raises(ValueError, match="schema 99"):
         open_result(tmp_path)
+
+
+def test_the_patients_last_study_before_is_offered_and_nobody_elses(
+    world: World, client: FlaskClient, chest: tuple[CTVolume, Analysis]
+):
+    volume, found = chest
+    somebody = PatientAttributes(patient_id="PHANTOM-0001", name="Other^Person")
+
+    def finished(uid: str, date: str, patient: PatientAttributes = PATIENT) -> tuple[int, int]:
+        dated = StudyAttributes(description="Thorax", study_date=date)
+        study_id = world.receive(uid, study=dated, patient=patient)
+        return study_id, world.finish(study_id, volume, found)
+
+    _, older = finished("1.1", "20240101")
+    _, wanted = finished("1.2", "20250101")
+    finished("1.3", "20251231", somebody)
+    finished("1.4", "")
+    this, _ = finished("1.5", "20260305")
+    finished("1.6", "20260401")
+    world.receive("1.7", study=StudyAttributes(study_date="20260101"))
+
+    page = client.get(f"/studies/{this}").get_data(as_text=True)
+    first = client.get("/studies/1").get_data(as_text=True)
+
+    assert f'data-manifest="/api/analyses/{wanted}/manifest"' in page
+    assert f"/api/analyses/{older}/manifest" not in page
+    assert "<strong>Prior 2025-01-01</strong> Phantom, Chest" in page
+    assert 'id="prior"' not in first

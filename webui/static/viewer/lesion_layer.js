@@ -42,6 +42,7 @@ export class LesionLayer {
    * @param {ViewState} state
    */
   draw(context, plane, state) {
+    if (!state.overlay) return;
     const index = state.position[plane.through];
     const toCanvas = context.getTransform();
     for (const mask of this.#masks) {

@@ -1,8 +1,9 @@
 /**
- * The lesions as a list, largest first; choosing one moves all planes onto it.
+ * The lesions as a list in an order of the reader's choice; choosing one moves all planes onto it.
  *
  * @typedef {import("./state.js").ViewState} ViewState
  * @typedef {import("./manifest.js").LesionFacts} LesionFacts
+ * @typedef {import("./preferences.js").Preferences} Preferences
  */
 import { element } from "../dom.js";
 import { lesionColour } from "./lesion_layer.js";
@@ -10,11 +11,25 @@ import { PLANES, sliceNumber } from "./planes.js";
 
 const [AXIAL] = PLANES;
 
+/** @type {readonly {name: string, label: string, before: (one: LesionFacts, other: LesionFacts) => number}[]} */
+const ORDERS = [
+  { name: "volume", label: "Volume", before: (one, other) => other.volume_ml - one.volume_ml },
+  { name: "score", label: "Score", before: (one, other) => (other.probability ?? -1) - (one.probability ?? -1) },
+  { name: "diameter", label: "Diameter", before: (one, other) => other.diameter_mm - one.diameter_mm },
+  { name: "hu", label: "Mean HU", before: (one, other) => other.mean_hu - one.mean_hu },
+  { name: "side", label: "Side, right first", before: (one, other) => SIDE_ORDER.indexOf(one.side) - SIDE_ORDER.indexOf(other.side) },
+  { name: "level", label: "Level, head first", before: (one, other) => other.look_at[2] - one.look_at[2] },
+];
+
+/** @type {readonly LesionFacts["side"][]} */
+const SIDE_ORDER = ["right", "left", "both"];
+
 /**
  * @param {ViewState} state
  * @param {readonly LesionFacts[]} lesions
+ * @param {Preferences} preferences
  */
-export function lesionList(state, lesions) {
+export function lesionList(state, lesions, preferences) {
   const jump = (/** @type {LesionFacts} */ lesion) => state.chooseLesion(lesion.id, lesion.look_at);
   const items = new Map(lesions.map((lesion) => {
     const button = lesionButton(state, lesion);
@@ -22,6 +37,23 @@ export function lesionList(state, lesions) {
     return [lesion.id, button];
   }));
   const rows = new Map([...items].map(([id, button]) => [id, element("li", {}, button)]));
+  const list = element("ol", { class: "lesions" });
+  /** As they are listed. @type {LesionFacts[]} */
+  let listed = [];
+
+  const orders = element("select", {}, ...ORDERS.map(({ name, label }) => element("option", { value: name, text: label })));
+  const choice = element("label", { class: "sort", text: "Sort by " }, orders);
+  const sort = () => {
+    const { before } = ORDERS.find(({ name }) => name === orders.value) ?? ORDERS[0];
+    listed = [...lesions].sort((one, other) => before(one, other) || one.id - other.id);
+    list.replaceChildren(...listed.map(({ id }) => /** @type {HTMLElement} */ (rows.get(id))));
+  };
+  orders.value = preferences.settings.sort ?? ORDERS[0].name;
+  orders.addEventListener("change", () => {
+    sort();
+    preferences.set({ sort: orders.value });
+  });
+  sort();
 
   state.onChange((change) => {
     if (change !== "lesion") return;
@@ -33,15 +65,15 @@ export function lesionList(state, lesions) {
   });
 
   return {
-    list: element("ol", { class: "lesions" }, ...rows.values()),
+    parts: lesions.length > 1 ? [choice, list] : [list],
     /** The list's rows by lesion, for what others put beside a lesion. */
     rows,
-    /** Jump `steps` lesions on, round the end. @param {number} steps */
+    /** Jump `steps` lesions on in the list, round the end. @param {number} steps */
     jumpBy(steps) {
-      if (lesions.length === 0) return;
-      const at = lesions.findIndex(({ id }) => id === state.lesion);
+      if (listed.length === 0) return;
+      const at = listed.findIndex(({ id }) => id === state.lesion);
       const from = at < 0 && steps < 0 ? 0 : at;
-      jump(lesions[(from + steps + lesions.length) % lesions.length]);
+      jump(listed[(from + steps + listed.length) % listed.length]);
     },
   };
 }

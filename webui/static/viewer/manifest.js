@@ -35,6 +35,8 @@
  * @property {Slab[]} slabs
  * @property {LesionFacts[]} lesions
  * @property {HeatMapFacts[]} heat_maps  none unless they were asked for
+ * @property {{first: Triple, last: Triple} | null} lungs  the box around both, null if none were found
+ * @property {string} measurements_url
  */
 import { bytesOf, fetchAgain } from "./fetching.js";
 import { HeatMap } from "./heat_layer.js";

@@ -33,3 +33,13 @@ export function paintSlice(pixels, plane, volume, index, table) {
     for (const end = k + width; k < end; k++, p += step) pixels[k] = table[hu[p] & 0xffff];
   }
 }
+
+/**
+ * Fill `pixels` with HU that were put together beforehand.
+ * @param {Uint32Array} pixels
+ * @param {Int16Array} hu  as many
+ * @param {Uint32Array} table  pixel of each HU, see LookUpTable
+ */
+export function paintHu(pixels, hu, table) {
+  for (let k = 0; k < pixels.length; k++) pixels[k] = table[hu[k] & 0xffff];
+}

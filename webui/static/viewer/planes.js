@@ -67,6 +67,15 @@ export function rowOf(plane, size, index) {
 }
 
 /**
+ * The voxel that a place lies in.
+ * @param {Triple} place
+ * @returns {Triple}
+ */
+export function nearestVoxel([x, y, z]) {
+  return [Math.round(x), Math.round(y), Math.round(z)];
+}
+
+/**
  * @param {number} value
  * @param {number} lowest
  * @param {number} highest

@@ -1,16 +1,19 @@
 /**
- * The mouse over a plane, as every PACS viewer has it: wheel scrolls, Ctrl-wheel zooms, left drag
- * moves the cross-hair, middle drag pans, right drag windows.
+ * The mouse over a plane, as every PACS viewer has it: wheel scrolls, Ctrl-wheel zooms, the left
+ * button is the active tool's, middle drag pans, right drag windows. Fingers are touch.js's.
  *
+ * @typedef {import("./tools.js").Tool} Tool
+ * @typedef {import("./tools.js").Toolbox} Toolbox
  * @typedef {import("./viewport.js").Viewport} Viewport
  * @typedef {import("./state.js").ViewState} ViewState
  */
 
+import { Touch } from "./touch.js";
+import { windowDrag } from "./window_drag.js";
+
 /** Wheel travel, in CSS pixels, for one slice; a mouse's notch is always one slice. */
 const TRAVEL_PER_SLICE_PX = 40;
 const ZOOM_PER_STEP = 1.15;
-/** A drag over this many pixels changes the window by its own width. */
-const WINDOW_DRAG_PX = 300;
 
 const LEFT = 0;
 const MIDDLE = 1;
@@ -19,11 +22,14 @@ const RIGHT = 2;
 /**
  * @param {Viewport} viewport
  * @param {ViewState} state
+ * @param {Toolbox} toolbox
  */
-export function listenToPointer(viewport, state) {
+export function listenToPointer(viewport, state, toolbox) {
   const { box, canvas } = viewport;
+  const touch = new Touch(viewport, toolbox);
   let travel = 0;
-  /** @type {{button: number, x: number, y: number, window: {width: number, centre: number}} | null} */
+  /** `tool`: the one that was active when the left button went down; it gets the release, too.
+   * @type {{button: number, x: number, y: number, window: (dx: number, dy: number) => void, tool: Tool} | null} */
   let drag = null;
 
   box.addEventListener("wheel", (event) => {
@@ -46,34 +52,47 @@ export function listenToPointer(viewport, state) {
     event.preventDefault();
     box.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
-    drag = { button: event.button, x: event.clientX, y: event.clientY, window: state.window };
-    if (event.button === LEFT) state.moveTo(viewport.voxelAt(event.clientX, event.clientY));
+    if (event.pointerType === "touch") {
+      touch.down(event);
+      return;
+    }
+    drag = { button: event.button, x: event.clientX, y: event.clientY, window: windowDrag(state), tool: toolbox.active };
+    if (event.button === LEFT) drag.tool.down(viewport, viewport.placeAt(event.clientX, event.clientY), event);
   });
 
   canvas.addEventListener("pointermove", (event) => {
     viewport.pointAt(event);
-    if (drag === null) return;
+    if (event.pointerType === "touch") {
+      touch.move(event);
+      return;
+    }
+    if (drag === null) {
+      toolbox.active.hover?.(viewport, viewport.placeAt(event.clientX, event.clientY), event);
+      return;
+    }
     const dx = event.clientX - drag.x;
     const dy = event.clientY - drag.y;
     if (drag.button === LEFT) {
-      state.moveTo(viewport.voxelAt(event.clientX, event.clientY));
+      drag.tool.move(viewport, viewport.placeAt(event.clientX, event.clientY), event);
     } else if (drag.button === MIDDLE) {
       viewport.panBy(dx, dy);
       Object.assign(drag, { x: event.clientX, y: event.clientY });
     } else {
-      const huPerPixel = Math.max(1, drag.window.width / WINDOW_DRAG_PX);
-      state.setWindow({
-        width: drag.window.width + dx * huPerPixel,
-        centre: drag.window.centre + dy * huPerPixel,
-      });
+      drag.window(dx, dy);
     }
   });
 
-  const release = () => {
+  canvas.addEventListener("pointerup", (event) => {
+    if (event.pointerType === "touch") touch.up(event);
+    const { button, tool } = drag ?? {};
     drag = null;
-  };
-  canvas.addEventListener("pointerup", release);
-  canvas.addEventListener("pointercancel", release);
+    if (button === LEFT) tool?.up(viewport, viewport.placeAt(event.clientX, event.clientY), event);
+  });
+  canvas.addEventListener("pointercancel", (event) => {
+    if (event.pointerType === "touch") touch.cancel(event);
+    if (drag?.button === LEFT) drag.tool.cancel?.();
+    drag = null;
+  });
   canvas.addEventListener("pointerleave", () => viewport.pointAt(null));
   canvas.addEventListener("dblclick", () => viewport.resetView());
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());

@@ -5,9 +5,10 @@
  * @typedef {import("./planes.js").Plane} Plane
  * @typedef {import("./planes.js").Triple} Triple
  * @typedef {import("./windowing.js").Window} Window
- * @typedef {"position" | "window" | "overlay" | "lesion" | "heat"} Change
+ * @typedef {"position" | "window" | "overlay" | "lesion" | "heat" | "drawing" | "arrived" | "slab"} Change
  */
-import { clamp, sliceAfter } from "./planes.js";
+import { clamp, sliceAfter, sliceNumber } from "./planes.js";
+import { MODES, THICKNESSES_MM } from "./slab_projection.js";
 
 const NARROWEST_WINDOW_HU = 1;
 const WIDEST_WINDOW_HU = 8000;
@@ -27,6 +28,8 @@ export class ViewState {
     this.position = [size[0] >> 1, size[1] >> 1, size[2] >> 1];
     /** @type {Window} */
     this.window = { width: window.width, centre: window.centre };
+    /** @type {import("./slab_projection.js").Slab} */
+    this.slab = { mode: null, mm: 10 };
     /** Lesions are drawn at all. */
     this.overlay = true;
     /** Lesions are filled, not only outlined. */
@@ -86,15 +89,60 @@ export class ViewState {
     this.#tell("window");
   }
 
-  toggleOverlay() {
-    this.overlay = !this.overlay;
+  /** What lies over the slices is to be drawn anew: a mask arrived, a tool moved. */
+  redraw() {
+    this.#tell("drawing");
+  }
+
+  /** Images have arrived in the volume. */
+  imagesArrived() {
+    this.#tell("arrived");
+  }
+
+  /**
+   * Go to the next slice, after the last one to the first.
+   * @param {Plane} plane
+   */
+  scrollRound(plane) {
+    const count = this.size[plane.through];
+    const last = sliceNumber(plane, this.size, this.position[plane.through]) === count;
+    this.scroll(plane, last ? -count : 1);
+  }
+
+  /** @param {import("./slab_projection.js").Slab} slab */
+  setSlab(slab) {
+    this.slab = slab;
+    this.#tell("slab");
+  }
+
+  /** Single slices, then a slab of the brightest, the darkest, the mean. */
+  nextSlabMode() {
+    const mode = MODES[(MODES.indexOf(this.slab.mode) + 1) % MODES.length];
+    this.setSlab({ ...this.slab, mode });
+  }
+
+  /** @param {number} steps  1 for thicker, -1 for thinner */
+  changeThickness(steps) {
+    const at = THICKNESSES_MM.indexOf(this.slab.mm) + steps;
+    this.setSlab({ mode: this.slab.mode ?? "mip", mm: THICKNESSES_MM[clamp(at, 0, THICKNESSES_MM.length - 1)] });
+  }
+
+  /**
+   * @param {boolean} overlay  lesions are drawn at all
+   * @param {boolean} fill  filled, not only outlined
+   */
+  showOverlay(overlay, fill) {
+    this.overlay = overlay;
+    this.fill = fill;
     this.#tell("overlay");
   }
 
+  toggleOverlay() {
+    this.showOverlay(!this.overlay, this.fill);
+  }
+
   toggleFill() {
-    this.fill = !this.fill;
-    this.overlay = true;
-    this.#tell("overlay");
+    this.showOverlay(true, !this.fill);
   }
 
   /**

@@ -9,12 +9,15 @@
  * @typedef {import("./volume.js").Volume} Volume
  * @typedef {import("./windowing.js").LookUpTable} LookUpTable
  * @typedef {import("./heat_layer.js").HeatLayer} HeatLayer
- * @typedef {import("./lesion_layer.js").LesionLayer} LesionLayer
+ * @typedef {import("./tools.js").Layer} Layer
+ * @typedef {import("./view_transform.js").Orientation} Orientation
  */
 import { element } from "../dom.js";
-import { paintSlice } from "./painting.js";
-import { clamp, rowOf, sliceNumber } from "./planes.js";
+import { paintHu, paintSlice } from "./painting.js";
+import { clamp, nearestVoxel, rowOf, sliceNumber } from "./planes.js";
 import { scaleBarMm } from "./scale_bar.js";
+import { MODE_WORDS, projectSlab, slabRange } from "./slab_projection.js";
+import { orientationMark, sidesOf, STANDARD, ViewTransform } from "./view_transform.js";
 
 const SMALLEST_ZOOM = 0.5;
 const LARGEST_ZOOM = 16;
@@ -28,11 +31,10 @@ export class Viewport {
   #zoom = 1;
   #panX = 0;
   #panY = 0;
-  /** Slice pixels → CSS pixels: origin and pixel size, set by #fit. */
-  #left = 0;
-  #top = 0;
-  #stepX = 1;
-  #stepY = 1;
+  /** @type {Orientation} */
+  #orientation = STANDARD;
+  /** Slice pixels → CSS pixels, as last drawn. @type {ViewTransform} */
+  #transform;
   /**
    * Where the mouse is on the page, if it is over this plane. Not the voxel there: the picture also
    * moves under a mouse that stands still.
@@ -47,16 +49,16 @@ export class Viewport {
    * @param {Volume} parts.volume
    * @param {LookUpTable} parts.colours
    * @param {HeatLayer} parts.heat
-   * @param {LesionLayer} parts.lesions
+   * @param {readonly Layer[]} parts.layers  over the slice, the lowest first
    * @param {(index: number) => string} parts.imageLabel  the scanner's own image number, or nothing
    */
-  constructor(plane, { state, volume, colours, heat, lesions, imageLabel }) {
+  constructor(plane, { state, volume, colours, heat, layers, imageLabel }) {
     this.plane = plane;
     this.state = state;
     this.volume = volume;
     this.colours = colours;
     this.heat = heat;
-    this.lesions = lesions;
+    this.layers = layers;
     this.imageLabel = imageLabel;
 
     this.canvas = element("canvas");
@@ -68,16 +70,20 @@ export class Viewport {
     );
     this.image = this.sliceContext.createImageData(this.slice.width, this.slice.height);
     this.pixels = new Uint32Array(this.image.data.buffer);
+    /** HU of the slab that is shown, if one is. */
+    this.projected = new Int16Array(0);
+    this.#transform = this.#fitted(0, 0);
 
     this.title = element("p", { class: "corner top-left" });
     this.readout = element("p", { class: "corner bottom-left" });
     this.scale = element("p", { class: "scale-bar" });
     this.lines = ["west", "east", "north", "south"].map((side) => element("i", { class: `cross ${side}` }));
-    const sides = Object.entries(plane.sides).map(([side, letter]) =>
-      element("b", { class: `side ${side}`, text: letter }),
+    this.sides = /** @type {[keyof Plane["sides"], HTMLElement][]} */ (
+      Object.keys(plane.sides).map((side) => [side, element("b", { class: `side ${side}` })])
     );
+    this.mark = element("p", { class: "orientation-mark" });
     this.box = element("section", { class: `viewport ${plane.name}`, tabindex: "0" },
-      this.canvas, ...this.lines, ...sides, this.title, this.readout, this.scale);
+      this.canvas, ...this.lines, ...this.sides.map(([, box]) => box), this.mark, this.title, this.readout, this.scale);
     this.box.setAttribute("aria-label", `${plane.title} view`);
 
     state.onChange((change) => this.#changed(change));
@@ -86,31 +92,26 @@ export class Viewport {
 
   /** Slices `first` to `first` + `count` − 1 along z have arrived. @type {(first: number, count: number) => void} */
   arrived(first, count) {
-    const z = this.state.position[2];
-    if (this.plane.through !== 2 || (z >= first && z < first + count)) this.#redraw(true);
-  }
-
-  /** A lesion's mask or a heat map has arrived. */
-  overlayArrived() {
-    this.#redraw();
+    const shown = this.#slices();
+    if (this.plane.through !== 2 || (shown.last >= first && shown.first < first + count)) this.#redraw(true);
   }
 
   /**
-   * The voxel of the drawn slice that a point of the page lies in, not held inside the volume.
+   * Where a point of the page lies on the drawn slice, in voxels: a voxel's centre is at whole
+   * numbers. Not held inside the volume.
    * @param {number} clientX
    * @param {number} clientY
    * @returns {Triple}
    */
-  voxelAt(clientX, clientY) {
+  placeAt(clientX, clientY) {
     const { plane, state } = this;
     const box = this.canvas.getBoundingClientRect();
-    const column = Math.floor((clientX - box.left - this.#left) / this.#stepX);
-    const row = Math.floor((clientY - box.top - this.#top) / this.#stepY);
+    const [column, row] = this.#transform.toSlice(clientX - box.left, clientY - box.top);
     /** @type {Triple} */
-    const voxel = [...state.position];
-    voxel[plane.across] = column;
-    voxel[plane.down] = rowOf(plane, state.size, row);
-    return voxel;
+    const place = [...state.position];
+    place[plane.across] = column - 0.5;
+    place[plane.down] = rowOf(plane, state.size, row - 0.5);
+    return place;
   }
 
   /**
@@ -144,7 +145,15 @@ export class Viewport {
     this.#schedule();
   }
 
+  /** Turn or mirror the picture. @param {(old: Orientation) => Orientation} turn */
+  turn(turn) {
+    this.#orientation = turn(this.#orientation);
+    this.#redraw();
+  }
+
+  /** The whole plane as radiologists read it. */
   resetView() {
+    this.#orientation = STANDARD;
     this.#zoom = 1;
     this.#panX = 0;
     this.#panY = 0;
@@ -157,9 +166,9 @@ export class Viewport {
       const moved = this.#shownIndex !== this.state.position[this.plane.through];
       if (moved) this.#redraw(true);
       else this.#schedule();
-    } else if (change === "window") {
+    } else if (change === "window" || change === "slab") {
       this.#redraw(true);
-    } else {
+    } else if (change !== "arrived") {
       this.#redraw();
     }
   }
@@ -193,52 +202,79 @@ export class Viewport {
   #paint() {
     const { plane, volume, state, colours } = this;
     this.#shownIndex = state.position[plane.through];
-    paintSlice(this.pixels, plane, volume, this.#shownIndex, colours.table);
+    if (state.slab.mode === null) {
+      paintSlice(this.pixels, plane, volume, this.#shownIndex, colours.table);
+    } else {
+      if (this.projected.length === 0) this.projected = new Int16Array(this.pixels.length);
+      projectSlab(this.projected, plane, volume, this.#slices(), state.slab.mode);
+      paintHu(this.pixels, this.projected, colours.table);
+    }
     this.sliceContext.putImageData(this.image, 0, 0);
+  }
+
+  /** The first and the last slice of the picture. */
+  #slices() {
+    const { plane, volume, state } = this;
+    const mm = state.slab.mode === null ? 0 : state.slab.mm;
+    return slabRange(plane, volume, state.position[plane.through], mm);
   }
 
   #compose() {
     const { canvas, context, slice, plane, state } = this;
-    const ratio = devicePixelRatio;
-    const width = Math.round(canvas.clientWidth * ratio);
-    const height = Math.round(canvas.clientHeight * ratio);
+    // In fractions: a box of 745.6 pixels taken for 746 makes a ruler of 20 cm a tenth of a millimetre wrong.
+    const room = canvas.getBoundingClientRect();
+    const width = Math.round(room.width * devicePixelRatio);
+    const height = Math.round(room.height * devicePixelRatio);
+    if (width === 0 || height === 0) return; // another plane is shown alone
     if (canvas.width !== width || canvas.height !== height) {
       canvas.width = width;
       canvas.height = height;
     }
-    this.#fit(canvas.clientWidth, canvas.clientHeight);
+    this.#transform = this.#fitted(room.width, room.height);
+    this.#placeSides(room.width);
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = "#000";
     context.fillRect(0, 0, width, height);
-    const scaleX = this.#stepX * ratio;
-    const scaleY = this.#stepY * ratio;
-    context.setTransform(scaleX, 0, 0, scaleY, this.#left * ratio, this.#top * ratio);
+    this.#transform.applyTo(context, width / room.width, height / room.height);
     context.imageSmoothingEnabled = true;
     context.drawImage(slice, 0, 0);
-    this.heat.draw(context, plane, state);
-    if (state.overlay) this.lesions.draw(context, plane, state);
+    for (const layer of this.layers) layer.draw(context, plane, state);
   }
 
-  /** @type {(width: number, height: number) => void} */
-  #fit(width, height) {
+  /**
+   * @param {number} width  of the canvas, CSS pixels
+   * @param {number} height
+   */
+  #fitted(width, height) {
     const { slice, plane, volume } = this;
-    const mmAcross = volume.spacingMm[plane.across];
-    const mmDown = volume.spacingMm[plane.down];
-    const fit = Math.min(width / (slice.width * mmAcross), height / (slice.height * mmDown));
-    const pixelsPerMm = fit * this.#zoom;
-    this.#stepX = mmAcross * pixelsPerMm;
-    this.#stepY = mmDown * pixelsPerMm;
-    this.#left = (width - slice.width * this.#stepX) / 2 + this.#panX;
-    this.#top = (height - slice.height * this.#stepY) / 2 + this.#panY;
+    return new ViewTransform(
+      {
+        width,
+        height,
+        columns: slice.width,
+        rows: slice.height,
+        mmAcross: volume.spacingMm[plane.across],
+        mmDown: volume.spacingMm[plane.down],
+      },
+      { orientation: this.#orientation, zoom: this.#zoom, panX: this.#panX, panY: this.#panY },
+    );
+  }
+
+  /** @param {number} width  of the canvas, CSS pixels */
+  #placeSides(width) {
+    const { pixelsPerMm } = this.#transform;
     const mm = scaleBarMm(width / 3 / pixelsPerMm);
     this.scale.style.width = `${mm * pixelsPerMm}px`;
-    this.scale.textContent = mm < 10 ? `${mm} mm` : `${mm / 10} cm`;
+    write(this.scale, mm < 10 ? `${mm} mm` : `${mm / 10} cm`);
+    const letters = sidesOf(this.plane, this.#orientation);
+    for (const [side, box] of this.sides) write(box, letters[side]);
+    write(this.mark, orientationMark(this.#orientation));
   }
 
   #placeCross() {
     const { plane, state } = this;
-    const x = this.#left + (state.position[plane.across] + 0.5) * this.#stepX;
-    const y = this.#top + (rowOf(plane, state.size, state.position[plane.down]) + 0.5) * this.#stepY;
+    const row = rowOf(plane, state.size, state.position[plane.down]);
+    const [x, y] = this.#transform.toScreen(state.position[plane.across] + 0.5, row + 0.5);
     const [west, east, north, south] = this.lines;
     west.style.transform = `translate(${x - CROSS_GAP_PX}px, ${y}px) translateX(-100%)`;
     east.style.transform = `translate(${x + CROSS_GAP_PX}px, ${y}px)`;
@@ -247,15 +283,32 @@ export class Viewport {
   }
 
   #writeTexts() {
-    const { plane, state, volume } = this;
+    const { plane, state } = this;
     const index = state.position[plane.through];
     const number = sliceNumber(plane, state.size, index);
     const heat = plane.through === 2 ? this.heat.label(plane, state) : "";
-    const missing = plane.through === 2 && !volume.arrived[index] ? " · loading" : "";
-    write(this.title, `${plane.title}  ${number}/${state.size[plane.through]}${this.imageLabel(index)}${missing}${heat}`);
+    const slab = state.slab.mode === null ? "" : `\n${MODE_WORDS[state.slab.mode]} ${state.slab.mm} mm`;
+    const missing = plane.through === 2 && this.#missing() ? " · loading" : "";
+    write(this.title, `${plane.title}  ${number}/${state.size[plane.through]}${this.imageLabel(index)}${missing}${slab}${heat}`);
     const { width, centre } = state.window;
-    const hu = this.#pointer && volume.huAt(this.voxelAt(this.#pointer.clientX, this.#pointer.clientY));
+    const hu = this.#huUnderPointer();
     write(this.readout, `W ${width}  L ${centre}${hu === null ? "" : `  ·  ${hu} HU`}`);
+  }
+
+  /** Whether any of the shown axial slices has not arrived. */
+  #missing() {
+    const { first, last } = this.#slices();
+    return this.volume.arrived.subarray(first, last + 1).includes(0);
+  }
+
+  /** The HU that the picture shows there: of a slab, the projected ones. */
+  #huUnderPointer() {
+    if (this.#pointer === null) return null;
+    const { plane, volume, state } = this;
+    const voxel = nearestVoxel(this.placeAt(this.#pointer.clientX, this.#pointer.clientY));
+    const hu = volume.huAt(voxel);
+    if (hu === null || state.slab.mode === null) return hu;
+    return this.projected[rowOf(plane, state.size, voxel[plane.down]) * this.slice.width + voxel[plane.across]];
   }
 }
 

@@ -39,8 +39,12 @@ export class Volume {
    * @returns {number | null}
    */
   huAt([x, y, z]) {
-    const [nx, ny, nz] = this.size;
-    const inside = x >= 0 && x < nx && y >= 0 && y < ny && z >= 0 && z < nz;
-    return inside && this.arrived[z] ? this.hu[(z * ny + y) * nx + x] : null;
+    const [nx, ny] = this.size;
+    return this.holds([x, y, z]) && this.arrived[z] ? this.hu[(z * ny + y) * nx + x] : null;
+  }
+
+  /** Whether a voxel lies in the volume. @param {Triple} voxel */
+  holds(voxel) {
+    return voxel.every((at, axis) => at >= 0 && at < this.size[axis]);
   }
 }
