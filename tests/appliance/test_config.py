@@ -138,7 +138,7 @@ def test_a_standing_query_asks_a_destination_that_is_there_to_be_asked():
         ({"dicom": {"prot": 1}}, "unknown setting [dicom] prot: did you mean port?"),
         ({"dicom": {"peers": [{"adress": "*"}]}}, "did you mean address?"),
         ({"database": {"uri": "x"}}, "unknown setting [database] uri: did you mean url?"),
-        ({"web": {"zzz": 1}}, "known are host, port, session_hours"),
+        ({"web": {"zzz": 1}}, "known are certificate, host, https, idle_"),
         ({"web": {"port": "80"}}, "[web] port must be a whole number, not '80'"),
         ({"web": {"port": True}}, "[web] port must be a whole number, not True"),
         ({"web": {"port": 0}}, "[web] port must be at least 1, not 0"),

@@ -371,7 +371,9 @@ def test_every_column_that_names_stored_bytes_is_known():
         if "digest" in column.name
     }
 
-    assert {f"{column.class_.__tablename__}.{column.key}" for column in NAMED} == digests
+    of_a_secret = {"web_session.token_digest"}
+    named = {f"{column.class_.__tablename__}.{column.key}" for column in NAMED}
+    assert named | of_a_secret == digests
 
 
 def test_by_hand_a_failed_study_goes_and_one_under_way_stays(

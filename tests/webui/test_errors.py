@@ -25,7 +25,7 @@ def test_a_failure_is_logged_without_the_text_of_the_error(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Phantom^Chest was born in 1970")
 
-    monkeypatch.setattr("appliance.studies.worklist", fail)
+    monkeypatch.setattr("appliance.worklist.page", fail)
 
     with structlog.testing.capture_logs() as logs:
         answer = client.get("/api/worklist")
