@@ -187,6 +187,27 @@ def test_measurements_are_kept_drawn_again_and_deleted(
     assert {"web:measurement:saved", "web:measurement:deleted"} <= set(tags)
 
 
+def test_a_page_left_before_it_heard_that_all_is_saved_keeps_the_order(
+    reader: Reader, world: World, volume: CTVolume
+):
+    start, end = (on_screen(reader.page, volume, "axial", (n, n, n)) for n in (30, 75))
+    reader.press("d")
+    drag(reader, start, end)
+    until_saved(reader, world, 1)
+    reader.page.route("**/measurements/*", lambda route: route.fetch())  # the answer is lost
+    reader.press("e")
+    drag(reader, start, end)
+    until_saved(reader, world, 2)
+
+    reader.page.reload()
+    reader.mark("volume")
+    reader.until("() => document.querySelectorAll('#measurements li').length === 2")
+
+    assert measured(reader, 0).endswith("mm")
+    assert measured(reader, 1).startswith("mean")
+    reader.page.unroute("**/measurements/*")
+
+
 def test_a_measurement_that_could_not_be_saved_is_told_and_saved_later(
     reader: Reader, world: World, volume: CTVolume
 ):

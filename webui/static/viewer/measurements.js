@@ -85,6 +85,10 @@ export class Measurements {
   #take(more) {
     const known = new Set([...this.#unsaved, ...this.all.map(({ key }) => key)]);
     this.all.push(...more.filter(({ key }) => !known.has(key)));
+    // What was not saved yet came first, but stays where it was in the list.
+    const rank = new Map(more.map(({ key }, index) => [key, index]));
+    const placeOf = (/** @type {Measurement} */ { key }) => rank.get(key) ?? more.length;
+    this.all.sort((one, other) => placeOf(one) - placeOf(other));
   }
 
   /** @param {Shape | null} shape */
