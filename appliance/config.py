@@ -425,6 +425,12 @@ class WebSettings:
         "minutes without a key or the pointer after which a page asks for the password",
         at_least=0.1,
     )
+    metrics_token_file: Path | None = _key(  # noqa: RUF009 - a field, as every other
+        None,
+        "a file that holds the bearer token with which /metrics is read from other machines;"
+        " absent: from this one alone, and not through a proxy",
+        example="/etc/chest-ct-appliance/metrics.token",
+    )
 
     @property
     def serves_https(self) -> bool:

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, text, true, update
 from sqlalchemy.orm import Session, aliased
 
 from appliance import audit
@@ -45,6 +45,10 @@ class DeliveryState(StrEnum):
     """It has also committed itself to keep them."""
     FAILED = "FAILED"
     DROPPED = "DROPPED"
+
+
+FAILED: Final = Delivery.state == DeliveryState.FAILED
+UNFINISHED: Final = or_(FAILED, Delivery.next_try_at.is_not(None))
 
 
 class ObjectState(StrEnum):
@@ -412,9 +416,19 @@ def retry(db: Session, delivery_id: int, *, actor: str) -> None:
     Raises:
         ApplianceError: there is none, or it did not fail.
     """
+    if not _retry(db, Delivery.id == delivery_id, actor=actor):
+        raise _not_so(db, delivery_id, "a FAILED one can be tried again")
+
+
+def retry_all(db: Session, *, actor: str) -> int:
+    """Try everything again that failed, as `retry` does; returns how many deliveries."""
+    return _retry(db, true(), actor=actor)
+
+
+def _retry(db: Session, which: ColumnElement[bool], *, actor: str) -> int:
     again = (
         update(Delivery)
-        .where(Delivery.id == delivery_id, Delivery.state == DeliveryState.FAILED)
+        .where(which, FAILED)
         .values(
             state=DeliveryState.WAITING,
             failures=0,
@@ -423,16 +437,17 @@ def retry(db: Session, delivery_id: int, *, actor: str) -> None:
         )
         .returning(Delivery.id)
     )
-    if db.scalar(again) is None:
-        raise _not_so(db, delivery_id, "a FAILED one can be tried again")
+    retried = sorted(db.scalars(again))
     refused = (
-        DeliveredObject.delivery_id == delivery_id,
+        DeliveredObject.delivery_id.in_(retried),
         DeliveredObject.state == ObjectState.REFUSED,
     )
     db.execute(
         update(DeliveredObject).where(*refused).values(state=ObjectState.WAITING, problem=None)
     )
-    _audit(db, actor, "retried", delivery_id)
+    for delivery_id in retried:
+        _audit(db, actor, "retried", delivery_id)
+    return len(retried)
 
 
 def drop(db: Session, delivery_id: int, *, actor: str) -> None:
@@ -441,10 +456,9 @@ def drop(db: Session, delivery_id: int, *, actor: str) -> None:
     Raises:
         ApplianceError: there is none, or it has ended.
     """
-    failed = Delivery.state == DeliveryState.FAILED
     statement = (
         update(Delivery)
-        .where(Delivery.id == delivery_id, or_(failed, Delivery.next_try_at.is_not(None)))
+        .where(Delivery.id == delivery_id, UNFINISHED)
         # Whoever is sending it finds its order lost after the object under way.
         .values(state=DeliveryState.DROPPED, next_try_at=None)
         .returning(Delivery.id)
@@ -454,12 +468,18 @@ def drop(db: Session, delivery_id: int, *, actor: str) -> None:
     _audit(db, actor, "dropped", delivery_id)
 
 
-def unfinished(db: Session, *, failed_only: bool = False) -> Sequence[Delivery]:
-    """What waits, is being sent or committed, or failed, oldest first."""
-    wanted = Delivery.state == DeliveryState.FAILED
-    if not failed_only:
-        wanted = or_(wanted, Delivery.next_try_at.is_not(None))
-    return db.scalars(select(Delivery).where(wanted).order_by(Delivery.id)).all()
+def unfinished(
+    db: Session, *, failed_only: bool = False, limit: int | None = None
+) -> Sequence[Delivery]:
+    """What failed, then what waits, is being sent or committed, each oldest first."""
+    wanted = FAILED if failed_only else UNFINISHED
+    rows = select(Delivery).where(wanted).order_by(case((FAILED, 0), else_=1), Delivery.id)
+    return db.scalars(rows.limit(limit)).all()
+
+
+def count_unfinished(db: Session) -> int:
+    """How many deliveries `unfinished` has without a limit."""
+    return db.scalar(select(func.count(Delivery.id)).where(UNFINISHED)) or 0
 
 
 def counts(db: Session) -> dict[DeliveryState, int]:
@@ -477,9 +497,7 @@ def late(db: Session, *, since: datetime) -> int:
 
 def unfinished_results(db: Session) -> set[tuple[int, int]]:
     """The results (analysis, review) whose objects are still needed."""
-    rows = select(Delivery.analysis_id, Delivery.review).where(
-        or_(Delivery.state == DeliveryState.FAILED, Delivery.next_try_at.is_not(None))
-    )
+    rows = select(Delivery.analysis_id, Delivery.review).where(UNFINISHED)
     found = db.execute(rows.distinct())
     return {(analysis, review) for analysis, review in found if analysis is not None}
 

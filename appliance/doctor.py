@@ -6,22 +6,41 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from appliance import audit, broker, database, deliveries, retrievals, supervisor, web_certificate
+from appliance import (
+    audit,
+    broker,
+    database,
+    deliveries,
+    maintenance,
+    queue,
+    retrievals,
+    supervisor,
+    vital_signs,
+    web_certificate,
+)
 from appliance.config import GIB, Settings
+from appliance.database import utc_now
 from appliance.deliveries import DeliveryState
 from appliance.errors import ApplianceError
+from appliance.lifecycle import State
+from appliance.tables import Study
 
 NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
 PROBE_TIMEOUT_S: Final = 120
 LATE: Final = timedelta(hours=1)
+SILENT_S: Final = 180.0
 
 NETWORKS: Final = ("lungs", "lesions", "screening")
 """The networks that every analysis needs, by the folder each lies in."""
@@ -61,9 +80,9 @@ def _judge(subject: str, text: str, *, well: bool, mend: str) -> Finding:
     return Finding(subject, well=well, text=text, mend="" if well else mend)
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Every check in turn; one that fails never keeps the next from running."""
-    for check in CHECKS:
+def examine(settings: Settings, *, quickly: bool = False) -> Iterator[Finding]:
+    """Every check in turn, or the quick ones; one that fails never keeps the next from running."""
+    for check in QUICK_CHECKS if quickly else CHECKS:
         try:
             yield from check(settings)
         except Exception as error:  # noqa: BLE001 - whatever it is, the person asked for the rest too
@@ -203,19 +222,12 @@ def check_database(settings: Settings) -> Iterator[Finding]:
 
 def check_exchanges(settings: Settings) -> Iterator[Finding]:
     """Nothing that was to go to other nodes or come from them was given up, or is late."""
-    try:
-        if not database.exists(settings) or database.pending(settings):
-            return
-    except SQLAlchemyError:
-        return  # `check_database` tells it
-    opened = database.open_database(settings)
-    try:
-        with opened.snapshot() as db:
-            failed = deliveries.counts(db).get(DeliveryState.FAILED, 0)
-            late = deliveries.late(db, since=database.utc_now() - LATE)
-            given_up = retrievals.given_up(db)
-    finally:
-        opened.dispose()
+    with _asked(settings) as db:
+        if db is None:
+            return  # `check_database` tells it
+        failed = deliveries.counts(db).get(DeliveryState.FAILED, 0)
+        late = deliveries.late(db, since=utc_now() - LATE)
+        given_up = retrievals.given_up(db)
     yield _judge(
         "deliveries",
         f"{failed} given up, {late} queued for more than an hour",
@@ -240,7 +252,7 @@ def check_exchanges(settings: Settings) -> Iterator[Finding]:
 
 def check_weights(settings: Settings) -> Iterator[Finding]:
     """Every network's files are there and are what their checksums say."""
-    folder = settings.analysis.weights_dir or _shipped_weights()
+    folder = weights_dir(settings)
     further = (SECOND_OPINION,) if settings.analysis.second_opinion else ()
     for name in (*NETWORKS, *further):
         bundle = folder / name
@@ -262,16 +274,106 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
         yield _judge(f"engine {name}", text, well=well, mend=mend)
 
 
+def check_studies(settings: Settings) -> Iterator[Finding]:
+    """No study failed, and none waits for longer than it should."""
+    with _asked(settings) as db:
+        if db is None:
+            return  # `check_database` tells it
+        by_state = select(Study.state, func.count(), func.min(Study.state_since))
+        rows = db.execute(by_state.group_by(Study.state))
+        found = {row[0]: (row[1], row[2]) for row in rows}
+    failed, _ = found.get(State.FAILED, (0, None))
+    yield _judge(
+        "failed studies",
+        f"{failed} failed",
+        well=not failed,
+        mend="See why by `appliance status`; `appliance study requeue` tries one again.",
+    )
+    waiting, oldest = found.get(State.QUEUED, (0, None))
+    waited = utc_now() - oldest if oldest else timedelta()
+    minutes = waited.total_seconds() / 60
+    yield _judge(
+        "queue",
+        f"{waiting} waiting, the oldest for {minutes:.0f} minutes" if waiting else "is empty",
+        well=waited < LATE,
+        mend="See whether the worker of the queue gpu runs; a GPU, or a second one, is faster.",
+    )
+
+
+def check_workers(settings: Settings) -> Iterator[Finding]:
+    """The workers and the listener give signs of life, where the appliance runs."""
+    if supervisor.read_report(settings) is None:
+        return
+    with _asked(settings) as db:
+        analysing = select(Study.id).where(
+            Study.state == State.ANALYSING, Study.lease_until > utc_now()
+        )
+        busy = db is not None and db.scalar(analysing.limit(1)) is not None
+    for name in queue.QUEUES:
+        if name == queue.GPU and busy:
+            continue  # it renews its lease, and hears nothing else meanwhile
+        try:
+            heard = maintenance.heard_file(settings, name).stat().st_mtime
+        except FileNotFoundError:
+            continue  # it never ran
+        yield _sign_of_life(f"worker {name}", heard)
+    if (sign := vital_signs.last(settings)) is not None:
+        yield _sign_of_life("listener", sign.at)
+
+
+def _sign_of_life(subject: str, heard: float) -> Finding:
+    silent_s = time.time() - heard
+    return _judge(
+        subject,
+        f"was heard {silent_s:.0f} seconds ago",
+        well=silent_s < SILENT_S,
+        mend="See by `appliance status`, or your service manager, whether it runs, and its log.",
+    )
+
+
 CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
     check_data_folder,
     check_disk,
     check_ports,
     check_broker,
     check_database,
+    check_studies,
+    check_workers,
     check_exchanges,
     check_weights,
     check_engine,
 )
+
+QUICK_CHECKS: Final = (
+    check_disk,
+    check_ports,
+    check_broker,
+    check_studies,
+    check_workers,
+    check_exchanges,
+)
+"""What may be looked at every few seconds."""
+
+
+def _can_be_asked(settings: Settings) -> bool:
+    try:
+        return database.exists(settings) and not database.pending(settings)
+    except SQLAlchemyError:
+        return False
+
+
+@contextmanager
+def _asked(settings: Settings) -> Iterator[Session | None]:
+    """The database to be asked; None where it does not answer or lacks this release's tables."""
+    if not _can_be_asked(settings):
+        yield None
+        return
+    opened = database.open_database(settings)
+    try:
+        with opened.snapshot() as db:
+            yield db
+    finally:
+        opened.dispose()
 
 
 def _probe(code: str) -> tuple[bool, str]:
@@ -287,8 +389,13 @@ def _probe(code: str) -> tuple[bool, str]:
     return done.returncode == 0, printed[-1] if printed else f"exit status {done.returncode}"
 
 
-def _shipped_weights() -> Path:
-    """The folder `weights` beside the packages; found without loading the science."""
+def weights_dir(settings: Settings) -> Path:
+    """The folder of the networks: the settings', or `weights` beside the packages.
+
+    Found without loading the science.
+    """
+    if settings.analysis.weights_dir is not None:
+        return settings.analysis.weights_dir
     spec = importlib.util.find_spec("pipelines")
     base = Path(spec.origin).parent if spec and spec.origin else Path(__file__).parent
     return base.parent / "weights"

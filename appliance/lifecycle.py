@@ -101,6 +101,7 @@ class FinishedAnalysis:
     lesion_volume_ml: float
     models: list[Any] = field(default_factory=list)
     timings: Mapping[str, Any] = field(default_factory=dict)
+    lung_hu: float | None = None
 
 
 def begin(db: Session, values: Mapping[str, Any]) -> int:
@@ -279,6 +280,7 @@ def finish(database: Database, claim: Claim, result: FinishedAnalysis) -> State:
             lesion_volume_ml=result.lesion_volume_ml,
             models=list(result.models),
             timings=dict(result.timings),
+            lung_hu=result.lung_hu,
             created_at=utc_now(),
         )
         db.add(analysis)

@@ -38,7 +38,7 @@ ROUTES: Final = {"pipelines.*": {"queue": GPU}, "*": {"queue": DICOM}}
 TASK_MODULES: Final = "appliance.tasks"
 """The entry-point group in which the other packages name their task modules."""
 
-OWN_TASKS: Final = ("appliance.maintenance", "appliance.retention")
+OWN_TASKS: Final = ("appliance.maintenance", "appliance.retention", "appliance.quality_watch")
 """The core's own tasks; every worker knows them."""
 
 VISIBILITY_MARGIN_S: Final = 600
@@ -49,6 +49,7 @@ RETRIEVE_EVERY_S: Final = 10.0
 ASKED_EVERY_S: Final = 2.0  # a person waits
 DELIVER_EVERY_S: Final = 5.0
 COMMITMENTS_EVERY_S: Final = 10.0
+QUALITY_EVERY_S: Final = 60.0
 
 
 class Application(Celery):
@@ -179,6 +180,17 @@ def _schedule(settings: Settings) -> dict[str, dict[str, object]]:
             "options": {"expires": COMMITMENTS_EVERY_S},
         },
         **_retrieve_schedule(settings),
+        # Also without a node to ask: what the rules say is asked as well.
+        "answer queries": {
+            "task": "dicom_node.answer_queries",
+            "schedule": ASKED_EVERY_S,
+            "options": {"expires": 5 * ASKED_EVERY_S},
+        },
+        "record quality": {
+            "task": "appliance.record_quality",
+            "schedule": QUALITY_EVERY_S,
+            "options": {"expires": QUALITY_EVERY_S},
+        },
         # Also without rules: what ends now is not to be sent by a rule that is made later.
         "deliver waiting": {
             "task": "dicom_node.deliver_waiting",
@@ -214,9 +226,4 @@ def _retrieve_schedule(settings: Settings) -> dict[str, dict[str, object]]:
         "schedule": RETRIEVE_EVERY_S,
         "options": {"expires": RETRIEVE_EVERY_S},
     }
-    asked = {
-        "task": "dicom_node.answer_queries",
-        "schedule": ASKED_EVERY_S,
-        "options": {"expires": 5 * ASKED_EVERY_S},
-    }
-    return {**standing, "retrieve waiting": waiting, "answer queries": asked}
+    return {**standing, "retrieve waiting": waiting}

@@ -1,17 +1,19 @@
-"""What people ask other nodes for from their browser: a question, and its answers for a while.
+"""What people ask in their browser and the DICOM worker answers, and the answers for a while.
 
     WAITING ──claim──► RUNNING ──► DONE
                           └──────► FAILED
 
-The page that asks may not speak DICOM, so the question lies here until a worker puts it to the
-node. Its answers name patients who may never have been here: only who asked reads them, and after
-`KEPT` they are gone. A question whose worker died is not asked again; who still wants to know asks.
+Which studies another node has, whether it answers at all, what the routing rules say of a study:
+the page that asks may not speak DICOM, so the question lies here until a worker takes it. What a
+node has names patients who may never have been here: only who asked reads it, and after `KEPT` it
+is gone. A question whose worker died is not asked again; who still wants to know asks.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
@@ -26,6 +28,17 @@ ANSWERED_WITHIN: Final = timedelta(minutes=3)
 """A peer that is silent for longer was given up, or the worker has died."""
 
 TOO_LATE: Final = "no answer came in time: see whether the DICOM worker runs, and search again"
+
+
+class Kind(StrEnum):
+    """What is asked."""
+
+    STUDIES = "studies"
+    """Which studies a node has (C-FIND)."""
+    ECHO = "echo"
+    """Whether a node answers (C-ECHO)."""
+    RULES = "rules"
+    """What each routing rule says of a study; of no node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +59,10 @@ class RemoteStudy:
 
 @dataclass(frozen=True)
 class Question:
-    """What one person wants to know of one node; `keys` by the names of its query keys."""
+    """What one person wants to know; `keys` by the names of the query's, or the `study`."""
 
     id: int
+    kind: Kind
     destination: str
     keys: Mapping[str, str]
 
@@ -65,9 +79,30 @@ class Answers:
     studies: tuple[RemoteStudy, ...]
 
 
-def ask(db: Session, *, destination: str, keys: Mapping[str, str], asked_by: str) -> int:
+@dataclass(frozen=True)
+class Said:
+    """How far a question is that is answered in words."""
+
+    kind: Kind
+    destination: str
+    keys: Mapping[str, str]
+    state: RetrievalState
+    problem: str | None
+    lines: tuple[str, ...]
+    asked_at: datetime
+
+
+def ask(
+    db: Session,
+    *,
+    destination: str,
+    keys: Mapping[str, str],
+    asked_by: str,
+    kind: Kind = Kind.STUDIES,
+) -> int:
     """Note a question, with its entry in the audit; returns its id."""
     row = RemoteQuery(
+        kind=kind,
         destination=destination,
         keys={name: storable(value) for name, value in keys.items()},
         asked_by=asked_by,
@@ -83,7 +118,7 @@ def ask(db: Session, *, destination: str, keys: Mapping[str, str], asked_by: str
     audit.record(
         db,
         actor=asked_by,
-        tag="web:node:asked",
+        tag="web:rules:asked" if kind is Kind.RULES else "web:node:asked",
         subject=f"query {row.id}",
         detail={"destination": destination, "keys": sorted(k for k, v in keys.items() if v)},
     )
@@ -108,11 +143,11 @@ def claim_next(database: Database) -> Question | None:
         update(RemoteQuery)
         .where(RemoteQuery.id == oldest, RemoteQuery.state == RetrievalState.WAITING)
         .values(state=RetrievalState.RUNNING)
-        .returning(RemoteQuery.id, RemoteQuery.destination, RemoteQuery.keys)
+        .returning(RemoteQuery.id, RemoteQuery.kind, RemoteQuery.destination, RemoteQuery.keys)
     )
     with database.transaction() as db:
         row = db.execute(claim, execution_options={"synchronize_session": False}).one_or_none()
-    return None if row is None else Question(*row)
+    return None if row is None else Question(row.id, Kind(row.kind), row.destination, row.keys)
 
 
 def answer(
@@ -121,6 +156,12 @@ def answer(
     """Keep what the node answered; `cut_off` says that it had more."""
     found = [asdict(study) for study in studies]
     _end(database, question, state=RetrievalState.DONE, answers=found, cut_off=cut_off)
+
+
+def say(database: Database, question: Question, lines: Sequence[str]) -> None:
+    """Keep an answer in words."""
+    said: list[Any] = [storable(line) for line in lines]
+    _end(database, question, state=RetrievalState.DONE, answers=said)
 
 
 def fail(database: Database, question: Question, problem: str) -> None:
@@ -135,17 +176,43 @@ def find(
     moment = now or utc_now()
     row = db.scalar(
         select(RemoteQuery).where(
-            RemoteQuery.id == query_id, RemoteQuery.asked_by == asked_by, ~_expired(moment)
+            RemoteQuery.id == query_id,
+            RemoteQuery.kind == Kind.STUDIES,
+            RemoteQuery.asked_by == asked_by,
+            ~_expired(moment),
         )
     )
     if row is None:
         return None
-    state, problem = RetrievalState(row.state), row.problem
-    open_states = (RetrievalState.WAITING, RetrievalState.RUNNING)
-    if state in open_states and moment - row.asked_at > ANSWERED_WITHIN:
-        state, problem = RetrievalState.FAILED, TOO_LATE
+    state, problem = _standing(row, moment)
     studies = tuple(RemoteStudy(**study) for study in row.answers)
     return Answers(row.destination, row.keys, state, problem, row.cut_off, studies)
+
+
+def said(db: Session, kind: Kind, *, now: datetime | None = None) -> list[Said]:
+    """The questions of a kind that are answered in words, whoever asked, the newest first."""
+    moment = now or utc_now()
+    rows = select(RemoteQuery).where(RemoteQuery.kind == kind, ~_expired(moment))
+    return [
+        Said(
+            kind,
+            row.destination,
+            row.keys,
+            *_standing(row, moment),
+            tuple(row.answers),
+            row.asked_at,
+        )
+        for row in db.scalars(rows.order_by(RemoteQuery.id.desc()))
+    ]
+
+
+def _standing(row: RemoteQuery, moment: datetime) -> tuple[RetrievalState, str | None]:
+    """How far a question is, and what went wrong."""
+    state = RetrievalState(row.state)
+    is_open = state in {RetrievalState.WAITING, RetrievalState.RUNNING}
+    if is_open and moment - row.asked_at > ANSWERED_WITHIN:
+        return RetrievalState.FAILED, TOO_LATE
+    return state, row.problem
 
 
 def remove_expired(database: Database, *, now: datetime | None = None) -> None:

@@ -1,8 +1,9 @@
 """Removing studies that nobody waits for any more: by age, and when the disk fills up.
 
-A study goes with all that is known of it but the audit: rows, results, and the stored bytes that no
-other study has. What `HOLDS` names keeps it, however old it is and however full the disk: then
-reception stops at its own watermark, and an administrator is told what holds the studies.
+A study goes with all that is known of it but the audit, its share of the totals (`tallies`) and the
+measures of its results, which name nobody (`QualityRecord`): rows, results, and the stored bytes
+that no other study has. What `HOLDS` names keeps it, however old it is and however full the disk:
+then reception stops at its own watermark, and an administrator is told what holds the studies.
 """
 
 import shutil
@@ -30,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from appliance import audit, queue, studies
+from appliance import audit, queue, studies, tallies
 from appliance.config import RetentionSettings, Settings
 from appliance.database import Base, Database, utc_now
 from appliance.deliveries import DeliveryState
@@ -219,6 +220,7 @@ def _remove(
         if not studies.lock(db, study_id) or (patient := db.scalar(person)) is None:
             return False
         digests = sorted(set(_digests_of(db, study_id)))
+        tallies.keep(db, study_id)
         _remove_rows(db, study_id)
         audit.record(
             db,

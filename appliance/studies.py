@@ -311,7 +311,7 @@ def _follow(db: Session, route: _Route, instance: ReceivedInstance, now: datetim
     if not counted:
         return False
     ADD_INSTANCE.run(connection, **_instance_row(instance, study_id, series_id, now))
-    COUNT_IN_SERIES.run(connection, of_series=series_id)
+    COUNT_IN_SERIES.run(connection, of_series=series_id, instance_bytes=instance.size_bytes)
     return True
 
 
@@ -361,7 +361,10 @@ ADD_INSTANCE: Final = PlainStatement(
 COUNT_IN_SERIES: Final = PlainStatement(
     update(Series)
     .where(Series.id == bindparam("of_series"))
-    .values(instance_count=Series.instance_count + 1)
+    .values(
+        instance_count=Series.instance_count + 1,
+        size_bytes=Series.size_bytes + bindparam("instance_bytes"),
+    )
 )
 LOCK_UID: Final = PlainStatement(
     select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("study_uid"), 0)))
@@ -724,7 +727,7 @@ def _add(db: Session, instance: ReceivedInstance, study_id: int, now: datetime) 
         series_id = new.id
     connection = db.connection()
     ADD_INSTANCE.run(connection, **_instance_row(instance, study_id, series_id, now))
-    COUNT_IN_SERIES.run(connection, of_series=series_id)
+    COUNT_IN_SERIES.run(connection, of_series=series_id, instance_bytes=instance.size_bytes)
 
 
 def _instance_row(

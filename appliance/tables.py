@@ -37,6 +37,9 @@ OUTCOMES: Final = ("analysed", "refused")
 CONFLICTS: Final = ("bytes", "place")
 """The values of `InstanceConflict.reason`; `studies.Conflict` gives them their meaning."""
 
+QUESTIONS: Final = ("studies", "echo", "rules")
+"""The values of `RemoteQuery.kind`; `remote_queries.Kind` gives them their meaning."""
+
 RETRIEVAL_STATES: Final = ("WAITING", "RUNNING", "DONE", "FAILED")
 """The values of `Retrieval.state`; `retrievals.RetrievalState` gives them their meaning."""
 
@@ -168,6 +171,8 @@ class Series(Base):
     protocol_name: Mapped[str] = mapped_column(Text, default="", server_default="")
     requested_priority: Mapped[str] = mapped_column(Text, default="", server_default="")
     instance_count: Mapped[int] = mapped_column(default=0)
+    # Of those instances together, so that nobody has to add up millions of them.
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     outcome: Mapped[str | None] = mapped_column(Text)
     outcome_reason: Mapped[str | None] = mapped_column(Text)
 
@@ -258,6 +263,8 @@ class Analysis(Base):
     lesion_volume_ml: Mapped[float] = mapped_column(default=0.0)
     models: Mapped[list[Any]] = mapped_column(JSON, default=list)
     timings: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    # The mean over both lungs; absent in results of releases that did not measure it.
+    lung_hu: Mapped[float | None]
     # What its objects are named by and which box and release they name, since the first were made:
     # later ones, of another release perhaps, refer to those by their UIDs.
     origin: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
@@ -310,12 +317,16 @@ class Retrieval(Base):
 
 
 class RemoteQuery(Base):
-    """What a person asks of another node, and for a while what it answered."""
+    """What a person asks the DICOM worker, of another node mostly, and for a while the answer."""
 
     __tablename__ = "remote_query"
-    __table_args__ = (CheckConstraint(_one_of("state", RETRIEVAL_STATES), name="state"),)
+    __table_args__ = (
+        CheckConstraint(_one_of("state", RETRIEVAL_STATES), name="state"),
+        CheckConstraint(_one_of("kind", QUESTIONS), name="kind"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(Text, default="studies", server_default="studies")
     asked_by: Mapped[str] = mapped_column(Text)
     destination: Mapped[str] = mapped_column(Text)
     keys: Mapped[dict[str, str]] = mapped_column(JSON)
@@ -559,6 +570,48 @@ class Measurement(Base):
     text: Mapped[str] = mapped_column(Text, default="")
     values: Mapped[dict[str, float]] = mapped_column(JSON)
     at: Mapped[datetime]
+
+
+class QualityRecord(Base):
+    """What is followed of one analysis over months, and what a person said of it.
+
+    It outlives its study, so it refers to no row, names nobody, and holds nothing that was written
+    about a person. None is what was not measured, or what nobody said yet.
+    """
+
+    __tablename__ = "quality_record"
+    __table_args__ = (Index("ix_quality_record_at", "at"),)
+
+    # Of the analysis, whose number no other gets.
+    analysis_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    source_ae: Mapped[str] = mapped_column(Text)
+    manufacturer: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Text)
+    kernel: Mapped[str] = mapped_column(Text)
+    slice_spacing_mm: Mapped[float | None]
+    lung_hu: Mapped[float | None]
+    noise_hu: Mapped[float | None]
+    burden: Mapped[float | None]
+    probability: Mapped[float | None]
+    positive: Mapped[bool | None]
+    lesion_count: Mapped[int]
+    # The version of the review below; 0 as long as nobody confirmed.
+    review: Mapped[int] = mapped_column(default=0)
+    overridden: Mapped[bool | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    rejected_count: Mapped[int | None]
+
+
+class Tally(Base):
+    """What removed studies had added to a total that only ever grows (`metrics`)."""
+
+    __tablename__ = "tally"
+
+    metric: Mapped[str] = mapped_column(Text, primary_key=True)
+    # The values of its labels, in their order, as JSON.
+    labels: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[float]
 
 
 class AuditEntry(Base):

@@ -408,11 +408,12 @@ def retry(delivery_id: int | None, *, everything: bool) -> None:
     if (delivery_id is None) is not everything:
         raise click.UsageError("name a delivery, or --all")
     with _database(Settings.load()) as database, database.transaction() as db:
-        failed = [row.id for row in core.unfinished(db, failed_only=True)] if everything else []
-        chosen = failed if delivery_id is None else [delivery_id]
-        for each in chosen:
-            core.retry(db, each, actor=_actor())
-    click.echo(f"{len(chosen)} deliveries wait to be sent.")
+        if delivery_id is None:
+            retried = core.retry_all(db, actor=_actor())
+        else:
+            core.retry(db, delivery_id, actor=_actor())
+            retried = 1
+    click.echo(f"{retried} deliveries wait to be sent.")
 
 
 @dicom.command()

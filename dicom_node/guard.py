@@ -227,6 +227,11 @@ class GuardedServer(ThreadedAssociationServer):
             request_handler=GuardedHandler,
         )
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     @contextmanager
     def admission(self) -> Iterator[bool]:
         """Hold one of the allowed associations; yields false when all are taken."""

@@ -24,6 +24,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from appliance import vital_signs
 from appliance.config import DicomSettings, Settings
 from appliance.database import open_database
 from appliance.errors import StoreError
@@ -91,6 +92,11 @@ class Listener:
         """The port it listens on, also when the settings left the choice to the system (0)."""
         return int(self._server.server_address[1])
 
+    @property
+    def connections(self) -> int:
+        """How many are open, associated or about to be."""
+        return self._server.connections
+
     def start(self) -> None:
         """Accept connections, in threads of their own."""
         self._thread.start()
@@ -157,8 +163,11 @@ def serve(settings: Settings, stopping: threading.Event) -> None:
         min_free_bytes=settings.dicom.min_free_bytes,
         durability=Durability(settings.dicom.durability),
     )
-    with _listening(settings.dicom, reception, settings.dicom.ports):
-        stopping.wait()
+    with _listening(settings.dicom, reception, settings.dicom.ports) as listeners:
+        while True:
+            vital_signs.leave(settings, sum(listener.connections for listener in listeners))
+            if stopping.wait(vital_signs.EVERY_S):
+                break
 
 
 def handle_store(event: Event, reception: Reception) -> int | Dataset:

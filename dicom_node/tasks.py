@@ -17,7 +17,7 @@ from pynetdicom import _config
 from appliance import remote_queries, retrievals, studies
 from appliance.config import Settings
 from appliance.database import Database, utc_now
-from appliance.errors import ConfigError
+from appliance.errors import ApplianceError, ConfigError
 from appliance.queue import current
 from appliance.reception import Reception
 from appliance.remote_queries import Question, RemoteStudy
@@ -71,7 +71,7 @@ def answer_queries_task() -> None:
 
 
 def answer_queries(settings: Settings, database: Database) -> int:
-    """Put to other nodes what people ask of them; returns how many questions."""
+    """Answer what people ask, of other nodes mostly; returns how many questions."""
     with database.snapshot() as db:
         if not remote_queries.is_any_kept(db):
             return 0
@@ -84,6 +84,36 @@ def answer_queries(settings: Settings, database: Database) -> int:
 
 
 def _answer(settings: Settings, database: Database, question: Question) -> None:
+    match question.kind:
+        case remote_queries.Kind.STUDIES:
+            _answer_studies(settings, database, question)
+        case remote_queries.Kind.ECHO:
+            _answer_echo(settings, database, question)
+        case remote_queries.Kind.RULES:
+            _answer_rules(settings, database, question)
+
+
+def _answer_echo(settings: Settings, database: Database, question: Question) -> None:
+    begun = time.monotonic()
+    try:
+        query.echo(Destination.configured(settings.dicom, question.destination))
+    except (AssociationError, QueryError, ConfigError) as error:
+        remote_queries.fail(database, question, str(error))
+        return
+    took_ms = (time.monotonic() - begun) * 1000
+    remote_queries.say(database, question, [f"{took_ms:.0f}"])
+
+
+def _answer_rules(settings: Settings, database: Database, question: Question) -> None:
+    try:
+        lines = list(dispatch.explain(settings, database, int(question.keys["study"])))
+    except ApplianceError as error:
+        remote_queries.fail(database, question, str(error))
+        return
+    remote_queries.say(database, question, lines)
+
+
+def _answer_studies(settings: Settings, database: Database, question: Question) -> None:
     try:
         found = query.find_studies(
             Destination.configured(settings.dicom, question.destination),

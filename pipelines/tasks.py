@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import structlog
 from celery import current_task, shared_task
 
@@ -30,6 +31,7 @@ from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, PipelineError, Refusal, WeightsError
 from pipelines.findings import Analysis, whole_folder
 from pipelines.series import Candidate, study_candidates
+from pipelines.volume import CTVolume
 
 log = structlog.get_logger()
 
@@ -106,7 +108,7 @@ def _analyse(
     try:
         steps.done("saving")
         state = lifecycle.finish(
-            database, claim, _for_database(settings, folder, found, steps.seconds)
+            database, claim, _for_database(settings, folder, volume, found, steps.seconds)
         )
     except LostRaceError:
         shutil.rmtree(folder)  # whoever holds the study now writes its own
@@ -189,7 +191,11 @@ class _Steps:
 
 
 def _for_database(
-    settings: Settings, folder: Path, found: Analysis, seconds: dict[str, float]
+    settings: Settings,
+    folder: Path,
+    volume: CTVolume,
+    found: Analysis,
+    seconds: dict[str, float],
 ) -> FinishedAnalysis:
     summary = found.summary()
     return FinishedAnalysis(
@@ -200,6 +206,7 @@ def _for_database(
         lesion_volume_ml=sum(lesion.volume_ml for lesion in found.lesions),
         models=summary["models"],
         timings={step: round(value, 3) for step, value in seconds.items()},
+        lung_hu=float(volume.hu[found.lung_mask > 0].mean(dtype=np.float64)),
     )
 
 

@@ -19,6 +19,8 @@ from webui import (
     headers,
     health,
     measurements,
+    metrics,
+    openapi,
     openid,
     packing,
     permissions,
@@ -29,6 +31,7 @@ from webui import (
     viewer,
     worklist,
 )
+from webui.admin import section
 from webui.dicomweb import service
 from webui.live import LiveFeed
 from webui.resources import EXTENSION, Resources
@@ -78,8 +81,11 @@ def create_app(settings: Settings | None = None) -> Flask:
         account,
         audit_log,
         health,
+        metrics,
+        openapi,
     ):
         app.register_blueprint(page.blueprint)
+    app.register_blueprint(section.routes())
     openid.register(app, settings)
     service.register(app, settings, database)
     return app

@@ -66,6 +66,9 @@ REMEMBERED: Final = 256
 REFUSED: Final = "Name or password is wrong, or the account is locked for a while."
 WRONG_PASSWORD: Final = "The password is wrong, or the account is locked for a while."  # noqa: S105
 
+UNATTENDED: Final = "X-Unattended"
+"""A header of what a page asks by itself, again and again: it keeps no session open."""
+
 FORM_SECRET: Final = "csrf_token"  # noqa: S105 - a key's name
 """The key under which Flask-WTF keeps in the session what form tokens are made from."""
 
@@ -159,7 +162,8 @@ def admit() -> Response | None:
     """Let the request through to its view, or send the person to what comes first."""
     if permissions.is_public(request.endpoint):
         return None
-    for_programs = request.path.startswith(FOR_PROGRAMS)
+    # A page that follows what goes on asks like a program: nobody is there for its asking.
+    for_programs = request.path.startswith(FOR_PROGRAMS) or UNATTENDED in request.headers
     if not current_user.is_authenticated:
         if for_programs:
             abort(HTTPStatus.UNAUTHORIZED)

@@ -190,3 +190,28 @@ def test_made_passwords_differ_and_are_long_enough():
 
     assert len(made) == 100
     assert all(len(password) >= accounts.MIN_PASSWORD_LENGTH for password in made)
+
+
+def test_the_last_administrator_stays_one(database: Database):
+    with database.transaction() as db:
+        for name in ("chief", "deputy"):
+            accounts.add(db, name, password=PASSWORD, role=Role.ADMINISTRATOR, actor="test")
+    with database.transaction() as db:
+        accounts.disable(db, "deputy", actor="test")
+
+    for change in (
+        lambda db: accounts.disable(db, "chief", actor="test"),
+        lambda db: accounts.set_role(db, "chief", Role.VIEWER, actor="test"),
+    ):
+        with (
+            pytest.raises(ApplianceError, match="the only administrator"),
+            database.transaction() as db,
+        ):
+            change(db)
+
+    with database.transaction() as db:
+        accounts.enable(db, "deputy", actor="test")
+        accounts.set_role(db, "chief", Role.VIEWER, actor="test")
+        chief = accounts.named(db, "chief")
+    assert chief is not None
+    assert chief.role == Role.VIEWER

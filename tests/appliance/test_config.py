@@ -43,6 +43,7 @@ def test_every_line_of_the_reference_can_be_taken_into_use():
 
     assert settings.web.idle_minutes == Settings.parse({}).web.idle_minutes
     assert settings.web.certificate == Path("/etc/chest-ct-appliance/web.crt")
+    assert settings.web.metrics_token_file == Path("/etc/chest-ct-appliance/metrics.token")
     assert settings.openid.client_id == "chest-ct"
     assert settings.dicom.tls_port == 2762
     assert settings.broker_url == "redis://host:6379/0"
@@ -138,7 +139,10 @@ def test_a_standing_query_asks_a_destination_that_is_there_to_be_asked():
         ({"dicom": {"prot": 1}}, "unknown setting [dicom] prot: did you mean port?"),
         ({"dicom": {"peers": [{"adress": "*"}]}}, "did you mean address?"),
         ({"database": {"uri": "x"}}, "unknown setting [database] uri: did you mean url?"),
-        ({"web": {"zzz": 1}}, "known are certificate, host, https, idle_"),
+        (
+            {"web": {"zzz": 1}},
+            "known are certificate, host, https, idle_minutes, metrics_token_file",
+        ),
         ({"web": {"port": "80"}}, "[web] port must be a whole number, not '80'"),
         ({"web": {"port": True}}, "[web] port must be a whole number, not True"),
         ({"web": {"port": 0}}, "[web] port must be at least 1, not 0"),

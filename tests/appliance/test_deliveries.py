@@ -330,6 +330,8 @@ def test_counts_and_what_is_late(database: Database):
         assert deliveries.late(db, since=utc_now()) == 1
         assert deliveries.late(db, since=utc_now() - timedelta(hours=1)) == 0
         assert [each.id for each in deliveries.unfinished(db)] == [1, 2]
+        assert [each.id for each in deliveries.unfinished(db, limit=1)] == [1]
+        assert deliveries.count_unfinished(db) == 2
         assert [each.id for each in deliveries.unfinished(db, failed_only=True)] == [1]
         assert deliveries.unfinished_results(db) == {(1, 0), (2, 0)}
 

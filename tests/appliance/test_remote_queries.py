@@ -2,13 +2,22 @@
 
 from datetime import timedelta
 
-from sqlalchemy import select
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 
 from appliance import remote_queries
 from appliance.database import Database, utc_now
-from appliance.remote_queries import ANSWERED_WITHIN, KEPT, TOO_LATE, Answers, RemoteStudy
+from appliance.remote_queries import (
+    ANSWERED_WITHIN,
+    KEPT,
+    TOO_LATE,
+    Answers,
+    Kind,
+    RemoteStudy,
+)
 from appliance.retrievals import RetrievalState
-from appliance.tables import AuditEntry
+from appliance.tables import AuditEntry, RemoteQuery
 
 MOMENT = timedelta(seconds=1)
 
@@ -86,3 +95,30 @@ def test_answers_are_forgotten(database: Database):
     assert found(database, query_id) is not None
     remote_queries.remove_expired(database, now=utc_now() + KEPT + MOMENT)
     assert found(database, query_id) is None
+
+
+def test_a_question_answered_in_words_is_for_every_administrator(database: Database):
+    with database.transaction() as db:
+        remote_queries.ask(db, kind=Kind.ECHO, destination="pacs", keys={}, asked_by="chief")
+        study = {"study": "17"}
+        remote_queries.ask(db, kind=Kind.RULES, destination="", keys=study, asked_by="chief")
+    for lines in (["13"], ["results: no, \0the study is not READY"]):
+        question = remote_queries.claim_next(database)
+        assert question is not None
+        remote_queries.say(database, question, lines)
+
+    with database.snapshot() as db:
+        (echo,) = remote_queries.said(db, Kind.ECHO)
+        (rules,) = remote_queries.said(db, Kind.RULES)
+        late = remote_queries.said(db, Kind.RULES, now=utc_now() + KEPT + MOMENT)
+        assert remote_queries.find(db, 1, asked_by="chief") is None, "it lists no studies"
+    assert (echo.destination, echo.state, echo.lines) == ("pacs", RetrievalState.DONE, ("13",))
+    assert (rules.keys, rules.lines) == (study, ("results: no, the study is not READY",))
+    assert late == []
+
+
+def test_there_are_no_other_questions(database: Database):
+    ask(database)
+
+    with pytest.raises(IntegrityError), database.transaction() as db:
+        db.execute(update(RemoteQuery).values(kind="gossip"))

@@ -97,6 +97,8 @@ def test_a_queued_study_becomes_ready_with_its_result_and_steps(app, settings, d
         assert all(len(model["digest"]) == 64 for model in row.models)
         found = Found.load(settings.data_dir / row.folder)
     assert found.probability == row.probability
+    assert row.lung_hu is not None
+    assert -950 < row.lung_hu < -600
     assert len(found.lesions) == row.lesion_count
     viewer = settings.data_dir / row.folder / "viewer" / "viewer.json"
     assert json.loads(viewer.read_text())["slabs"]

@@ -7,7 +7,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import IntegerConverter
 
-from appliance import remote_queries
+from appliance import accounts, remote_queries
+from appliance.accounts import Role
 from appliance.remote_queries import RemoteStudy
 from appliance.studies import PatientAttributes, StudyAttributes
 from pipelines.findings import Analysis
@@ -87,9 +88,12 @@ def told(answers: dict[str, str]) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.parametrize("role", [Role.RADIOLOGIST, Role.ADMINISTRATOR])
 def test_no_address_tells_a_name_a_number_or_a_birth_date(
-    filled: World, app: Flask, client: FlaskClient
+    filled: World, app: Flask, client: FlaskClient, role: Role
 ):
+    with filled.database.transaction() as db:
+        accounts.set_role(db, NAME, role, actor="test")
     shown = {secret for _, secret in told(everything(app, client))}
     assert {"Zaphod", "XQ-4711", "4242", "1952-03-1"} <= shown, "the test looks in vain"
 
