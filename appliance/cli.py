@@ -112,7 +112,7 @@ def status() -> None:
 
     settings = Settings.load()
     report = read_report(settings)
-    for line in tables.processes(report):
+    for line in (*tables.processes(report), *tables.security(settings.dicom)):
         click.echo(line)
     if report is None:
         click.echo(f"Looked in {settings.data_dir}; for another: appliance --settings FILE status")

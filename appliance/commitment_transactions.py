@@ -111,3 +111,6 @@ def _mark(
             each.problem = f"{NOT_KEPT}: {failed[each.sop_instance_uid]}"
         elif each.sop_instance_uid in committed:
             each.state, each.problem = ObjectState.COMMITTED, None
+        else:
+            continue
+        each.answered_at = utc_now()

@@ -183,7 +183,8 @@ class DicomSettings:
     )
     accepted_sop_classes: tuple[str, ...] = _key(
         (),
-        'storage SOP classes that are accepted, by name ("CTImageStorage") or UID; empty: every',
+        'storage SOP classes that are accepted by C-STORE, by name ("CTImageStorage") or UID;'
+        " empty: every",
     )
     accepted_transfer_syntaxes: tuple[str, ...] = _key(
         (),
@@ -264,7 +265,11 @@ class StandingQuerySettings:
 
     destination: str = _required("the name of the destination that is asked")
     modality: str = _key("CT", "the modality that a study must have")
-    description: str = _key("", 'the study description, wildcards allowed ("*thorax*"); "" for any')
+    description: str = _key(
+        "",
+        'the study description, wildcards allowed ("*thorax*"); many PACS tell upper from lower'
+        ' case; "" for any',
+    )
     days: int = _key(1, "how many days back, today included", at_least=1, at_most=366)
     every_s: float = _key(300.0, "seconds between two queries", at_least=1)
 
@@ -346,6 +351,11 @@ class RuleSettings:
     lesions: bool | None = _key(
         None, "whether there are lesions that nobody rejected; absent: either"
     )
+    priors: bool = _key(
+        False,  # noqa: FBT003
+        "whether it also holds for older studies that came because [retrieve] priors asked for"
+        " them; what a person requests is sent anyway",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,7 +367,7 @@ class RoutingSettings:
         "what goes where: name, destinations, objects (seg, sr, sc, pdf, images, message), when"
         " (analysed, confirmed, request); on condition of outcome, source_ae, study_description,"
         " modality, series_description, body_part, manufacturer, positive, probability_at_least,"
-        " lesions",
+        " lesions; priors",
     )
 
 

@@ -344,7 +344,11 @@ def note_answer(
     statement = (
         update(DeliveredObject)
         .where(DeliveredObject.id == object_id)
-        .values(state=state, problem=None if problem is None else storable(problem))
+        .values(
+            state=state,
+            problem=None if problem is None else storable(problem),
+            answered_at=utc_now(),
+        )
     )
     with database.transaction() as db:
         if not _renew(db, order, lease_s):
@@ -411,29 +415,31 @@ def supersede(database: Database, order: Order) -> bool:
 
 
 def retry(db: Session, delivery_id: int, *, actor: str) -> None:
-    """Try a failed delivery again because a person asked: the objects that are left.
+    """Try a delivery that failed or waits for its next try now: the objects that are left.
 
     Raises:
-        ApplianceError: there is none, or it did not fail.
+        ApplianceError: there is none, or it is neither.
     """
     if not _retry(db, Delivery.id == delivery_id, actor=actor):
-        raise _not_so(db, delivery_id, "a FAILED one can be tried again")
+        raise _not_so(db, delivery_id, "one that waits or FAILED can be tried again")
 
 
 def retry_all(db: Session, *, actor: str) -> int:
-    """Try everything again that failed, as `retry` does; returns how many deliveries."""
+    """Try everything now that failed or waits, as `retry` does; returns how many deliveries."""
     return _retry(db, true(), actor=actor)
 
 
 def _retry(db: Session, which: ColumnElement[bool], *, actor: str) -> int:
+    now = utc_now()
+    waits = Delivery.state == DeliveryState.WAITING
     again = (
         update(Delivery)
-        .where(which, FAILED)
+        .where(which, or_(FAILED, waits))
         .values(
             state=DeliveryState.WAITING,
             failures=0,
-            next_try_at=utc_now(),
-            queued_at=utc_now(),
+            next_try_at=now,
+            queued_at=case((FAILED, now), else_=Delivery.queued_at),
         )
         .returning(Delivery.id)
     )
@@ -480,6 +486,14 @@ def unfinished(
 def count_unfinished(db: Session) -> int:
     """How many deliveries `unfinished` has without a limit."""
     return db.scalar(select(func.count(Delivery.id)).where(UNFINISHED)) or 0
+
+
+def listed(db: Session, *, study_id: int | None = None) -> Sequence[Delivery]:
+    """Every delivery, of one study or of all, oldest first."""
+    chosen = select(Delivery).order_by(Delivery.id)
+    if study_id is not None:
+        chosen = chosen.where(Delivery.study_id == study_id)
+    return db.scalars(chosen).all()
 
 
 def counts(db: Session) -> dict[DeliveryState, int]:

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from appliance import (
     audit,
     broker,
+    certificates,
     database,
     deliveries,
     maintenance,
@@ -41,6 +42,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.ss
 PROBE_TIMEOUT_S: Final = 120
 LATE: Final = timedelta(hours=1)
 SILENT_S: Final = 180.0
+EXPIRES_SOON: Final = timedelta(days=30)
 
 NETWORKS: Final = ("lungs", "lesions", "screening")
 """The networks that every analysis needs, by the folder each lies in."""
@@ -165,6 +167,23 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
         yield _judge(subject, text, well=well, mend=mend)
 
 
+def check_tls(settings: Settings) -> Iterator[Finding]:
+    """The files of DICOM TLS can be used, and will be for a while."""
+    looked = certificates.look(settings.dicom, now=database.utc_now())
+    if looked is None:
+        return
+    mend = (
+        "Put whole PEM files where [dicom] tls_certificate, tls_key and tls_authorities say; the"
+        " listener takes them at the next connection."
+    )
+    yield _judge(
+        "DICOM TLS",
+        looked.problem or f"the certificate is good for {looked.left.days} days",
+        well=not looked.problem and looked.left > EXPIRES_SOON,
+        mend=mend if looked.problem else "Renew the certificate before it expires.",
+    )
+
+
 def check_broker(settings: Settings) -> Iterator[Finding]:
     """The broker answers, or the embedded one can be started."""
     subject = "broker"
@@ -241,10 +260,12 @@ def check_exchanges(settings: Settings) -> Iterator[Finding]:
         mend="See why by `appliance dicom retrievals`; `appliance dicom fetch` asks once more.",
     )
     for number, standing in enumerate(settings.retrieve.standing_queries):
-        trouble = retrievals.standing_trouble(settings, number)
+        last = retrievals.last_standing(settings, number)
+        trouble = last.trouble if last else ""
+        text = f"brings what it asks for; {last.matched} studies matched" if last else "not yet run"
         yield _judge(
             f"standing query {number + 1} to {standing.destination}",
-            trouble or "brings what it asks for",
+            trouble or text,
             well=not trouble,
             mend="Mend it, name fewer days or a description, or raise [retrieve] max_answers.",
         )
@@ -335,6 +356,7 @@ CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
     check_data_folder,
     check_disk,
     check_ports,
+    check_tls,
     check_broker,
     check_database,
     check_studies,

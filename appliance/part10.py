@@ -10,7 +10,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import SEEK_END, BytesIO
@@ -41,6 +41,7 @@ IMPLEMENTATION_VERSION_NAME: Final = "CHESTCT"
 PREAMBLE: Final = bytes(128) + b"DICM"
 UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 FIRST_PIXEL_DATA_TAG: Final = 0x7FE00008  # Float Pixel Data; the bulk of an instance starts here
+PIXEL_DATA: Final = frozenset({FIRST_PIXEL_DATA_TAG, 0x7FE00009, 0x7FE00010})
 SPECIFIC_CHARACTER_SET: Final = 0x00080005
 
 # A header beyond this is no header; it bounds what a deflated data set may unpack to.
@@ -68,6 +69,7 @@ ITEM_GROUP: Final = 0xFFFE
 ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 EXPLICIT_HEAD: Final = struct.Struct("<HH2sH")  # PS3.5 section 7.1.2
 LONG_LENGTH: Final = struct.Struct("<L")
+FRAGMENT_HEAD: Final = struct.Struct("<HHL")  # PS3.5 section A.4
 LONG_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 SHORT_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
 
@@ -115,7 +117,29 @@ TAGS: Final[Mapping[str, int]] = {
     for names in (REQUIRED, IDENTITY, PATIENT, STUDY, SERIES)
     for keyword in names.values()
 }
-WANTED: Final = frozenset({SPECIFIC_CHARACTER_SET, *TAGS.values()})
+FRAMES: Final = Tag("NumberOfFrames")
+SAMPLES: Final = Tag("SamplesPerPixel")
+ROWS_COLUMNS_BITS: Final = (Tag("Rows"), Tag("Columns"), Tag("BitsAllocated"))
+WANTED: Final = frozenset(
+    {SPECIFIC_CHARACTER_SET, *TAGS.values(), FRAMES, SAMPLES, *ROWS_COLUMNS_BITS}
+)
+IS_CHARACTERS: Final = 12  # PS3.5 section 6.2
+SUBSAMPLED: Final = 3  # YBR_FULL_422 says three samples and has two (PS3.5 section 8.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelData:
+    """Where a data set's pixel data lie, as its header says.
+
+    Attributes:
+        position: of their first byte in the data set.
+        length: UNDEFINED_LENGTH where they are fragments (PS3.5 section A.4).
+        least_bytes: what as many rows and columns take uncompressed, 0 where that is not said.
+    """
+
+    position: int
+    length: int
+    least_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +153,7 @@ class Header:
     patient: PatientAttributes
     study: StudyAttributes
     series: SeriesAttributes
+    pixels: PixelData | None
 
 
 def file_head(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -283,7 +308,7 @@ def header_at_a_glance(
     if transfer_syntax_uid in UNUSUAL:
         return None
     found = _plain_elements(beginning, size_bytes, implicit=transfer_syntax_uid in IMPLICIT)
-    return None if found is None else _header(found)
+    return None if found is None else _header(found, transfer_syntax_uid)
 
 
 def read_header_from(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
@@ -292,17 +317,70 @@ def read_header_from(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
     Raises:
         UnreadableDatasetError, DatasetMismatchError: as `read_header`.
     """
-    return _header(_any_elements(stream, transfer_syntax_uid))
+    return _header(_any_elements(stream, transfer_syntax_uid), transfer_syntax_uid)
 
 
-def _header(raw: Mapping[int, bytes]) -> Header:
-    values = _Values(raw)
+def require_whole(
+    pixels: PixelData, transfer_syntax_uid: str, read_at: Callable[[int, int], bytes]
+) -> None:
+    """Raise UnreadableDatasetError if the pixel data are less than the data set says.
+
+    Args:
+        pixels: as the header says.
+        transfer_syntax_uid: of the data set.
+        read_at: returns some bytes of the data set from a position on, fewer at its end.
+    """
+    if pixels.length != UNDEFINED_LENGTH:
+        if pixels.length < pixels.least_bytes:
+            raise UnreadableDatasetError("the pixel data are too short: send the original again")
+        return
+    if transfer_syntax_uid in DEFLATED:  # positions are those of what is packed in it
+        return
+    position = pixels.position
+    while len(head := read_at(position, FRAGMENT_HEAD.size)) == FRAGMENT_HEAD.size:
+        group, element, length = FRAGMENT_HEAD.unpack(head)
+        tag = group << 16 | element
+        if tag == SEQUENCE_DELIMITER:
+            return
+        if tag != ITEM:
+            raise UnreadableDatasetError("the compressed pixel data are no sequence of fragments")
+        position += FRAGMENT_HEAD.size + length
+    raise UnreadableDatasetError("the pixel data are cut short: send the original again")
+
+
+def _header(found: "_Found", transfer_syntax_uid: str) -> Header:
+    values = _Values(found.elements)
     return Header(
         **{name: values.required_uid(keyword) for name, keyword in REQUIRED.items()},
         **{name: values.uid(keyword) for name, keyword in IDENTITY.items()},
         patient=PatientAttributes(**values.texts(PATIENT)),
         study=StudyAttributes(**values.texts(STUDY)),
         series=SeriesAttributes(**values.texts(SERIES)),
+        pixels=_pixels(found, ">H" if transfer_syntax_uid == ExplicitVRBigEndian else "<H"),
+    )
+
+
+def _pixels(found: "_Found", us: str) -> PixelData | None:
+    """Return where the pixel data lie; `us` is how an unsigned short is packed."""
+    if found.pixels is None:
+        return None
+
+    def number(tag: int) -> int:
+        raw = found.elements.get(tag, b"")
+        return int(struct.unpack(us, raw)[0]) if len(raw) == struct.calcsize(us) else 0
+
+    rows, columns, bits = map(number, ROWS_COLUMNS_BITS)
+    samples = number(SAMPLES) or 1
+    frames = found.elements.get(FRAMES, b"").strip(b" \0")
+    return PixelData(
+        position=found.pixels[0],
+        length=found.pixels[1],
+        least_bytes=rows
+        * columns
+        * bits
+        * (samples - 1 if samples == SUBSAMPLED else samples)
+        * (int(frames) if frames.isdigit() and len(frames) <= IS_CHARACTERS else 1)
+        // 8,
     )
 
 
@@ -371,9 +449,15 @@ class _Values:
         return decode_bytes(raw, self._encodings, set(b"^=\\")).strip(" \0")
 
 
-def _plain_elements(
-    beginning: bytes, size_bytes: int, *, implicit: bool
-) -> dict[int, bytes] | None:
+@dataclass(frozen=True)
+class _Found:
+    """The wanted elements before the bulk of an instance; of its pixel data position and length."""
+
+    elements: dict[int, bytes]
+    pixels: tuple[int, int] | None = None
+
+
+def _plain_elements(beginning: bytes, size_bytes: int, *, implicit: bool) -> _Found | None:
     """Return the wanted elements before the pixel data, None where it is not plain to see.
 
     A fraction of the time of `_any_elements`, which has the last word on anything unusual: value
@@ -410,7 +494,8 @@ def _plain_elements(
             return None
         elif not ends and tag >= FIRST_PIXEL_DATA_TAG:
             whole = length == UNDEFINED_LENGTH or value + length <= size_bytes
-            return found if whole else None
+            pixels = (value, length) if tag in PIXEL_DATA else None
+            return _Found(found, pixels) if whole else None
         elif length == UNDEFINED_LENGTH:
             if not (_is_sequence(tag) if implicit else vr == b"SQ"):
                 return None
@@ -422,7 +507,7 @@ def _plain_elements(
         while ends and not len(ends) % 2 and offset >= ends[-1]:  # an item of defined length
             if offset > ends.pop():
                 return None
-    return found if offset == size_bytes == end and not ends else None
+    return _Found(found) if offset == size_bytes == end and not ends else None
 
 
 def _is_sequence(tag: int) -> bool:
@@ -433,14 +518,16 @@ def _is_sequence(tag: int) -> bool:
         return True
 
 
-def _any_elements(stream: BinaryIO, transfer_syntax_uid: str) -> dict[int, bytes]:
+def _any_elements(stream: BinaryIO, transfer_syntax_uid: str) -> _Found:
     """Return the wanted elements before the pixel data, or raise UnreadableDatasetError."""
+    pixels: list[tuple[int, int]] = []
     try:
-        return {
+        elements = {
             int(element.tag): element.value or b""
-            for element in _elements(stream, transfer_syntax_uid)
+            for element in _elements(stream, transfer_syntax_uid, pixels)
             if isinstance(element.value, bytes)
         }
+        return _Found(elements, pixels[0] if pixels else None)
     except UnreadableDatasetError:
         raise
     except Exception as error:  # pydicom raises a dozen kinds on malformed bytes
@@ -449,16 +536,23 @@ def _any_elements(stream: BinaryIO, transfer_syntax_uid: str) -> dict[int, bytes
         ) from error
 
 
-def _elements(stream: BinaryIO, transfer_syntax_uid: str) -> Iterable[RawDataElement]:
+def _elements(
+    stream: BinaryIO, transfer_syntax_uid: str, pixels: list[tuple[int, int]]
+) -> Iterable[RawDataElement]:
+    """Yield the wanted elements, then note position and length of the `pixels`."""
     whole = True
     if transfer_syntax_uid in DEFLATED:
         stream, whole = _inflated(stream)
-    bulk: list[tuple[str | None, int]] = []
+        if not whole and stream.getbuffer().nbytes < INFLATED_HEADER_BYTES:
+            raise UnreadableDatasetError("the deflated data set is cut short")
+    start = stream.tell()
+    bulk: list[tuple[int, int, int]] = []
 
     def reached_bulk(tag: int, vr: str | None, length: int) -> bool:
         if tag < FIRST_PIXEL_DATA_TAG:
             return False
-        bulk.append((vr, length))
+        head_bytes = 12 if vr in EXPLICIT_VR_LENGTH_32 else 8
+        bulk.append((tag, head_bytes, length))
         return True
 
     for element in data_element_generator(
@@ -466,16 +560,17 @@ def _elements(stream: BinaryIO, transfer_syntax_uid: str) -> Iterable[RawDataEle
         transfer_syntax_uid in IMPLICIT,
         transfer_syntax_uid != ExplicitVRBigEndian,
         stop_when=reached_bulk,
-        specific_tags=[SPECIFIC_CHARACTER_SET, *TAGS.values()],
+        specific_tags=[*WANTED],
     ):
         if isinstance(element, RawDataElement):
             if element.length != len(element.value or b""):
                 raise UnreadableDatasetError(f"data set ends within element {element.tag}")
             yield element
     end = stream.tell()
-    for vr, length in bulk:
-        if length != UNDEFINED_LENGTH:
-            end += length + (12 if vr in EXPLICIT_VR_LENGTH_32 else 8)
+    for tag, head_bytes, length in bulk:
+        if tag in PIXEL_DATA:
+            pixels.append((end + head_bytes - start, length))
+        end += 0 if length == UNDEFINED_LENGTH else head_bytes + length
     if whole and end > stream.seek(0, SEEK_END):
         raise UnreadableDatasetError("data set ends within an element")
 

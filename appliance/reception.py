@@ -23,8 +23,20 @@ from sqlalchemy.orm import Session
 
 from appliance import audit, studies
 from appliance.database import Database
-from appliance.errors import DatasetMismatchError, OutOfResourcesError, StoreError
-from appliance.part10 import Header, file_head, header_at_a_glance, read_header_from
+from appliance.errors import (
+    DatasetMismatchError,
+    OutOfResourcesError,
+    StoreError,
+    UnreadableDatasetError,
+)
+from appliance.part10 import (
+    DEFLATED,
+    Header,
+    file_head,
+    header_at_a_glance,
+    read_header_from,
+    require_whole,
+)
 from appliance.store import Incoming, Store, StoredObject
 from appliance.studies import ReceivedInstance, Recorded
 
@@ -231,8 +243,7 @@ class Taking:
     def header(self) -> Header:
         """Return what the data set that was written says about itself; raises StoreError."""
         syntax = self._command.transfer_syntax_uid
-        size_bytes = self._incoming.size_bytes - self._start
-        header = header_at_a_glance(bytes(self._beginning), size_bytes, syntax)
+        header = header_at_a_glance(bytes(self._beginning), self._size_bytes, syntax)
         if header is not None:
             return header
         with _disk_errors(), self._incoming.read_back() as file:
@@ -244,7 +255,26 @@ class Taking:
         with _disk_errors():
             header = self.header()
             _check_identity(header, self._command)
+            self._check_whole(header)
             return self._reception.finish(self._incoming, header, self._command)
+
+    @property
+    def _size_bytes(self) -> int:
+        return self._incoming.size_bytes - self._start
+
+    def _check_whole(self, header: Header) -> None:
+        """Raise UnreadableDatasetError where receivers would choke on it, or miss a part."""
+        syntax = self._command.transfer_syntax_uid
+        # Every value has an even length (PS3.5 section 7.1). What is deflated shall be padded as
+        # well (section A.5), and often is not.
+        if self._size_bytes % 2 and syntax not in DEFLATED:
+            raise UnreadableDatasetError("the data set has an odd length: send the original again")
+        if header.pixels is not None:
+            require_whole(
+                header.pixels,
+                syntax,
+                lambda position, size: self._incoming.read_at(self._start + position, size),
+            )
 
 
 @dataclass(eq=False)
@@ -295,6 +325,7 @@ def _received(header: Header, command: Command, stored: StoredObject) -> Receive
         digest=stored.digest,
         size_bytes=stored.size_bytes,
         source_ae=command.source_ae,
+        has_pixels=header.pixels is not None,
         patient=header.patient,
         study=header.study,
         series=header.series,

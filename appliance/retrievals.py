@@ -9,23 +9,34 @@ A claim is a lease; when it expires, because its worker died, the next claim tak
 A study is asked for once, and again only when the peer has come to have more of it than it had.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, distinct, exists, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
 from appliance.config import Settings
 from appliance.database import Database, storable, utc_now
 from appliance.lifecycle import State
-from appliance.tables import Instance, InstanceConflict, Patient, Retrieval, Study
+from appliance.tables import (
+    DeliveredObject,
+    Delivery,
+    Instance,
+    InstanceConflict,
+    Patient,
+    Retrieval,
+    Study,
+)
 
 LONGEST_DELAY_S: Final = 3600.0
+NEW_FOR: Final = timedelta(days=2)
+"""What was made so lately is on its way by itself, and is nobody's prior only."""
 
 
 class RetrievalState(StrEnum):
@@ -99,7 +110,7 @@ def ask(
         expected: how many instances the peer says it has, 0 where it does not say; of priors, how
             many people's they are.
     """
-    if aim is Aim.STUDY and not _lacking(db, study_uid, expected):
+    if aim is Aim.STUDY and not _lacking(db, destination, study_uid, expected):
         return False
     # Images may come from any peer; what one knows of priors another does not.
     same = [Retrieval.destination == destination]
@@ -163,6 +174,22 @@ def fresh(db: Session, *, destination: str, since: datetime) -> list[Fresh]:
         .order_by(Study.id)
     )
     return [Fresh(*row) for row in rows]
+
+
+def came_as_prior(db: Session, study: Study) -> bool:
+    """Whether a study came because it was asked for as a prior of another.
+
+    One that was here before may have had missing images fetched as a prior: it came by itself. So
+    does one of these days, though a still newer one had it asked for.
+    """
+    asked = select(func.max(Retrieval.created_at)).where(
+        Retrieval.study_uid == study.study_uid,
+        Retrieval.aim == Aim.STUDY,
+        Retrieval.why == Why.PRIOR,
+        Retrieval.created_at <= study.first_received_at,
+    )
+    asked_at = db.scalar(asked)
+    return asked_at is not None and study.study_date < f"{asked_at - NEW_FOR:%Y%m%d}"
 
 
 def claim_next(database: Database, *, lease_s: float, now: datetime | None = None) -> Order | None:
@@ -286,21 +313,32 @@ def give_up(db: Session, retrieval_id: int, *, by: str) -> bool:
     )
 
 
-def note_standing(settings: Settings, number: int, trouble: str) -> None:
-    """Note why a standing query does not bring all that it asks for; "" if it does."""
-    _trouble_file(settings, number).write_text(trouble, encoding="utf-8")
+@dataclass(frozen=True)
+class Standing:
+    """How a standing query went; `trouble` says why it does not bring all that it asks for."""
+
+    matched: int
+    trouble: str = ""
 
 
-def standing_trouble(settings: Settings, number: int) -> str:
-    """Why a standing query did not bring all that it asks for when it was last run, or ""."""
+def note_standing(settings: Settings, number: int, standing: Standing) -> None:
+    """Note how a standing query went."""
+    file = _standing_file(settings, number)
+    aside = file.with_suffix(".new")
+    aside.write_text(json.dumps(asdict(standing)), encoding="utf-8")
+    aside.replace(file)
+
+
+def last_standing(settings: Settings, number: int) -> Standing | None:
+    """How a standing query went when it was last run; None before the first time."""
     try:
-        return _trouble_file(settings, number).read_text(encoding="utf-8")
+        return Standing(**json.loads(_standing_file(settings, number).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return ""
+        return None
 
 
-def _trouble_file(settings: Settings, number: int) -> Path:
-    return settings.run_dir / f"standing-query-{number}"
+def _standing_file(settings: Settings, number: int) -> Path:
+    return settings.run_dir / f"standing-query-{number}.json"
 
 
 def _set(
@@ -328,13 +366,30 @@ def _due(table: Any, moment: datetime) -> ColumnElement[bool]:
     return or_(waiting, left)
 
 
-def _lacking(db: Session, study_uid: str, expected: int) -> bool:
-    """Whether something of a study is still to be had, and nobody is sending it right now."""
+def _lacking(db: Session, destination: str, study_uid: str, expected: int) -> bool:
+    """Whether something of a study is still to be had, and nobody is sending it right now.
+
+    The results that we sent there are among what the peer counts, and need not come back.
+    """
     coming = select(Study.id).where(Study.study_uid == study_uid, Study.state == State.RECEIVING)
     if db.scalar(coming.limit(1)) is not None:
         return False
     here = held(db, study_uid)
-    return here < expected if expected else here == 0
+    return here + _ours(db, destination, study_uid) < expected if expected else here == 0
+
+
+def _ours(db: Session, destination: str, study_uid: str) -> int:
+    """How many instances of a study a peer has of us that are not held as instances here."""
+    uid = DeliveredObject.sop_instance_uid
+    came_back = exists().where(Instance.study_id == Study.id, Instance.sop_instance_uid == uid)
+    rows = (
+        select(func.count(distinct(uid)))
+        .join(Delivery, DeliveredObject.delivery_id == Delivery.id)
+        .join(Study, Delivery.study_id == Study.id)
+        .where(Study.study_uid == study_uid, Delivery.destination == destination)
+        .where(DeliveredObject.state.in_(("SENT", "COMMITTED")), ~came_back)
+    )
+    return db.scalar(rows) or 0
 
 
 def _change(database: Database, order: Order, **values: object) -> bool:

@@ -7,7 +7,8 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from appliance import deliveries, retrievals
+from appliance import certificates, deliveries, retrievals
+from appliance.config import DicomSettings
 from appliance.database import Database, utc_now
 from appliance.deliveries import DeliveryState
 from appliance.lifecycle import State
@@ -40,6 +41,12 @@ def processes(report: Report | None) -> list[str]:
         f"The appliance {state}: DICOM {report.dicom_address}, pages {report.viewer_url}",
         *_table(rows),
     ]
+
+
+def security(dicom: DicomSettings) -> list[str]:
+    """What is wrong with the files of DICOM TLS, where anything is."""
+    looked = certificates.look(dicom, now=utc_now())
+    return [f"DICOM TLS is not in order: {looked.problem}"] if looked and looked.problem else []
 
 
 def work(database: Database) -> list[str]:

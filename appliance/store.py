@@ -43,7 +43,7 @@ class Incoming:
         self._store = store
         self._path = store.incoming_dir / f"{os.getpid()}-{secrets.token_hex(8)}"
         # Unbuffered: nothing is left to be written when the disk is full and the file is closed.
-        self._file = self._path.open("xb", buffering=0)
+        self._file = self._path.open("x+b", buffering=0)
         self._hash = hashlib.sha256()
         self._size_bytes = 0
 
@@ -72,6 +72,10 @@ class Incoming:
                 written += self._file.write(left[written:])
         self._hash.update(data)
         self._size_bytes += len(data)
+
+    def read_at(self, position: int, size_bytes: int) -> bytes:
+        """Return some of what was written so far, fewer bytes where it ends."""
+        return os.pread(self._file.fileno(), size_bytes, position)
 
     def read_back(self) -> BinaryIO:
         """Open what was written so far."""

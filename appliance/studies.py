@@ -107,11 +107,14 @@ class ReceivedInstance:
     digest: str
     size_bytes: int
     source_ae: str
+    has_pixels: bool = True
     patient: PatientAttributes = field(default_factory=PatientAttributes)
     study: StudyAttributes = field(default_factory=StudyAttributes)
     series: SeriesAttributes = field(default_factory=SeriesAttributes)
 
 
+ANALYSED: Final = (State.ANALYSING, State.READY, State.REJECTED, State.FAILED)
+"""Where the images of a study have been looked at, or are."""
 ROUTES: Final = 256  # series under way at the same time that are remembered
 
 
@@ -276,14 +279,17 @@ def record_instance(
     """Note an instance that is in the store.
 
     A new one counts up the study's revision and, when the study was closed, opens it again; a
-    result of ours that a PACS sends back does neither, or each would bring the next. The same
-    bytes again, and what is kept aside as a conflict, change nothing but, in a study being
-    received, when it was last heard of.
+    result of ours that a PACS sends back does neither, or each would bring the next. Nor does what
+    is no image, once the images are being analysed: dose reports and documents come late every day,
+    and the result would be sent once more under other UIDs. Where the images are passed on, so
+    must they be, and it counts as any other. The same bytes again, and what is kept aside as a
+    conflict, change nothing but, in a study being received, when it was last heard of.
     """
     now = utc_now()
     instance = _clean(received)
     kind = (instance.study_uid, instance.series_uid, instance.patient)
-    if routes is not None and (route := routes.of(kind)) and _follow(db, route, instance, now):
+    known = routes.of(kind) if routes is not None and instance.has_pixels else None
+    if known is not None and _follow(db, known, instance, now):
         return Recorded.NEW
     returned = _is_delivered(db, instance)
     recorded = _record(db, instance, now, returned=returned)
@@ -401,6 +407,12 @@ def _is_delivered(db: Session, instance: ReceivedInstance) -> bool:
     return bool(db.scalar(select(made)))
 
 
+def _is_passed_on(db: Session, study_id: int) -> bool:
+    """Whether the images of a study went, or go, to some destination."""
+    images = Delivery.what.contains("images")  # `deliveries.Content.IMAGES`, of the layer above
+    return bool(db.scalar(select(exists().where(Delivery.study_id == study_id, images))))
+
+
 def _record(db: Session, instance: ReceivedInstance, now: datetime, *, returned: bool) -> Recorded:
     parts = _locked_parts(db, instance.study_uid)
     kept = _kept(db, instance)
@@ -420,7 +432,8 @@ def _record(db: Session, instance: ReceivedInstance, now: datetime, *, returned:
         study_id = part.id
         _fill_in(db, part, instance)
     _add(db, instance, study_id, now)
-    if returned:
+    document = part is not None and part.state in ANALYSED and not instance.has_pixels
+    if returned or (document and not _is_passed_on(db, study_id)):
         return Recorded.NEW
     lifecycle.reopen(db, study_id)
     values: dict[str, Any] = {"revision": Study.revision + 1, "last_received_at": now}
@@ -625,6 +638,7 @@ def _clean(received: ReceivedInstance) -> ReceivedInstance:
         digest=received.digest,
         size_bytes=received.size_bytes,
         source_ae=storable(received.source_ae).strip(),
+        has_pixels=received.has_pixels,
         patient=PatientAttributes(**_texts(received.patient)),
         study=StudyAttributes(**_texts(received.study)),
         series=SeriesAttributes(**_texts(received.series)),

@@ -429,6 +429,8 @@ class DeliveredObject(Base):
     file: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(Text)
     problem: Mapped[str | None] = mapped_column(Text)
+    # When the destination last answered about it.
+    answered_at: Mapped[datetime | None]
 
 
 class CommitmentTransaction(Base):

@@ -3,6 +3,7 @@
 import getpass
 import logging
 import random
+import re
 import signal
 import threading
 from collections import Counter
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,9 +22,12 @@ from appliance.config import IMAGES, MESSAGE, RESULTS, Settings
 if TYPE_CHECKING:
     from appliance.database import Database
     from appliance.reception import Reception
+    from appliance.tables import DeliveredObject
     from dicom_node.query import StudyAnswer
     from dicom_node.scu import Destination, Sent
     from pipelines.findings import Analysis
+
+DATES: Final = re.compile(r"[0-9]{8}(-([0-9]{8})?)?|-[0-9]{8}")  # PS3.4 section C.2.2.2.5
 
 
 @click.command()
@@ -177,6 +181,8 @@ def find(
     from dicom_node.scu import Destination
 
     settings = Settings.load()
+    if date and not DATES.fullmatch(date):
+        raise click.UsageError("--date is a day, 20260131, or a range of them, 20260101-20260131")
     keys = query.StudyKeys(
         patient_id=patient_id,
         accession_number=accession,
@@ -293,8 +299,8 @@ def _fetch_one(
             return False
     with reception.database.snapshot() as db:
         here = retrievals.held(db, answer.study_uid)
-    told = f" of {answer.instance_count}" if answer.instance_count else ""
-    click.echo(f"{name}: {got.service}, {here}{told} instances are here")
+    told = f"; the node has {answer.instance_count}" if answer.instance_count else ""
+    click.echo(f"{name}: {got.service}, {here} instances are here{told}")
     if got.problem:
         click.echo(f"{name}: {_shown(got.problem)}", err=True)
     if got.counts.failed:
@@ -379,30 +385,58 @@ def deliver(study_id: int, destination: str, objects: tuple[str, ...]) -> None:
 
 @dicom.command("deliveries")
 @click.option("--failed", is_flag=True, help="Only what was given up.")
-def deliveries_(*, failed: bool) -> None:
-    """List what waits to be sent or committed, and what was given up, with each refused object."""
+@click.option("--all", "everything", is_flag=True, help="What has ended as well.")
+@click.option("--study", "study_id", type=int, help="Everything of one study, by its number.")
+def deliveries_(*, failed: bool, everything: bool, study_id: int | None) -> None:
+    """List what waits to be sent or committed, and what was given up, with each refused object.
+
+    With --all or --study every object is listed, and when it was last answered.
+    """
     from appliance import deliveries as core
 
+    whole = everything or study_id is not None
+    if failed and whole:
+        raise click.UsageError("--failed goes neither with --all nor with --study")
     with _database(Settings.load()) as database, database.snapshot() as db:
-        rows = core.unfinished(db, failed_only=failed)
+        if whole:
+            rows = core.listed(db, study_id=study_id)
+        else:
+            rows = core.unfinished(db, failed_only=failed)
         for row in rows:
             problem = f": {_shown(row.last_problem)}" if row.last_problem else ""
+            due = f"  next try {_moment(row.next_try_at)}" if row.next_try_at else ""
             click.echo(
                 f"{row.id}  {row.state}  study {row.study_id}  {row.what} to {row.destination}"
-                f"  failures {row.failures}{problem}"
+                f"  queued {_moment(row.queued_at)}{due}  failures {row.failures}{problem}"
             )
             for each in core.objects_of(db, row.id):
-                if each.problem:
-                    uid, reason = _shown(each.sop_instance_uid), _shown(each.problem)
-                    click.echo(f"    {each.state}  {uid}: {reason}")
+                if whole or each.problem:
+                    click.echo(_object_line(each))
     click.echo(f"{len(rows)} deliveries")
+
+
+def _object_line(each: "DeliveredObject") -> str:
+    """Return what became of one object of a delivery."""
+    from pydicom.uid import UID
+
+    answered = f"  {_moment(each.answered_at)}" if each.answered_at else ""
+    problem = f": {_shown(each.problem)}" if each.problem else ""
+    kind, uid = _shown(UID(each.sop_class_uid).name), _shown(each.sop_instance_uid)
+    return f"    {each.state}{answered}  {kind}  {uid}{problem}"
+
+
+def _moment(moment: datetime) -> str:
+    """Return a moment as this machine's clock shows it."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 @dicom.command()
 @click.argument("delivery_id", metavar="[ID]", type=int, required=False)
-@click.option("--all", "everything", is_flag=True, help="Every delivery that was given up.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every delivery that was given up or waits."
+)
 def retry(delivery_id: int | None, *, everything: bool) -> None:
-    """Try a FAILED delivery again: the objects that are left."""
+    """Try a delivery now that FAILED or waits for its next try: the objects that are left."""
     from appliance import deliveries as core
 
     if (delivery_id is None) is not everything:

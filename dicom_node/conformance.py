@@ -34,6 +34,7 @@ from appliance.config import (
     DestinationSettings,
     DicomSettings,
     PeerSettings,
+    RuleSettings,
     StandingQuerySettings,
     to_toml,
 )
@@ -111,7 +112,7 @@ STORE_STATUSES: Final[Mapping[int, str]] = {
     SUCCESS: "the instance is on disk and in the database, or has been there before",
     OutOfResourcesError.status: "it cannot be kept now (disk, database): try again later",
     DatasetMismatchError.status: "it lacks a UID of study or series, or contradicts the command",
-    UnreadableDatasetError.status: "it cannot be parsed in its transfer syntax",
+    UnreadableDatasetError.status: "it cannot be parsed in its transfer syntax, or is cut short",
     PROCESSING_FAILURE: "internal error: try again later",
 }
 FIND_STATUSES: Final[Mapping[int, str]] = {
@@ -334,7 +335,8 @@ marked in the worklist; it is in no answer to a query. Images of several people 
 Instance UID are kept as a study each.
 
 SCU: `appliance send`, the deliveries of `[[routing.rules]]` and the sub-operations of C-MOVE and
-C-GET. Statuses of the categories Success and Warning count as taken.
+C-GET. Statuses of the categories Success and Warning count as taken. After a lost association the
+rest goes over a new one (not in C-GET); what got no answer counts as not taken.
 
 ### 2.6 Query/Retrieve
 
@@ -463,6 +465,7 @@ def _configuration() -> str:
             ("dicom.peers", PeerSettings),
             ("dicom.destinations", DestinationSettings),
             ("retrieve.standing_queries", StandingQuerySettings),
+            ("routing.rules", RuleSettings),
         )
     ]
     return "## 8 Configuration\n\n" + "\n".join(tables)
@@ -470,10 +473,15 @@ def _configuration() -> str:
 
 def _settings(cls: Any) -> str:
     rows = [
-        (f"`{key.name}`", _default(key.name, key.default), key.metadata["doc"])
+        (f"`{key.name}`", _default(key.name, key.default), _meaning(key.metadata))
         for key in fields(cls)
     ]
     return _table(("key", "default", "meaning"), rows)
+
+
+def _meaning(metadata: Mapping[str, Any]) -> str:
+    values = ", ".join(f"`{value}`" for value in metadata["one_of"])
+    return f"{metadata['doc']}; {values}" if values else metadata["doc"]
 
 
 def _default(name: str, value: Any) -> str:

@@ -9,7 +9,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,9 +35,7 @@ from dicom_node.scu import (
     NO_ANSWER,
     Answer,
     Destination,
-    associated,
-    batches,
-    contexts_of,
+    send_each,
     store,
 )
 from pipelines.errors import PipelineError
@@ -143,11 +141,8 @@ def _attempt(work: Work, order: Order) -> DeliveryState | None:
 def _send_by_dicom(work: Work, order: Order) -> DeliveryState | None:
     """Send what is left of a delivery by C-STORE."""
     node = work.settings.dicom.destination(order.destination)
-    waiting = _outgoing(work, order)
-    for batch in batches(waiting):
-        finished = _send_batch(work, order, batch)
-        if not finished:
-            return _interrupted(work, order)
+    if not _send_all(work, order, _outgoing(work, order)):
+        return _interrupted(work, order)
     with work.database.snapshot() as db:
         objects = deliveries.objects_of(db, order.id)
     refused = [each for each in objects if each.state == ObjectState.REFUSED]
@@ -195,25 +190,28 @@ def _outgoing(work: Work, order: Order) -> list[Outgoing]:
     ]
 
 
-def _send_batch(work: Work, order: Order, batch: Sequence[Outgoing]) -> bool:
-    """Send some objects over one association; false when the turn was over before the last.
+def _send_all(work: Work, order: Order, waiting: Sequence[Outgoing]) -> bool:
+    """Send objects and note each answer; false when the turn was over before the last.
 
     Raises:
-        AssociationError: there is no association, or it was lost.
+        AssociationError: there is no association, or it was lost again and again.
         OrderLostError: the order does not hold any more.
     """
     # Process-wide switch of pynetdicom: files are sent as they are, without decoding.
     _config.STORE_SEND_CHUNKED_DATASET = True
     destination = Destination.configured(work.settings.dicom, order.destination)
-    with associated(destination, contexts_of(batch)) as assoc:
-        for number, each in enumerate(batch):
-            if work.over:
-                return False
-            answer = store(assoc, each.path, number)
+    answered = 0
+    sending = send_each(
+        waiting,
+        destination,
+        lambda assoc, each, number: store(assoc, each.path, number),
+        over=lambda: work.over,
+    )
+    with closing(sending):
+        for each, answer in sending:
             _note(work, order, each, answer)
-            if answer.status is None:
-                raise AssociationError(answer.problem, retriable=True)
-    return True
+            answered += 1
+    return answered == len(waiting)
 
 
 def _note(work: Work, order: Order, each: Outgoing, answer: Answer) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import structlog
 from sqlalchemy.orm import Session
 
-from appliance import deliveries, reviews, studies
+from appliance import deliveries, retrievals, reviews, studies
 from appliance.config import RESULTS, Settings
 from appliance.database import Database
 from appliance.deliveries import Content, Kind, Moment, Subject
@@ -144,6 +144,7 @@ def facts_of(db: Session, subject: Subject) -> Facts:
     )
     facts = Facts(
         outcome="REJECTED",
+        prior=retrievals.came_as_prior(db, study),
         source_ae=study.source_ae,
         description=study.description,
         series=series,
@@ -167,6 +168,8 @@ def facts_of(db: Session, subject: Subject) -> Facts:
 
 
 def _ended(db: Session, study_id: int) -> Subject:
+    if db.get(Study, study_id) is None:
+        raise ApplianceError(f"there is no study {study_id}")
     subject = deliveries.latest(db, study_id)
     if subject is None or not deliveries.is_current(db, subject):
         raise ApplianceError(f"study {study_id} has no result that is up to date")

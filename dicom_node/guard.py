@@ -102,7 +102,7 @@ class GuardedHandler(RequestHandler):
         if request is None:
             return
         if (rejection := self._judge(encoded, request)) is not None:
-            self._reject(rejection)
+            self._reject(rejection, encoded)
             return
         with self.server.admission() as admitted:
             if admitted and (proposal := Proposal.of(request)) is not None:
@@ -110,7 +110,7 @@ class GuardedHandler(RequestHandler):
             elif admitted:
                 self._associate(reader, encoded)
         if not admitted:
-            self._reject(Rejection.LOCAL_LIMIT_EXCEEDED)
+            self._reject(Rejection.LOCAL_LIMIT_EXCEEDED, encoded)
 
     def _secure(self) -> bool:
         """Shake hands where TLS is wanted; false when that fails."""
@@ -118,8 +118,10 @@ class GuardedHandler(RequestHandler):
             return True
         plain = self.request
         plain.settimeout(self.server.limits.pdu_timeout_s)
+        if (context := self.server.tls.current()) is None:  # `ServerContext` has said why
+            return False
         try:
-            self.request = self.server.tls.current().wrap_socket(plain, server_side=True)
+            self.request = context.wrap_socket(plain, server_side=True)
         except OSError as error:  # ssl.SSLError and a peer that went away are among them
             reason = getattr(error, "reason", None) or type(error).__name__
             log.warning("connection.insecure", address=self.client_address[0], reason=reason)
@@ -148,8 +150,15 @@ class GuardedHandler(RequestHandler):
             address=self.client_address[0],
         )
 
-    def _reject(self, rejection: Rejection) -> None:
-        log.warning("association.rejected", address=self.client_address[0], reason=rejection.name)
+    def _reject(self, rejection: Rejection, encoded: bytearray) -> None:
+        # Titles with control characters do not get here: `_decoded` takes none.
+        log.warning(
+            "association.rejected",
+            address=self.client_address[0],
+            calling_ae=_ae_title(encoded[CALLING_AE_TITLE]),
+            called_ae=_ae_title(encoded[CALLED_AE_TITLE]),
+            reason=rejection.name,
+        )
         hang_up(self.request, farewell=rejection.pdu())
 
     def _serve(self, proposal: Proposal) -> None:

@@ -10,6 +10,7 @@ own transfer syntax or not at all, with the AE title that asked (PS3.7 section 9
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -46,7 +47,7 @@ from dicom_node.dimse import SUCCESS
 from dicom_node.errors import AssociationError, DicomNodeError, IdentifierError
 from dicom_node.identifiers import identifier_of, texts
 from dicom_node.information_model import Query
-from dicom_node.scu import Destination, associated, batches, contexts_of
+from dicom_node.scu import NO_ANSWER, NOT_SENT, Answer, Destination, send_each
 
 log = structlog.get_logger()
 
@@ -227,7 +228,7 @@ class Provider:
             operation.remaining = len(matches)
             try:
                 if destination is None:
-                    operation.send_all(matches, operation.assoc, self._path)
+                    operation.send_back(matches, self._path)
                 else:
                     self._move(operation, destination, matches)
             finally:
@@ -268,15 +269,21 @@ class Provider:
         self, operation: "Operation", destination: DestinationSettings, matches: list[Match]
     ) -> None:
         to = Destination.configured(self._settings, destination.name)
-        for batch in batches(matches):
-            try:
-                with associated(to, contexts_of(batch)) as onward:
-                    operation.send_all(batch, onward, self._path)
-            except AssociationError as error:
-                log.warning("retrieve.no_association", destination=destination.name)
-                operation.fail_all(batch, str(error))
-            if operation.ended:
-                return
+        answered = 0
+        sending = send_each(
+            matches,
+            to,
+            lambda assoc, match, _number: operation.send(match, assoc, self._path(match)),
+            over=lambda: operation.ended,
+        )
+        try:
+            with closing(sending):
+                for match, answer in sending:
+                    operation.count(match, answer)
+                    answered += 1
+        except AssociationError as error:
+            log.warning("retrieve.no_association", destination=destination.name)
+            operation.fail_all(matches[answered:], str(error))
 
     def _path(self, match: Match) -> Path:
         return self._store.path_of(match.digest)
@@ -338,24 +345,23 @@ class Operation:
         models = MOVE if isinstance(self.request, C_MOVE) else GET
         return Query.parse(texts(identifier), top=models[self._context.abstract_syntax])
 
-    def send_all(
-        self, matches: Sequence[Match], assoc: Association, path_of: Callable[[Match], Path]
-    ) -> None:
-        """Send instances over an association, with an answer after each; stops when `ended`.
-
-        What is left when the association is lost counts as failed.
-        """
+    def send_back(self, matches: Sequence[Match], path_of: Callable[[Match], Path]) -> None:
+        """Send instances over the requestor's own association; stops when `ended`."""
         for number, match in enumerate(matches):
             if self.ended:
                 return
-            try:
-                status = self._send(match, assoc, path_of(match))
-            except LostError as error:
-                self.fail_all(matches[number:], str(error))
+            answer = self.send(match, self.assoc, path_of(match))
+            if answer.problem in {NO_ANSWER, NOT_SENT}:
+                self.fail_all(matches[number:], answer.problem)
                 return
-            self._count(match, status)
-            if self.remaining:
-                self._respond(PENDING)
+            self.count(match, answer)
+
+    def count(self, match: Match, answer: Answer) -> None:
+        """Count one instance and tell how far it is."""
+        self._comment = answer.problem or self._comment
+        self._count(match, answer.status)
+        if self.remaining:
+            self._respond(PENDING)
 
     def fail_all(self, matches: Sequence[Match], comment: str) -> None:
         """Count instances as failed for one reason."""
@@ -380,12 +386,11 @@ class Operation:
         self.remaining = 0
         self._respond(refusal.status)
 
-    def _send(self, match: Match, assoc: Association, path: Path) -> int | None:
-        """Return the receiver's status, `None` where it was not asked; raises LostError."""
+    def send(self, match: Match, assoc: Association, path: Path) -> Answer:
+        """Send one instance; of a receiver's answer only the status is kept."""
         moving = isinstance(self.request, C_MOVE)
         if not moving and not self._may_receive(match.sop_class_uid):
-            self._comment = "no SCP role was negotiated for a SOP class"
-            return None
+            return Answer(None, "no SCP role was negotiated for a SOP class")
         number = self.remaining % SUBOPERATIONS_LIMIT + 1
         originator: dict[str, Any] = {}
         if moving:
@@ -396,17 +401,15 @@ class Operation:
         try:
             status = assoc.send_c_store(path, msg_id=number, **originator)
         except ValueError:
-            self._comment = "an instance's transfer syntax was not accepted"
-            return None
-        except RuntimeError as error:  # the association ended between two instances
-            raise LostError from error
+            return Answer(None, "an instance's transfer syntax was not accepted")
+        except RuntimeError:  # the association ended between two instances
+            return Answer(None, NOT_SENT)
         except OSError:
             log.exception("retrieve.unreadable", study_id=match.study_id)
-            self._comment = "an instance cannot be read, see the appliance's log"
-            return None
+            return Answer(None, "an instance cannot be read, see the appliance's log")
         if "Status" not in status:
-            raise LostError
-        return int(status.Status)
+            return Answer(None, NO_ANSWER)
+        return Answer(int(status.Status), "")
 
     def _may_receive(self, sop_class_uid: str) -> bool:
         """Whether the requestor of a C-GET takes the SCP role for a class (PS3.7 D.3.3.4)."""
@@ -456,13 +459,6 @@ class Operation:
                 identifier, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated
             )
         return BytesIO(encoded or b"")
-
-
-class LostError(DicomNodeError):
-    """The association over which instances were sent is no more."""
-
-    def __init__(self) -> None:
-        super().__init__("the association for the instances was lost")
 
 
 class RefusalError(DicomNodeError):

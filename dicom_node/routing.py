@@ -25,6 +25,7 @@ class Facts:
 
     Attributes:
         outcome: READY or REJECTED.
+        prior: whether it came only as a prior of another study.
         source_ae: the AE title that sent it.
         description: the study description.
         series: every series.
@@ -35,6 +36,7 @@ class Facts:
     """
 
     outcome: str
+    prior: bool = False
     source_ae: str = ""
     description: str = ""
     series: tuple[SeriesFacts, ...] = ()
@@ -80,6 +82,8 @@ def objections(facts: Facts, rule: RuleSettings) -> list[str]:
     said = []
     if rule.outcome != facts.outcome:
         said.append(f"the study is not {rule.outcome}")
+    if facts.prior and not rule.priors and rule.when != "request":
+        said.append("the study came as a prior of another, and the rule lacks priors = true")
     if not fits(rule.source_ae, facts.source_ae):
         said.append(f"source_ae is not {rule.source_ae!r}")
     if not fits(rule.study_description, facts.description):

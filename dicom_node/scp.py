@@ -60,7 +60,9 @@ class Listener:
     ) -> None:
         """Bind the port, for TLS if `secure`; raises DicomNodeError."""
         port = (settings.tls_port or 0) if secure else settings.port
-        tls = ServerContext(Credentials.of(settings)) if secure else None
+        tls = None
+        if secure:  # broken files do not keep scanners that call without TLS waiting
+            tls = ServerContext(Credentials.of(settings), patient=not settings.tls_only)
         try:
             self._server = GuardedServer(
                 _application_entity(settings),

@@ -5,7 +5,7 @@ SOP class and transfer syntax; nothing is transcoded.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +32,9 @@ ANSWER_TIMEOUT_S: Final = 120.0
 REJECTED_TRANSIENT: Final = 0x02  # the A-ASSOCIATE-RJ's result, PS3.8 table 9-21
 NO_ANSWER: Final = "no answer: the association was lost"
 NOT_SENT: Final = "not sent: the association was lost"
+LOST_AGAIN: Final = "the association was lost again and again: look at the peer's log"
+LOSSES: Final = 3
+"""Associations in a row that were lost before anything was taken: then it is not one object."""
 NOT_ACCEPTED: Final = "the peer takes no such SOP class in this transfer syntax"
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122  # PS3.7 annex C
 
@@ -130,14 +133,10 @@ def _taken(share: Sequence[Sent]) -> bool:
 
 
 def _send_in_turn(instances: Sequence[InstanceFile], destination: Destination) -> Iterator[Sent]:
-    for batch in batches(instances):
-        with associated(destination, contexts_of(batch)) as assoc:
-            lost = False
-            for number, instance in enumerate(batch):
-                problem = NOT_SENT if lost else store(assoc, instance.path, number).problem
-                yield Sent(instance, problem)
-                # pynetdicom may still take a dead association for a living one, and wait for it.
-                lost = lost or problem == NO_ANSWER
+    for instance, answer in send_each(
+        instances, destination, lambda assoc, one, number: store(assoc, one.path, number)
+    ):
+        yield Sent(instance, answer.problem)
 
 
 class Sendable(Protocol):
@@ -149,6 +148,49 @@ class Sendable(Protocol):
 
 
 Item = TypeVar("Item", bound=Sendable)
+
+
+def send_each(
+    items: Sequence[Item],
+    destination: Destination,
+    send_one: Callable[[Association, Item, int], Answer],
+    *,
+    over: Callable[[], bool] = lambda: False,
+) -> Generator[tuple[Item, Answer], None, None]:
+    """Yield each item with its answer; after a loss the next goes over a new association.
+
+    What got no answer is not sent once more: it may be what the peer broke off for.
+
+    Args:
+        items: in the order in which they are to go out.
+        destination: the peer.
+        send_one: sends the item, the given number of its association from 0.
+        over: asked before each item whether to end here.
+
+    Raises:
+        AssociationError: there is none, or nothing was taken over several in a row.
+    """
+    for batch in batches(items):
+        left = list(batch)
+        fruitless = 0
+        while left and not over():
+            taken = False
+            with associated(destination, contexts_of(left)) as assoc:
+                for number in range(len(left)):
+                    if over():
+                        return
+                    answer = send_one(assoc, left[0], number)
+                    if answer.problem == NOT_SENT:
+                        break
+                    item = left.pop(0)
+                    yield item, answer
+                    # pynetdicom may still take a dead association for a living one, and wait.
+                    if answer.problem == NO_ANSWER:
+                        break
+                    taken = True
+            fruitless = 0 if taken else fruitless + 1
+            if left and fruitless == LOSSES:
+                raise AssociationError(LOST_AGAIN, retriable=True)
 
 
 def batches(instances: Sequence[Item]) -> Iterator[list[Item]]:
@@ -272,7 +314,7 @@ def store(assoc: Association, path: Path, number: int) -> Answer:
     try:
         response = assoc.send_c_store(path, msg_id=number % MESSAGE_IDS + 1)
     except RuntimeError:  # the association ended between two instances
-        return Answer(None, NO_ANSWER)
+        return Answer(None, NOT_SENT)
     except ValueError:
         return Answer(SOP_CLASS_NOT_SUPPORTED, NOT_ACCEPTED)
     return Answer(response.get("Status"), _problem(response))

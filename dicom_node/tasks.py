@@ -21,7 +21,7 @@ from appliance.errors import ApplianceError, ConfigError
 from appliance.queue import current
 from appliance.reception import Reception
 from appliance.remote_queries import Question, RemoteStudy
-from appliance.retrievals import Aim, Order, Why
+from appliance.retrievals import Aim, Order, Standing, Why
 from appliance.store import Store
 from dicom_node import commitment, delivery, dispatch, query
 from dicom_node.errors import AssociationError, QueryError
@@ -183,11 +183,12 @@ def run_standing_query(settings: Settings, database: Database, number: int) -> i
             at_most=at_most,
         )
     except (AssociationError, QueryError) as error:
-        retrievals.note_standing(settings, number, str(error))
+        retrievals.note_standing(settings, number, Standing(0, str(error)))
         log.warning("standing_query.failed", destination=standing.destination)
         return 0
     trouble = f"it matches more than {at_most} studies, of which {at_most} are looked at"
-    retrievals.note_standing(settings, number, trouble if found.cut_off else "")
+    matched = Standing(len(found.answers), trouble if found.cut_off else "")
+    retrievals.note_standing(settings, number, matched)
     if found.cut_off:
         log.warning("standing_query.cut_off", destination=standing.destination)
     noted = 0

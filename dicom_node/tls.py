@@ -100,15 +100,24 @@ class Credentials:
 class ServerContext:
     """The listener's context, made anew when a file has changed."""
 
-    def __init__(self, credentials: Credentials) -> None:
-        """Read the files; raises DicomNodeError."""
+    def __init__(self, credentials: Credentials, *, patient: bool = False) -> None:
+        """Read the files; raises DicomNodeError unless it may wait until they are mended."""
         self._credentials = credentials
         self._lock = threading.Lock()
-        self._context = credentials.context()
+        self._context: ssl.SSLContext | None = None
         self._stamps: tuple[int, ...] = ()  # a file that changed meanwhile is read again
+        try:
+            self._context = credentials.context()
+        except DicomNodeError as error:
+            if not patient:
+                raise
+            log.error("tls.certificates_unusable", reason=str(error))  # noqa: TRY400 - it is said
 
-    def current(self) -> ssl.SSLContext:
-        """Return the context of the files as they are; while they are broken, the last good one."""
+    def current(self) -> ssl.SSLContext | None:
+        """Return the context of the files as they are; while they are broken, the last good one.
+
+        None where there never was one.
+        """
         with self._lock:
             try:
                 stamps = self._credentials.stamps()

@@ -369,7 +369,10 @@ def examine(series: SeriesHeader) -> Refusal | None:
     return _refusal(series, rule, f"{clauses}. {_remedy(rule)}")
 
 
-_IF_DAMAGED: Final = "Send the series again."
+_IF_DAMAGED: Final = (
+    "Remove the study here (`appliance study remove`), then send it again: an image that is here"
+    " is not replaced."
+)
 _DEFAULT_REMEDY: Final = "Send the original axial chest series."
 _REMEDIES: Final = {
     Rule.GANTRY_TILT: "Send a series without tilt, or one that the scanner has straightened.",

@@ -228,6 +228,19 @@ def test_a_retry_sends_what_is_left(database: Database):
     assert states == [ObjectState.SENT, ObjectState.WAITING]
 
 
+def test_what_waits_for_its_next_try_can_be_woken(database: Database):
+    queue(database, ready(database))
+    queued_at = row(database).queued_at
+    put_off(database, claimed(database))
+    assert claim(database) is None
+
+    with database.transaction() as db:
+        deliveries.retry(db, 1, actor="ann")
+
+    assert claimed(database).failures == 0
+    assert row(database).queued_at == queued_at
+
+
 def test_what_is_dropped_while_it_is_sent_stops_and_frees_its_destination(database: Database):
     queue(database, ready(database))
     queue(database, ready(database, "2.25.2"))
@@ -246,8 +259,10 @@ def test_people_change_what_can_be_changed_and_the_audit_says_who(database: Data
     queue(database, subject)
     with database.transaction() as db, pytest.raises(ApplianceError, match="no delivery 9"):
         deliveries.retry(db, 9, actor="ann")
-    with database.transaction() as db, pytest.raises(ApplianceError, match="1 is WAITING"):
+    order = claimed(database)
+    with database.transaction() as db, pytest.raises(ApplianceError, match="1 is SENDING"):
         deliveries.retry(db, 1, actor="ann")
+    deliveries.give_back(database, order)
     wanted = {"destination": "pacs", "kind": Kind.DICOM, "contents": RESULTS, "actor": "ann"}
     with database.transaction() as db, pytest.raises(ApplianceError, match="is under way"):
         deliveries.request(db, subject, **wanted)
@@ -389,6 +404,7 @@ def test_what_is_not_kept_is_sent_again_and_the_rest_is_not(database: Database):
     uid = commitment_transactions.begin(database, asking)
     commitment_transactions.await_report(database, asking, wait_s=3600)
 
+    asked_at = utc_now()
     assert report(database, uid, kept="0", lost="1")
 
     assert row(database).state == DeliveryState.WAITING
@@ -396,6 +412,7 @@ def test_what_is_not_kept_is_sent_again_and_the_rest_is_not(database: Database):
         objects = deliveries.objects_of(db, 1)
     assert [each.state for each in objects] == [ObjectState.COMMITTED, ObjectState.WAITING]
     assert objects[1].problem == "taken, but not kept: 0x0112"
+    assert all(each.answered_at and each.answered_at >= asked_at for each in objects)
     assert claim(database, after=timedelta(seconds=30)) is None
     assert claimed(database, after=timedelta(seconds=61)).state is DeliveryState.SENDING
 

@@ -150,8 +150,15 @@ def compare(dataset: bytes, syntax: str) -> None:
     glance = _plain_elements(dataset, len(dataset), implicit=syntax in IMPLICIT)
     # pydicom refuses a character set with a NUL in it; at a glance it is read without.
     with suppress(UnreadableDatasetError):
-        pydicoms = {t: v for t, v in _any_elements(BytesIO(dataset), syntax).items() if v}
-        assert glance is None or {t: v for t, v in glance.items() if v} == pydicoms
+        pydicoms = _any_elements(BytesIO(dataset), syntax)
+        assert glance is None or (valued(glance.elements), glance.pixels) == (
+            valued(pydicoms.elements),
+            pydicoms.pixels,
+        )
+
+
+def valued(elements: dict[int, bytes]) -> dict[int, bytes]:
+    return {tag: value for tag, value in elements.items() if value}
 
 
 def test_a_character_set_with_a_nul_in_it_is_read_without():
@@ -183,8 +190,8 @@ def test_an_ordinary_header_is_read_at_a_glance(syntax: str, undefined: bool):  
     found = _plain_elements(whole, len(whole), implicit=syntax == ImplicitVRLittleEndian)
 
     assert found is not None
-    assert found[0x0020000D] == b"1.2.3\0"
-    assert b"Thorax" in found[0x00081030]
+    assert found.elements[0x0020000D] == b"1.2.3\0"
+    assert b"Thorax" in found.elements[0x00081030]
 
 
 @needs_real_data
@@ -230,6 +237,15 @@ def test_a_data_set_cut_anywhere_within_an_element_is_refused(transfer_syntax_ui
     for end in (len(whole) - 1, len(whole) - 127, len(whole) // 2, 300):
         with pytest.raises((UnreadableDatasetError, DatasetMismatchError)):
             read_header(whole[:end], transfer_syntax_uid)
+
+
+@pytest.mark.parametrize("lost", [2, 100])
+def test_a_deflated_data_set_that_is_cut_short_is_refused(lost: int):
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = deflater.compress(slice_bytes()) + deflater.flush()
+
+    with pytest.raises(UnreadableDatasetError):
+        read_header(deflated[:-lost], DeflatedExplicitVRLittleEndian)
 
 
 def test_an_element_that_claims_four_gigabytes_is_refused():

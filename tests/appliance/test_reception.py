@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,29 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    CTImageStorage,
+    EncapsulatedPDFStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+)
 from sqlalchemy import event, func, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from appliance import lifecycle, studies
 from appliance.config import Settings
-from appliance.database import Base, Database, open_database
+from appliance.database import Base, Database, open_database, utc_now
 from appliance.errors import DatasetMismatchError, OutOfResourcesError, UnreadableDatasetError
 from appliance.lifecycle import State
 from appliance.part10 import plain_uid
 from appliance.reception import BEGINNING_BYTES, Command, Durability, Reception, _Waiting
 from appliance.store import Incoming, Store, StoredObject
 from appliance.studies import ReceivedInstance, Recorded
-from appliance.tables import AuditEntry, Instance, InstanceConflict, Series, Study
+from appliance.tables import AuditEntry, Delivery, Instance, InstanceConflict, Series, Study
 from tests.support.databases import settings_in
 from tests.support.instances import Names, ct_instance, dataset_bytes, encoded
 
@@ -143,6 +152,65 @@ def test_a_late_instance_counts_whatever_the_study_does(
         assert study.state == (closed if closed is State.ANALYSING else State.RECEIVING)
 
 
+@pytest.mark.parametrize("closed", [State.ANALYSING, State.READY, State.REJECTED])
+def test_what_is_no_image_opens_no_study_whose_images_were_looked_at(
+    reception: Reception, database: Database, closed: State
+):
+    names = Names.fresh()
+    take(reception, ct_instance(names))
+    with database.transaction() as db:
+        study_id = studies.named(db, names.study_uid)[0].id
+        for source, target in pairwise((State.RECEIVING, State.QUEUED, State.ANALYSING, closed)):
+            if source is not target:
+                lifecycle.advance(db, study_id, source, target)
+    document = ct_instance(names, SOPClassUID=EncapsulatedPDFStorage, Modality="DOC")
+    del document.PixelData
+
+    assert take(reception, document) is Recorded.NEW
+    with database.snapshot() as db:
+        study = db.get_one(Study, study_id)
+        assert (study.state, study.revision) == (closed, 1)
+        assert len(studies.instances_of(db, study_id)) == 2
+
+    take(reception, ct_instance(names))
+    with database.snapshot() as db:
+        study = db.get_one(Study, study_id)
+        assert study.revision == 2
+        assert study.state == (closed if closed is State.ANALYSING else State.RECEIVING)
+
+
+def test_late_documents_are_passed_on_where_the_studys_images_are(
+    reception: Reception, database: Database
+):
+    names = Names.fresh()
+    take(reception, ct_instance(names))
+    document = ct_instance(names, SOPClassUID=EncapsulatedPDFStorage, Modality="DOC")
+    del document.PixelData
+    with database.transaction() as db:
+        study = studies.named(db, names.study_uid)[0]
+        for source, target in pairwise(
+            (State.RECEIVING, State.QUEUED, State.ANALYSING, State.READY)
+        ):
+            lifecycle.advance(db, study.id, source, target)
+        db.add(
+            Delivery(
+                study_id=study.id,
+                revision=1,
+                destination="pacs",
+                kind="dicom",
+                what="images",
+                state="SENT",
+                queued_at=utc_now(),
+            )
+        )
+
+    take(reception, document)
+
+    with database.snapshot() as db:
+        study = studies.named(db, names.study_uid)[0]
+        assert (study.state, study.revision) == (State.RECEIVING, 2)
+
+
 def test_a_command_that_names_another_instance_is_refused(
     reception: Reception, database: Database, store: Store
 ):
@@ -179,6 +247,92 @@ def test_what_does_not_parse_is_refused_and_leaves_nothing(
 
     assert files(store) == []
     assert rows(database, Study) == 0
+
+
+def compressed(*fragments: bytes) -> bytes:
+    return encapsulate(list(fragments), has_bot=False)
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.99])
+def test_a_compressed_image_that_is_cut_short_is_refused_and_leaves_nothing(
+    reception: Reception, database: Database, store: Store, kept: float
+):
+    ds = ct_instance(Names.fresh(), PixelData=compressed(bytes(40_000), bytes(50_000)))
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    whole = encoded(ds)
+    announced = command(ds, JPEG2000Lossless)
+    cut = len(whole) - 90_000 + int(90_000 * kept)
+
+    with pytest.raises(UnreadableDatasetError, match="send the original again"):
+        reception.take(whole[: cut - cut % 2], announced)
+    assert (files(store), rows(database, Study)) == ([], 0)
+
+    assert reception.take(whole, announced) is Recorded.NEW
+
+
+def test_what_is_no_fragment_among_fragments_is_refused(reception: Reception):
+    ds = ct_instance(Names.fresh(), PixelData=compressed(bytes(100)))
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    whole = encoded(ds).replace(b"\xfe\xff\xdd\xe0", b"\xfe\xff\xdd\xe1")
+
+    with pytest.raises(UnreadableDatasetError, match="no sequence of fragments"):
+        reception.take(whole, command(ds, JPEG2000Lossless))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize(
+    ("attributes", "taken"),
+    [
+        ({"PixelData": bytes(126)}, False),
+        ({"PixelData": bytes(128)}, True),
+        ({"PixelData": bytes(130)}, True),
+        ({"PixelData": bytes(128), "NumberOfFrames": "2"}, False),
+        ({"PixelData": bytes(128), "NumberOfFrames": "-1"}, True),
+        ({"PixelData": bytes(254), "SamplesPerPixel": 3}, False),
+        ({"PixelData": bytes(256), "SamplesPerPixel": 3}, True),  # may be YBR_FULL_422
+    ],
+)
+def test_fewer_pixels_than_rows_and_columns_are_refused(
+    reception: Reception,
+    attributes: dict[str, Any],
+    taken: bool,  # noqa: FBT001
+    syntax: str,
+):
+    ds = ct_instance(Names.fresh(), **attributes)
+    announced = command(ds, syntax)
+
+    if taken:
+        assert reception.take(encoded(ds, syntax), announced) is Recorded.NEW
+        return
+    with pytest.raises(UnreadableDatasetError, match="too short"):
+        reception.take(encoded(ds, syntax), announced)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("undefined", [True, False])
+def test_what_follows_where_pixels_would_be_is_not_taken_for_them(
+    reception: Reception, syntax: str, *, undefined: bool
+):
+    names = Names.fresh()
+    signed = ct_instance(names, SOPClassUID=EncapsulatedPDFStorage)
+    del signed.PixelData
+    signed.DigitalSignaturesSequence = [Dataset()]
+    signed.DigitalSignaturesSequence[0].MACIDNumber = 1
+    signed["DigitalSignaturesSequence"].is_undefined_length = undefined
+    signed.DigitalSignaturesSequence[0].is_undefined_length_sequence_item = undefined
+
+    assert reception.take(encoded(signed, syntax), command(signed, syntax)) is Recorded.NEW
+
+
+def test_an_odd_length_is_refused(reception: Reception, store: Store):
+    ds = ct_instance(Names.fresh())
+
+    with pytest.raises(UnreadableDatasetError, match="odd length"):
+        reception.take(encoded(ds) + b"\0", command(ds))
+
+    assert files(store) == []
 
 
 def test_a_disk_below_its_watermark_refuses_and_recovers_by_itself(

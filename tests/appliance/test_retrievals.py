@@ -3,11 +3,14 @@
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import delete
+
 from appliance import retrievals
 from appliance.database import Database, utc_now
 from appliance.lifecycle import State
 from appliance.retrievals import Aim, Order, RetrievalState, Why
 from appliance.studies import PatientAttributes
+from appliance.tables import DeliveredObject, Delivery, Retrieval
 from tests.appliance import world
 
 SOON = timedelta(days=1)
@@ -203,3 +206,36 @@ def test_a_problem_holds_no_nul(database: Database):
 
     with database.snapshot() as db:
         assert retrievals.unfinished(db)[0].last_problem == "ab"
+
+
+def test_what_we_sent_there_ourselves_is_not_fetched(database: Database):
+    study_id = world.queued(database, study_uid="1.2.3")
+    assert ask(database, expected=3, why=Why.PRIOR)
+    with database.transaction() as db:
+        db.execute(delete(Retrieval))
+        delivery = Delivery(
+            study_id=study_id,
+            revision=1,
+            destination="pacs",
+            kind="dicom",
+            what="seg,sr",
+            state="SENT",
+            queued_at=utc_now(),
+        )
+        db.add(delivery)
+        db.flush()
+        for number, state in enumerate(("SENT", "COMMITTED", "REFUSED")):
+            db.add(
+                DeliveredObject(
+                    delivery_id=delivery.id,
+                    sop_class_uid="1.2.840.10008.5.1.4.1.1.66.4",
+                    sop_instance_uid=f"2.25.{number}",
+                    transfer_syntax_uid="1.2.840.10008.1.2.1",
+                    file="results/x.dcm",
+                    state=state,
+                )
+            )
+
+    assert not ask(database, expected=3, why=Why.PRIOR)
+    assert ask(database, expected=3, destination="other")
+    assert ask(database, expected=4, why=Why.PRIOR)

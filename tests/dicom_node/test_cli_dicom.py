@@ -1,5 +1,6 @@
 """`appliance dicom`, asking an Orthanc."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,6 +92,13 @@ def test_a_find_without_keys_is_refused(invoke: Callable[..., Result]):
     assert "name at least one key" in invoke("find", "pacs", port=free_port()).output
 
 
+@pytest.mark.parametrize("date", ["2026-11-23", "today", "2026", "-"])
+def test_a_date_that_is_none_is_refused(invoke: Callable[..., Result], date: str):
+    result = invoke("find", "pacs", "--date", date, port=1)
+
+    assert "--date is a day, 20260131, or a range" in result.output
+
+
 def test_a_fetch_brings_the_study_and_its_prior(
     invoke: Callable[..., Result], orthanc: Orthanc, database: Database, tmp_path: Path
 ):
@@ -108,8 +116,8 @@ def test_a_fetch_brings_the_study_and_its_prior(
     result = invoke("fetch", "pacs", "--accession", "N1", "--prior", "1", port=orthanc.dicom_port)
 
     assert result.exit_code == 0, result.output
-    assert "C-GET, 3 of 3 instances are here" in result.output
-    assert "C-GET, 1 of 1 instances are here" in result.output
+    assert "C-GET, 3 instances are here; the node has 3" in result.output
+    assert "C-GET, 1 instances are here; the node has 1" in result.output
     with database.snapshot() as db:
         held = [retrievals.held(db, names.study_uid) for names in (new, prior, other)]
     assert held == [3, 1, 0]
@@ -176,7 +184,9 @@ def test_what_people_do_with_deliveries(invoke: Callable[..., Result], database:
         "all: seg, sr to pacs when analysed",
         "lungs: no, no series has modality 'MR'",
     ]
-    assert "has no result" in str(invoke("route", "2", port=free_port()).exception)
+    assert "there is no study 2" in str(invoke("route", "2", port=free_port()).exception)
+    nobodys = invoke("deliver", "2", "pacs", "--objects", "sr", port=free_port())
+    assert "there is no study 2" in str(nobodys.exception)
     refused = invoke("deliver", "1", "pacs", port=free_port())
     assert "name what to send with --objects" in str(refused.exception)
     assert "did you mean pacs?" in str(invoke("deliver", "1", "pasc", port=1).exception)
@@ -188,9 +198,40 @@ def test_what_people_do_with_deliveries(invoke: Callable[..., Result], database:
     deliveries.fail(database, order, "0xA900\x07 no")
 
     (line, total) = run("deliveries", "--failed").splitlines()
-    assert line == "1  FAILED  study 1  pdf to pacs  failures 0: 0xA900? no"
+    assert line.startswith("1  FAILED  study 1  pdf to pacs  queued 20")
+    assert line.endswith("  failures 0: 0xA900? no")
     assert total == "1 deliveries"
     assert "name a delivery, or --all" in run("retry")
     assert run("retry", "--all") == "1 deliveries wait to be sent.\n"
     assert run("drop", "1") == "Delivery 1 is dropped.\n"
     assert run("deliveries") == "0 deliveries\n"
+
+
+def test_what_was_delivered_is_listed_with_its_times(
+    invoke: Callable[..., Result], database: Database
+):
+    lifecycle.finish(database, world.claimed(database), world.result())
+    invoke("deliver", "1", "pacs", "--objects", "sr", port=1)
+    order = deliveries.claim_next(database, "pacs", lease_s=60)
+    assert order is not None
+    made = deliveries.ObjectFile(
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
+        sop_instance_uid="2.25.5",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        file="results/x.dcm",
+    )
+    deliveries.note_objects(database, order, [made])
+    sent = deliveries.ObjectState.SENT
+    deliveries.note_answer(database, order, 1, sent, problem=None, lease_s=60)
+    deliveries.sent(database, order, commitment=False)
+
+    assert invoke("deliveries", port=1).output == "0 deliveries\n"
+    for chosen in (["--all"], ["--study", "1"]):
+        line, each, total = invoke("deliveries", *chosen, port=1).output.splitlines()
+        assert line.startswith("1  SENT  study 1  sr to pacs  queued 20")
+        assert re.fullmatch(
+            r"    SENT  20\d\d-\d\d-\d\d \d\d:\d\d:\d\d  Comprehensive 3D SR Storage  2\.25\.5",
+            each,
+        )
+        assert total == "1 deliveries"
+    assert invoke("deliveries", "--study", "2", port=1).output == "0 deliveries\n"

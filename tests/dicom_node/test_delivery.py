@@ -16,7 +16,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from appliance import commitment_transactions, deliveries, lifecycle
+from appliance import commitment_transactions, deliveries, lifecycle, retrievals
 from appliance.config import Settings
 from appliance.database import Database, utc_now
 from appliance.deliveries import DeliveryState
@@ -157,6 +157,44 @@ def test_without_a_rule_nothing_is_sent_and_a_later_rule_sends_nothing_old(
 
 
 @pytest.mark.parametrize(
+    ("asked_first", "days_old", "sent"),
+    [(True, 30, []), (True, 0, ["SENT"]), (False, 30, ["SENT"])],
+)
+def test_a_prior_that_was_fetched_is_not_sent_as_a_new_result(
+    settings: Settings,
+    database: Database,
+    reception: Reception,
+    asked_first: bool,  # noqa: FBT001
+    days_old: int,
+    sent: list[str],
+):
+    names = Names.fresh()
+    day = utc_now() - timedelta(days=days_old)
+
+    def ask() -> None:
+        with database.transaction() as db:
+            assert retrievals.ask(
+                db,
+                destination="pacs",
+                aim=retrievals.Aim.STUDY,
+                study_uid=names.study_uid,
+                why=retrievals.Why.PRIOR,
+                expected=9,
+            )
+
+    if asked_first:
+        ask()
+    take(reception, ct_instance(names, StudyDate=f"{day:%Y%m%d}"))
+    analysed(database)
+    if not asked_first:
+        ask()
+    with pacs() as running:
+        turn(routed(settings, running.port), database)
+
+    assert states(database) == sent
+
+
+@pytest.mark.parametrize(
     ("status", "state"),
     [(0xA900, "FAILED"), (0xC123, "FAILED"), (0x0122, "FAILED"), (0xA700, "WAITING")],
 )
@@ -197,13 +235,13 @@ def test_an_association_that_is_lost_is_gone_on_with(
         turn(chosen, database)
         assert states(database) == ["WAITING"]
         assert "the association was lost" in problem(database)
-        assert objects(database) == ["SENT", "SENT", "WAITING", "WAITING"]
+        assert objects(database) == ["SENT", "SENT", "WAITING", "SENT"]
 
         turn(chosen, database)
 
     assert states(database) == ["SENT"]
     # The third was taken, and its answer lost.
-    assert answer.asked[2] == answer.asked[3]
+    assert answer.asked[2] == answer.asked[4]
     assert len(answer.asked) == len(set(answer.asked)) + 1 == COUNT + 1
 
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 from pynetdicom.sop_class import CTImageStorage, Verification
+from structlog.testing import capture_logs
 
 from appliance.config import PeerSettings
 from appliance.store import Store
@@ -300,11 +301,29 @@ def test_a_wrong_called_title_is_told_so(listener: Listener):
 def test_a_caller_off_the_list_is_told_so(listen: Callable[..., Listener]):
     listener = listen(peers=(PeerSettings(ae_title="CT1", address="127.0.0.1"),))
 
-    with association(listener.port, calling="CT2") as assoc:
-        assert assoc.is_rejected
-        answer = assoc.acceptor.primitive
-    assert (answer.result, answer.result_source, answer.diagnostic) == (1, 1, 3)
+    asked = bytearray(request())
+    asked[26:42] = b"CT2".ljust(16)
+
+    with capture_logs() as logs, connect(listener.port) as connection:
+        connection.sendall(asked)
+        assert last_words(connection) == bytes.fromhex("03000000000400010103")
+
+    (told,) = [entry for entry in logs if entry["event"] == "association.rejected"]
+    assert (told["calling_ae"], told["called_ae"]) == ("CT2", "CHESTCT")
+    assert told["reason"] == "CALLING_AE_TITLE_NOT_RECOGNISED"
     assert echo(listener.port, calling="CT1")
+
+
+def test_a_title_with_control_characters_reaches_no_log(listener: Listener):
+    asked = bytearray(request())
+    asked[26:42] = b"CT2\x1b[1m".ljust(16)
+
+    with capture_logs() as logs, connect(listener.port) as connection:
+        connection.sendall(asked)
+        answer = last_words(connection)
+
+    assert answer == ABORT_HEAD + bytes((AbortReason.INVALID_PARAMETER_VALUE,))
+    assert "\x1b" not in "".join(str(value) for entry in logs for value in entry.values())
 
 
 def test_one_association_too_many_may_come_again_later(listen: Callable[..., Listener]):

@@ -37,6 +37,7 @@ from appliance.tables import AuditEntry, Patient, Study
 from dicom_node.identifiers import identifier_of, texts
 from dicom_node.query_scp import Provider
 from dicom_node.scp import Listener
+from dicom_node.scu import LOSSES
 from tests.support import archives
 from tests.support.instances import Names, ct_instance, dataset_bytes, encoded
 from tests.support.pacs import HOST, association, dcmtk, free_port
@@ -635,14 +636,18 @@ def test_what_the_destination_refuses_is_named(
     assert identifier.FailedSOPInstanceUIDList == bad.SOPInstanceUID
 
 
-def test_a_destination_that_goes_away_fails_the_rest(
-    listen: Callable[..., Listener], reception: Reception
+@pytest.mark.parametrize(("culprits", "counted"), [({3}, (4, 1, 0)), ({3, 4, 5}, (2, 3, 0))])
+def test_a_move_goes_on_after_an_instance_that_the_destination_breaks_off_for(
+    listen: Callable[..., Listener],
+    reception: Reception,
+    culprits: set[int],
+    counted: tuple[int, int, int],
 ):
     names = Names.fresh()
     take(reception, *(ct_instance(names) for _ in range(5)))
 
     def answer(event: evt.Event) -> int:
-        if len(requests) == 3:
+        if len(requests) in culprits:
             event.assoc.abort()
         return 0x0000
 
@@ -652,9 +657,28 @@ def test_a_destination_that_goes_away_fails_the_rest(
         )
 
     assert statuses[-1].Status == 0xB000
-    assert counts(statuses[-1]) == (2, 3, 0)
-    assert statuses[-1].ErrorComment == "the association for the instances was lost"
-    assert len(identifier.FailedSOPInstanceUIDList) == 3
+    assert counts(statuses[-1]) == counted
+    assert "the association was lost" in statuses[-1].ErrorComment
+    failed = identifier["FailedSOPInstanceUIDList"]
+    assert len(culprits) == failed.VM
+
+
+def test_a_move_to_a_destination_that_always_breaks_off_ends_soon(
+    listen: Callable[..., Listener], reception: Reception
+):
+    names = Names.fresh()
+    take(reception, *(ct_instance(names) for _ in range(9)))
+
+    def answer(event: evt.Event) -> int:
+        event.assoc.abort()
+        return 0x0000
+
+    with receiving(answer) as (viewer, requests):
+        statuses, _ = move(listen(destinations=(viewer,)).port, StudyInstanceUID=names.study_uid)
+
+    assert statuses[-1].Status == 0xA702
+    assert counts(statuses[-1]) == (0, 9, 0)
+    assert len(requests) == LOSSES
 
 
 def test_a_cancelled_move_says_what_remains(listen: Callable[..., Listener], reception: Reception):

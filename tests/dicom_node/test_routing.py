@@ -29,6 +29,21 @@ def rule(**changes: Any) -> RuleSettings:
 
 
 @pytest.mark.parametrize(
+    ("conditions", "holds"),
+    [({}, False), ({"priors": True}, True), ({"when": "request"}, True)],
+)
+def test_a_study_that_came_as_a_prior_is_no_new_result(
+    conditions: dict[str, Any],
+    holds: bool,  # noqa: FBT001
+):
+    said = objections(replace(CHEST, prior=True), rule(**conditions))
+
+    assert said == (
+        [] if holds else ["the study came as a prior of another, and the rule lacks priors = true"]
+    )
+
+
+@pytest.mark.parametrize(
     ("conditions", "objection"),
     [
         ({}, ""),
@@ -61,7 +76,7 @@ def test_a_rule_matches_or_says_why_not(conditions: dict[str, Any], objection: s
 
 
 def test_every_condition_is_a_fact_that_is_held_against_it():
-    conditions = set(vars(rule())) - {"name", "destinations", "objects", "when"}
+    conditions = set(vars(rule())) - {"name", "destinations", "objects", "when", "priors"}
     refuted = {
         "outcome": "REJECTED", "positive": False, "probability_at_least": 1.0, "lesions": False,
     }  # fmt: skip

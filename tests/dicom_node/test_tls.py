@@ -15,15 +15,16 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from structlog.testing import capture_logs
 
+from appliance import certificates, doctor, status
 from appliance.config import Settings
-from appliance.database import Database
+from appliance.database import Database, utc_now
 from appliance.reception import Reception
 from appliance.store import Incoming, Store
 from dicom_node import scp
 from dicom_node.errors import DicomNodeError
 from dicom_node.scp import Listener, listening
 from dicom_node.tls import Credentials, ServerContext
-from tests.support.certificates import authority, signed
+from tests.support.certificates import authority, openssl, signed
 from tests.support.instances import Names, as_file, ct_instance, dataset_bytes, encoded
 from tests.support.pacs import DCMTK_ENVIRONMENT, HOST, await_port, echo, free_port, store
 
@@ -183,6 +184,92 @@ def test_tls_without_its_files_is_refused_by_name(settings: Settings, reception:
         listening(chosen, reception, secure=True),
     ):
         pass
+
+
+def test_a_broken_certificate_stops_no_plain_dicom_and_is_taken_once_it_is_mended(
+    settings: Settings, reception: Reception, ours: Credentials, scanner: Credentials
+):
+    good = ours.certificate.read_text()
+    ours.certificate.write_text("broken")
+    chosen = replace(
+        settings.dicom,
+        tls_port=free_port(),
+        tls_certificate=ours.certificate,
+        tls_key=ours.key,
+        tls_authorities=ours.authorities,
+    )
+    with pytest.raises(DicomNodeError, match="DICOM TLS"):
+        scp.Listener(replace(chosen, tls_only=True), reception, secure=True)
+
+    with (
+        capture_logs() as logs,
+        listening(chosen, reception) as plain,
+        listening(chosen, reception, secure=True) as secured,
+    ):
+        assert echo(plain.port)
+        looked = certificates.look(chosen, now=utc_now())
+        assert looked is not None
+        assert "are no certificate and its key" in looked.problem
+        assert status.security(chosen) == [f"DICOM TLS is not in order: {looked.problem}"]
+        assert not shakes_hands(secured.port, scanner)
+        ours.certificate.write_text(good)
+        assert shakes_hands(secured.port, scanner)
+        assert status.security(chosen) == []
+    assert "tls.certificates_unusable" in [entry["event"] for entry in logs]
+
+
+def shakes_hands(port: int, peer: Credentials) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(peer.authorities)
+    context.load_cert_chain(peer.certificate, peer.key)
+    try:
+        with (
+            socket.create_connection((HOST, port), timeout=10) as plain,
+            context.wrap_socket(plain),
+        ):
+            return True
+    except OSError:
+        return False
+
+
+def test_the_files_of_tls_are_looked_at_before_a_peer_finds_out(
+    settings: Settings, tmp_path: Path, hospital: Path, ours: Credentials, scanner: Credentials
+):
+    def problem(**changes: Path) -> str:
+        files = {
+            "tls_certificate": ours.certificate,
+            "tls_key": ours.key,
+            "tls_authorities": ours.authorities,
+        }
+        chosen = replace(settings.dicom, tls_port=1, **{**files, **changes})
+        looked = certificates.look(chosen, now=utc_now())
+        assert looked is not None
+        return looked.problem
+
+    late = signed(tmp_path, "late", hospital, days=-1)
+    both = tmp_path / "both.crt"
+    both.write_bytes(ours.certificate.read_bytes() + scanner.certificate.read_bytes())
+    trusted = tmp_path / "trusted.crt"
+    openssl("x509", "-in", ours.certificate, "-trustout", "-out", trusted)
+    absent = tmp_path / "absent.pem"
+    good = replace(settings, dicom=replace(settings.dicom, tls_port=1, **vars_of(ours)))
+    (soon,) = doctor.check_tls(good)
+
+    assert problem() == ""
+    assert "does not belong to" in problem(tls_key=scanner.key)
+    assert "cannot be read: No such file" in problem(tls_authorities=absent)
+    assert "holds no certificate" in problem(tls_authorities=ours.key)
+    assert "has expired" in problem(tls_certificate=late.certificate, tls_key=late.key)
+    assert "is no chain" in problem(tls_certificate=both)
+    assert "something else than plain X.509" in problem(tls_certificate=trusted)
+    assert certificates.look(settings.dicom, now=utc_now()) is None
+    assert (soon.well, soon.text) == (False, "the certificate is good for 1 days")
+    assert list(doctor.check_tls(settings)) == []
+
+
+def vars_of(files: Credentials) -> dict[str, Path]:
+    return {f"tls_{name}": path for name, path in vars(files).items()}
 
 
 def test_both_ports_stop_in_the_time_of_one(

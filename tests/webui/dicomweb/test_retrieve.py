@@ -287,7 +287,7 @@ def test_a_malformed_element_is_given_as_its_bytes(archive: Archive, get: Callab
         b"\x28\x00\x10\x00US\x02\x00\x08\x00", b"\x28\x00\x10\x00US\x03\x00\x08\x00\x00"
     )
     assert broken != content
-    (archive.folder / "broken.dcm").write_bytes(broken)
+    (archive.folder / "broken.dcm").write_bytes(of_even_length(broken))
     archive.take_file(archive.folder / "broken.dcm")
 
     (model,) = get(f"{path_of(dataset)}/metadata").json
@@ -403,6 +403,13 @@ def test_frames_are_named_by_numbers(archive: Archive, get: Callable[..., Any], 
     assert get(f"{path_of(dataset)}/frames/{numbers}").status_code == 400
 
 
+def of_even_length(broken: bytes) -> bytes:
+    """Return a file with one odd element with one more, or it is refused."""
+    pixels = bytes(range(128))
+    assert broken.endswith(b"\x80\0\0\0" + pixels)
+    return broken[: -len(pixels) - 4] + b"\x81\0\0\0" + pixels + b"\0"
+
+
 @pytest.mark.parametrize(
     "path", ["7FE00011", "00100010", "xyz", "00100010/0/00100010", "00081140/0", "7FE00010/a"]
 )
@@ -415,7 +422,13 @@ def test_only_bulk_values_have_an_address(archive: Archive, get: Callable[..., A
 def test_a_damaged_image_is_refused_and_its_bytes_are_given(
     archive: Archive, get: Callable[..., Any]
 ):
-    short = ct_instance(Names.fresh(), Rows=64, Columns=64)
+    short = ct_instance(
+        Names.fresh(),
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+        PixelData=bytes(256),  # as YBR_FULL_422 it would be whole
+    )
     lying = ct_instance(Names.fresh(), BitsAllocated=13)
     archive.take(short, lying)
 
@@ -436,7 +449,7 @@ def test_a_value_that_is_none_keeps_nobody_from_the_stored_bytes(
         b"\x28\x00\x10\x60\x03\x00\x00\x00\x08\x00\x00",
     )
     assert broken != content
-    (archive.folder / "broken.dcm").write_bytes(broken)
+    (archive.folder / "broken.dcm").write_bytes(of_even_length(broken))
     archive.take_file(archive.folder / "broken.dcm")
 
     refused = get(path_of(dataset), accept=EXPLICIT)
