@@ -9,7 +9,7 @@ There is no unconfirmed review: `current_review` is all that may leave as somebo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from appliance import audit, deliveries
+from appliance import audit, deliveries, marks
 from appliance.accounts import Role
 from appliance.database import storable, utc_now
 from appliance.deliveries import Subject
@@ -28,6 +28,8 @@ from appliance.tables import Account, Analysis, Review, Study
 MAY_CONFIRM: Final = frozenset({Role.RADIOLOGIST, Role.SENIOR_RADIOLOGIST})
 TEXT_LIMIT: Final = 2000
 """Characters of a comment, and of what is said beside a reason."""
+MOST_MARKS: Final = 200
+"""Lesions that a person adds or corrects in one review."""
 
 
 class Reason(StrEnum):
@@ -50,16 +52,45 @@ class Reason(StrEnum):
     """Said in words."""
 
 
+class Sign(StrEnum):
+    """What is seen in a lesion: the vocabulary of Jin et al. (2020)."""
+
+    GROUND_GLASS = "ground-glass opacity"
+    SEPTAL_THICKENING = "intralobular septal thickening"
+    AIR_BRONCHOGRAM = "air bronchogram"
+    VESSEL_THICKENING = "vessel thickening"
+    CRAZY_PAVING = "crazy paving"
+    FIBRE_STRIPES = "fibre stripes"
+    HONEYCOMB = "honeycomb lung"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A lesion as a person marked it.
+
+    Attributes:
+        digest: Of its `MarkedRegion`.
+        grown: Whether a computer spread it from a seed that the person set; else it was painted.
+    """
+
+    digest: str
+    grown: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     """What a person says of one analysis.
 
     `positive` is the case as the person sees it, with a `reason` where the analysis sees it
-    otherwise. `lesions` says of each, by its number, whether it was accepted.
+    otherwise. `lesions` says of each, by its number, whether it was accepted. `marks` are the
+    lesions that the person outlined: by a number that the analysis has, another outline of that
+    lesion; by a higher one, a lesion that it missed. `signs` are those seen in a lesion.
     """
 
     positive: bool
     lesions: Mapping[int, bool]
+    marks: Mapping[int, Mark] = field(default_factory=dict)
+    signs: Mapping[int, Sequence[Sign]] = field(default_factory=dict)
     reason: Reason | None = None
     reason_text: str = ""
     comment: str = ""
@@ -89,8 +120,7 @@ def confirm(
         ReviewConflictError: there is a newer version, or the analysis is not the study's result.
         ReviewError: the judgement is incomplete or contradicts itself.
     """
-    if not account.active or account.role not in MAY_CONFIRM:
-        raise ReviewForbiddenError("Only a radiologist confirms results.")
+    require_reviewer(account)
     analysis = db.get(Analysis, analysis_id)
     if analysis is None:
         raise ReviewError("There is no such result.")
@@ -99,6 +129,7 @@ def confirm(
     if seen != (newest.version if newest else 0):
         raise ReviewConflictError(_changed(newest))
     _check(judgement, analysis)
+    _check_marks(db, judgement, analysis)
     version = seen + 1
     audit.record(
         db,
@@ -110,6 +141,8 @@ def confirm(
             "version": version,
             "positive": judgement.positive,
             "overridden": judgement.reason is not None,
+            "added": sum(number > analysis.lesion_count for number in judgement.marks),
+            "corrected": sum(number <= analysis.lesion_count for number in judgement.marks),
         },
     )
     review = Review(
@@ -123,6 +156,15 @@ def confirm(
         reason_text=storable(judgement.reason_text).strip(),
         rejected=sorted(lesion for lesion, accepted in judgement.lesions.items() if not accepted),
         comment=storable(judgement.comment).strip(),
+        marks=[
+            {"number": number, "digest": mark.digest, "grown": mark.grown}
+            for number, mark in sorted(judgement.marks.items())
+        ],
+        signs={
+            str(number): [sign.value for sign in Sign if sign in signs]
+            for number, signs in sorted(judgement.signs.items())
+            if signs
+        },
         at=utc_now(),
     )
     db.add(review)
@@ -135,6 +177,22 @@ def confirm(
     )
     deliveries.note_confirmed(db, subject)
     return review
+
+
+def require_reviewer(account: Account) -> None:
+    """Refuse whoever may look at results but not judge them.
+
+    Raises:
+        ReviewForbiddenError: the account's role does not confirm results.
+    """
+    if not account.active or account.role not in MAY_CONFIRM:
+        raise ReviewForbiddenError("Only a radiologist confirms results.")
+
+
+def lesion_count(review: Review, analysis: Analysis) -> int:
+    """How many lesions a result has after a review: not rejected, and those that were added."""
+    added = len([mark for mark in review.marks if mark["number"] > analysis.lesion_count])
+    return analysis.lesion_count - len(review.rejected) + added
 
 
 def current_review(db: Session, analysis_id: int) -> Review | None:
@@ -206,3 +264,20 @@ def _check(judgement: Judgement, analysis: Analysis) -> None:
         raise ReviewError("Say in words why the case is decided otherwise.")
     if max(len(judgement.comment), len(judgement.reason_text)) > TEXT_LIMIT:
         raise ReviewError(f"A text has at most {TEXT_LIMIT} characters: shorten it.")
+
+
+def _check_marks(db: Session, judgement: Judgement, analysis: Analysis) -> None:
+    if len(judgement.marks) > MOST_MARKS:
+        raise ReviewError(f"A review has at most {MOST_MARKS} marked lesions.")
+    rejected = {lesion for lesion, accepted in judgement.lesions.items() if not accepted}
+    if contradicted := rejected & judgement.marks.keys():
+        lesion = min(contradicted)
+        raise ReviewError(f"Lesion {lesion} is rejected and outlined: decide for one of the two.")
+    standing = (judgement.lesions.keys() - rejected) | judgement.marks.keys()
+    if unknown := judgement.signs.keys() - standing:
+        raise ReviewError(f"There is no lesion {min(unknown)} for the signs that were chosen.")
+    if min(judgement.marks, default=1) < 1:
+        raise ReviewError("Lesions are numbered from 1.")
+    digests = {mark.digest for mark in judgement.marks.values()}
+    if digests - marks.regions(db, analysis.id, digests).keys():
+        raise ReviewError("A marked lesion is not here: draw it again.")

@@ -13,6 +13,7 @@ from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
     Index,
+    LargeBinary,
     Text,
     UniqueConstraint,
     text,
@@ -521,6 +522,10 @@ class Review(Base):
     An amendment is a row with the next version. `reviewer` and `organisation` are the names at the
     time; `reason` says why `positive` differs from the analysis's answer, and is absent when it
     does not. A lesion that is not in `rejected` was accepted.
+
+    `marks` names what the person marked, each by its number and the digest of its `MarkedRegion`: a
+    number that the analysis has is another outline of that lesion, a higher one a lesion that it
+    missed. `signs` are those seen in a lesion, by its number.
     """
 
     __tablename__ = "review"
@@ -541,12 +546,54 @@ class Review(Base):
     reason_text: Mapped[str] = mapped_column(Text, default="")
     rejected: Mapped[list[int]] = mapped_column(JSON, default=list)
     comment: Mapped[str] = mapped_column(Text, default="")
+    marks: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, server_default="[]")
+    signs: Mapped[dict[str, list[str]]] = mapped_column(JSON, default=dict, server_default="{}")
     at: Mapped[datetime]
 
     @property
     def overridden(self) -> bool:
         """Whether the person decided the case otherwise than the analysis."""
         return self.reason is not None
+
+
+class MarkedRegion(Base):
+    """Voxels that a person marked on one analysis, and what was measured of them.
+
+    `box` is half-open (x0, y0, z0, x1, y1, z1) and `bits` one zstd frame, as the viewer's masks
+    travel; `digest` is that of box and bits.
+    """
+
+    __tablename__ = "marked_region"
+    __table_args__ = (UniqueConstraint("analysis_id", "account_id", "digest"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analysis.id"))
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    digest: Mapped[str] = mapped_column(Text)
+    box: Mapped[list[int]] = mapped_column(JSON)
+    bits: Mapped[bytes] = mapped_column(LargeBinary)
+    measures: Mapped[dict[str, Any]] = mapped_column(JSON)
+    at: Mapped[datetime]
+
+    account: Mapped[Account] = relationship(lazy="joined")
+
+
+class ReviewDraft(Base):
+    """What a person judged of one analysis and has not confirmed; nothing of it ever leaves."""
+
+    __tablename__ = "review_draft"
+    __table_args__ = (
+        UniqueConstraint("analysis_id", "account_id"),
+        CheckConstraint("revision > 0", name="revision"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analysis.id"))
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"))
+    # Counts what was kept, so that a second window of the person overwrites nothing unseen.
+    revision: Mapped[int]
+    judged: Mapped[dict[str, Any]] = mapped_column(JSON)
+    at: Mapped[datetime]
 
 
 class Measurement(Base):

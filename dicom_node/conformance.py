@@ -100,6 +100,11 @@ class Created:
 CREATED: Final = (
     Created(SegmentationStorage, "lungs and lesions, binary", segmentation.SERIES_NUMBER),
     Created(
+        SegmentationStorage,
+        "lesions that a person outlined, binary; goes with the verified report",
+        segmentation.PERSONS_SERIES_NUMBER,
+    ),
+    Created(
         Comprehensive3DSRStorage,
         "TID 1500 Measurement Report: each lesion by TID 1411, the case by TID 1501",
         report.SERIES_NUMBER,
@@ -193,8 +198,8 @@ def _overview() -> str:
     storage = [
         ("Storage: every SOP class, private and unknown ones too", "any", "Storage", YES, YES),
         *(
-            (_name(made.uid), made.uid, "Storage (made by the appliance)", YES, YES)
-            for made in CREATED
+            (_name(uid), uid, "Storage (made by the appliance)", YES, YES)
+            for uid in dict.fromkeys(made.uid for made in CREATED)
         ),
     ]
     return f"""\

@@ -163,7 +163,7 @@ def facts_of(db: Session, subject: Subject) -> Facts:
     if subject.review == 0:
         return machine
     person = reviews.history(db, subject.analysis_id)[subject.review - 1]
-    left = analysis.lesion_count - len(person.rejected)
+    left = reviews.lesion_count(person, analysis)
     return replace(machine, positive=person.positive, lesion_count=left)
 
 

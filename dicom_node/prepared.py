@@ -26,10 +26,12 @@ from appliance.database import Database
 from appliance.deliveries import Content, ObjectFile, Order, Subject
 from appliance.prior_results import PriorResult
 from appliance.store import Store
+from dicom_node.errors import ObjectError
+from dicom_node.objects import segmentation
 from dicom_node.objects.build import build_objects, trace, write_objects
 from dicom_node.objects.document import outcome_of
 from dicom_node.objects.provenance import Equipment, Provenance
-from dicom_node.objects.verification import Verification, load_verification
+from dicom_node.objects.verification import load_verification
 from pipelines.errors import ResultError
 from pipelines.findings import Analysis, whole_folder
 from pipelines.report.content import Prior
@@ -104,8 +106,13 @@ def _images(settings: Settings, database: Database, order: Order) -> Iterator[Ob
 
 def _results(settings: Settings, folder: Path, order: Order) -> Iterator[ObjectFile]:
     for path in sorted(folder.iterdir()):
-        meta = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).file_meta
-        if CONTENT_OF[meta.MediaStorageSOPClassUID] in order.contents:
+        ds = dcmread(path, stop_before_pixels=True, specific_tags=["ContentLabel"])
+        meta = ds.file_meta
+        contents = {CONTENT_OF[meta.MediaStorageSOPClassUID]}
+        if ds.get("ContentLabel") == segmentation.PERSONS_LABEL:
+            # The report refers to what the person outlined: it never goes without.
+            contents.add(Content.SR)
+        if contents & set(order.contents):
             yield ObjectFile(
                 sop_class_uid=str(meta.MediaStorageSOPClassUID),
                 sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
@@ -132,9 +139,6 @@ def _build(settings: Settings, database: Database, subject: Subject, folder: Pat
         instances = studies.instances_of(db, subject.study_id)
         verification = load_verification(db, subject.analysis_id, version=subject.review)
         earlier = prior_results.last(db, subject.study_id)
-        of_earlier = None
-        if earlier is not None:
-            of_earlier = load_verification(db, earlier.analysis_id, version=earlier.review)
     assert row is not None
     provenance = trace(
         Analysis.load(settings.data_dir / row.folder),
@@ -143,22 +147,24 @@ def _build(settings: Settings, database: Database, subject: Subject, folder: Pat
         equipment=Equipment.here(settings.dicom.serial_number),
         verification=verification,
     )
-    prior = None if earlier is None else _prior(settings, earlier, of_earlier)
+    prior = None if earlier is None else _prior(settings, database, earlier)
     provenance = replace(provenance, prior=prior)
     objects = build_objects(_as_before(database, subject.analysis_id, provenance))
     with whole_folder(folder) as staging:
         write_objects(objects, staging)
 
 
-def _prior(settings: Settings, earlier: PriorResult, verification: Verification | None) -> Prior:
+def _prior(settings: Settings, database: Database, earlier: PriorResult) -> Prior:
     """Return the result of an earlier study, as a person left it."""
     analysed_at = earlier.analysed_at.astimezone()
     try:
+        with database.snapshot() as db:
+            verification = load_verification(db, earlier.analysis_id, version=earlier.review)
         analysis = Analysis.load(settings.data_dir / earlier.folder)
-    except ResultError:
+        outcome = outcome_of(analysis, verification, analysed_at)
+    except (ObjectError, ResultError):
         log.warning("delivery.prior_unreadable", analysis_id=earlier.analysis_id)
         return Prior(study_date=earlier.study_date, outcome=None)
-    outcome = outcome_of(analysis, verification, analysed_at)
     return Prior(study_date=earlier.study_date, outcome=outcome)
 
 

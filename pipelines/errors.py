@@ -8,6 +8,7 @@
     ├── GeometryError             the slices of one series do not form one regular stack
     ├── DecodeError               pixel data that cannot be turned into HU
     ├── ResultError               a result folder that cannot be written or read back
+    ├── RegionError               a region that a person marked, but not in the volume's own terms
     ├── WeightsError              a model bundle that is missing, altered or of another network
     ├── InferenceError            a network that answered something that is no number
     └── ManifestError             a data set whose manifest or files contradict each other
@@ -89,6 +90,10 @@ class DecodeError(PipelineError):
 
 class ResultError(PipelineError):
     """A result folder that cannot be written or read back."""
+
+
+class RegionError(PipelineError):
+    """A region that a person marked cannot be taken; the text says why."""
 
 
 class WeightsError(PipelineError):

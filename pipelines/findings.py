@@ -396,7 +396,7 @@ def _typed(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
         "spacing": tuple(summary["spacing"]),
         "affine": np.array(summary["affine"], np.float64),
         "lungs": LungMeasures(**summary["lungs"]),
-        "lesions": tuple(_lesion(row) for row in summary["lesions"]),
+        "lesions": tuple(lesion_from(row) for row in summary["lesions"]),
         "models": tuple(ModelRef(**row) for row in summary["models"]),
         "warnings": tuple(summary["warnings"]),
         "refused_series": tuple(
@@ -433,7 +433,8 @@ def _second_opinion(row: dict[str, Any] | None) -> SecondOpinion | None:
     return None if row is None else SecondOpinion(**row)
 
 
-def _lesion(row: dict[str, Any]) -> Lesion:
+def lesion_from(row: Mapping[str, Any]) -> Lesion:
+    """Return a lesion as `dataclasses.asdict` and JSON leave it."""
     low, high = row["bbox"]
     return Lesion(
         **{

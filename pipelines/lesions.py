@@ -4,19 +4,17 @@ A region is a 26-connected component on the volume's own grid.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Lesion, Side
+from pipelines.findings import Lesion
 from pipelines.inference import Model
+from pipelines.measures import Grid, measure_region
 from pipelines.preprocessing import Box, LungExtraction, bounding_box, resize_above, window
 from pipelines.volume import CTVolume
-
-ANGLES: Final = np.deg2rad(np.arange(0, 180, 3))  # a diameter is at most 0.04 % short
-BOTH_SIDES_SHARE: Final = 0.1  # of a region in the other lung, from which it lies in both
 
 
 def segment_lesions(
@@ -75,11 +73,19 @@ def measure_lesions(
         return ()
     around = bounding_box(labels)
     boxes = cc3d.statistics(np.ascontiguousarray(labels[around]))["bounding_boxes"]
-    lung_voxels = max(int(np.count_nonzero(lungs)), 1)
+    grid = Grid(
+        volume.spacing, volume.voxel_ml, volume.shape[2], lung_voxels=int(np.count_nonzero(lungs))
+    )
     return tuple(
-        _measure(volume, labels, lungs, number, _within(around, box), lung_voxels)
-        for number, box in enumerate(boxes)
-        if number > 0
+        measure_region(
+            number,
+            labels[box] == number,
+            (int(box[0].start), int(box[1].start), int(box[2].start)),
+            hu=volume.hu[box],
+            lungs=lungs[box],
+            grid=grid,
+        )
+        for number, box in ((n, _within(around, inner)) for n, inner in enumerate(boxes) if n > 0)
     )
 
 
@@ -89,64 +95,3 @@ def _within(outer: Box, inner: Box) -> Box:
         slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True)
     )
     return z, y, x
-
-
-def axial_diameter_mm(plane: NDArray[np.bool_], spacing: tuple[float, float]) -> float:
-    """Return the longest diameter of a region in one slice (y, x), outer edge to outer edge.
-
-    `spacing` is (y, x) in mm.
-    """
-    rows = np.flatnonzero(plane.any(axis=1))
-    first, last = plane[rows].argmax(axis=1), plane.shape[1] - 1 - plane[rows, ::-1].argmax(axis=1)
-    y, x = np.tile(rows, 2), np.append(first, last)  # a pixel between two is never the farthest
-    dy, dx = spacing
-    across = np.outer(np.cos(ANGLES), x * dx) + np.outer(np.sin(ANGLES), y * dy)
-    pixel = np.abs(np.cos(ANGLES)) * dx + np.abs(np.sin(ANGLES)) * dy
-    return float((across.max(axis=1) - across.min(axis=1) + pixel).max())
-
-
-def _measure(
-    volume: CTVolume,
-    labels: NDArray[np.uint16],
-    lungs: NDArray[np.uint8],
-    number: int,
-    box: Box,
-    lung_voxels: int,
-) -> Lesion:
-    mask = labels[box] == number
-    corner = tuple(int(s.start) for s in box)
-    areas = [np.count_nonzero(plane) for plane in mask]
-    voxels = sum(areas)
-    above = mask.sum(axis=0)  # (y, x)
-    centre = [
-        float(np.dot(counts, np.arange(len(counts)))) / voxels + start
-        for counts, start in zip((areas, above.sum(axis=1), above.sum(axis=0)), corner, strict=True)
-    ]
-    spacing = (volume.spacing[1], volume.spacing[2])
-    return Lesion(
-        id=number,
-        volume_ml=voxels * volume.voxel_ml,
-        diameter_mm=max(axial_diameter_mm(p, spacing) for p in mask if p.any()),
-        mean_hu=float(volume.hu[box][mask].mean()),
-        side=_side(lungs[box][mask], centre[2] >= volume.shape[2] / 2),
-        first_slice=corner[0],
-        last_slice=int(box[0].stop) - 1,
-        key_slice=corner[0] + int(np.argmax(areas)),
-        centroid=(centre[0], centre[1], centre[2]),
-        bbox=(
-            (corner[0], corner[1], corner[2]),
-            (int(box[0].stop), int(box[1].stop), int(box[2].stop)),
-        ),
-        lung_share=voxels / lung_voxels,
-        probability=None,
-    )
-
-
-def _side(lungs: NDArray[np.uint8], left_of_middle: bool) -> Side:  # noqa: FBT001
-    """Return the lung a region lies in; one wholly in the margin goes by its place."""
-    left, right = int((lungs == LEFT_LUNG).sum()), int((lungs == RIGHT_LUNG).sum())
-    if left + right == 0:
-        return Side.LEFT if left_of_middle else Side.RIGHT
-    if min(left, right) >= BOTH_SIDES_SHARE * (left + right):
-        return Side.BOTH
-    return Side.LEFT if left > right else Side.RIGHT

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.errors import RegionError
 from pipelines.findings import (
     LEFT_LUNG,
     RIGHT_LUNG,
@@ -26,6 +27,7 @@ from pipelines.findings import (
     LungInvolvement,
     Side,
 )
+from pipelines.marks import Mark
 
 LARGEST_SHARES: Final = (
     (Grade.CT_0, 0.0),
@@ -60,16 +62,34 @@ def measure_burden(lungs: NDArray[np.uint8], labels: NDArray[np.uint16], voxel_m
     )
 
 
-def without_lesions(analysis: Analysis, numbers: Collection[int]) -> Analysis:
-    """Return an analysis without some of its lesions, its burden measured again."""
-    if not numbers:
+def as_judged(
+    analysis: Analysis, *, rejected: Collection[int] = (), marks: Collection[Mark] = ()
+) -> Analysis:
+    """Return an analysis as a person left it, its burden measured again.
+
+    Without the lesions that were rejected, with those that were outlined; the same object where
+    nothing was changed.
+
+    Raises:
+        RegionError: An outline does not lie in its volume.
+    """
+    if not (rejected or marks):
         return analysis
-    kept = np.where(np.isin(analysis.lesion_labels, list(numbers)), 0, analysis.lesion_labels)
+    # The network scored the lesion that it saw: of another outline its probability is not known.
+    outlined = {mark.lesion.id: mark.lesion for mark in marks}
+    gone = outlined.keys() | set(rejected)
+    kept = np.where(np.isin(analysis.lesion_labels, list(gone)), 0, analysis.lesion_labels)
     labels = kept.astype(analysis.lesion_labels.dtype)
+    for mark in marks:
+        if labels[mark.region.place].shape != mark.region.mask.shape:
+            raise RegionError("A marked lesion is not in the volume.")
+        labels[mark.region.place][mark.region.mask] = mark.lesion.id
+    found = {lesion.id: lesion for lesion in analysis.lesions if lesion.id not in gone}
+    standing = found | outlined
     voxel_ml = float(np.prod(analysis.spacing)) / 1000
     return replace(
         analysis,
-        lesions=tuple(lesion for lesion in analysis.lesions if lesion.id not in numbers),
+        lesions=tuple(standing[number] for number in sorted(standing)),
         lesion_labels=labels,
         burden=analysis.burden and measure_burden(analysis.lung_mask, labels, voxel_ml),
     )

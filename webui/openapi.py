@@ -19,6 +19,7 @@ from appliance import measurements
 from appliance.lifecycle import State
 from appliance.measurements import Kind
 from appliance.retrievals import RetrievalState, Why
+from appliance.reviews import Sign
 from appliance.worklist import Mine, Order, Outcome, Rank, Stage
 from webui import permissions, preferences, worklist_address
 
@@ -150,6 +151,25 @@ WORKLIST_ROW: Final = _object(
     refused_series=_list(_object(series=TEXT, images=COUNT, reason=MAYBE_TEXT)),
 )
 CHOICES: Final = _list(_object(value=TEXT, text=TEXT))
+REGION: Final = _object(
+    digest=TEXT,
+    by=TEXT,
+    side=TEXT,
+    volume_ml=NUMBER,
+    diameter_mm=NUMBER,
+    mean_hu=NUMBER,
+    mask_url=TEXT,
+    first=VOXEL,
+    last=VOXEL,
+    look_at=VOXEL,
+)
+"""What a person outlined, measured; `first` and `last` are corners of its box."""
+JUDGED: Final[Mapping[str, Schema]] = {
+    "marks": _map(_object(digest=TEXT, grown=YES_OR_NO)),
+    "signs": _map(_list(_choice(Sign))),
+}
+"""Outlines and signs by the number of their lesion."""
+DRAFT: Final = _object(revision=COUNT, judged={"type": "object", "required": ["marks"]})
 REVIEW: Final = _object(
     version=COUNT,
     history=_list(
@@ -162,12 +182,18 @@ REVIEW: Final = _object(
             reason_text=TEXT,
             rejected=_list(COUNT),
             comment=TEXT,
+            **JUDGED,
         )
     ),
+    draft=_or_null(DRAFT),
+    regions=_map(REGION),
+    lungs=_list(_object(mask_url=TEXT, first=VOXEL, last=VOXEL)),
+    you=TEXT,
     may_confirm=YES_OR_NO,
     problem=MAYBE_TEXT,
     lesion_count=COUNT,
     reasons=_map(TEXT),
+    signs=_map(TEXT),
     csrf_token=TEXT,
 )
 JUDGEMENT: Final = _object(
@@ -177,6 +203,7 @@ JUDGEMENT: Final = _object(
     reason=MAYBE_TEXT,
     reason_text=TEXT,
     comment=TEXT,
+    **JUDGED,
 )
 PIECE: Final = _object(url=TEXT, first=COUNT, count=COUNT)
 MANIFEST: Final = _object(
@@ -371,6 +398,26 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         status=HTTPStatus.CREATED,
         body=(JSON, JUDGEMENT),
         refusals=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+    ),
+    "drafts.save PUT": Described(
+        answer=_object(revision=COUNT), body=(JSON, DRAFT), refusals=(HTTPStatus.CONFLICT,)
+    ),
+    "drafts.discard DELETE": DONE,
+    "drafts.others GET": Described(
+        answer=_object(present=_list(TEXT), drafts=_list(_object(name=TEXT, at=MOMENT))),
+        refusals=(HTTPStatus.NOT_FOUND,),
+    ),
+    "marks.keep POST": Described(
+        answer=REGION,
+        status=HTTPStatus.CREATED,
+        query={"box": {"type": "string", "pattern": r"^\d+(,\d+){5}$"}},
+        body=("application/octet-stream", {"type": "string", "format": "binary"}),
+        refusals=(HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    ),
+    "marks.piece GET": Described(
+        answer={"type": "string", "format": "binary"},
+        media="application/octet-stream",
+        refusals=(HTTPStatus.NOT_FOUND,),
     ),
     "upload.mine GET": Described(answer=_object(uploads=_list(_object(**UPLOAD)), csrf_token=TEXT)),
     "upload.begin POST": Described(

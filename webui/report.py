@@ -21,12 +21,13 @@ from flask import Blueprint, Response, abort, render_template, request, url_for
 from flask_login import current_user
 from sqlalchemy.orm import Session
 
-from appliance import audit, prior_results, reviews, studies
+from appliance import audit, marks, prior_results, reviews, studies
 from appliance.prior_results import PriorResult
 from appliance.studies import WorklistRow
 from appliance.tables import Analysis, Review
-from pipelines.errors import ResultError
+from pipelines.errors import RegionError, ResultError
 from pipelines.findings import Analysis as Findings
+from pipelines.marks import Mark
 from pipelines.presentation import decode_slab
 from pipelines.report import key_images
 from pipelines.report.content import (
@@ -45,7 +46,7 @@ from pipelines.report.content import (
 from pipelines.report.key_images import draw_key_image, key_slices, picture
 from pipelines.report.pdf import render
 from pipelines.report.text import plain_text
-from pipelines.severity import Third, without_lesions
+from pipelines.severity import Third, as_judged
 from webui import views
 from webui.resources import resources
 from webui.results import Result, open_result
@@ -72,13 +73,30 @@ class Standing:
 
     Attributes:
         findings: With the lesions that stand.
+        machine_lesions: The numbers of the lesions that the analysis found.
         thirds: The third of its lung that each lesion lies in, by the lesion's number.
         pictures: The key images, PNG.
     """
 
     findings: Findings
+    machine_lesions: tuple[int, ...]
     thirds: dict[int, Third | None]
     pictures: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a person changed of the lesions of a result; what is read of it is kept by this key.
+
+    Attributes:
+        analysis_id: Of the result.
+        rejected: The numbers of the lesions that are none to the person.
+        marks: Number, digest and whether it was grown, of each lesion that the person outlined.
+    """
+
+    analysis_id: int
+    rejected: tuple[int, ...]
+    marks: tuple[tuple[int, str, bool], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +216,7 @@ def _report(asked: Asked) -> Report:
     study, analysis = asked.study, asked.analysis
     data_dir = resources().settings.data_dir
     review = asked.versions[asked.review - 1] if asked.review else None
-    standing = _standing(data_dir / analysis.folder, _rejected(review))
+    standing = _standing(data_dir / analysis.folder, _judged(review))
     return Report(
         subject=Subject(
             patient_name=study.patient_name,
@@ -242,8 +260,8 @@ def _prior(asked: Asked) -> Prior | None:
         return None
     review = asked.prior_versions[-1] if asked.prior_versions else None
     try:
-        standing = _standing(resources().settings.data_dir / found.folder, _rejected(review))
-    except (OSError, ResultError, ValueError):
+        standing = _standing(resources().settings.data_dir / found.folder, _judged(review))
+    except (OSError, RegionError, ResultError, ValueError):
         log.warning("report.prior_unreadable", analysis_id=found.analysis_id)
         return Prior(study_date=found.study_date, outcome=None)
     outcome = _outcome(standing, found.analysed_at, review)
@@ -254,6 +272,7 @@ def _outcome(standing: Standing, analysed_at: datetime, review: Review | None) -
     return Outcome(
         analysis=standing.findings,
         machine_positive=standing.findings.positive,
+        machine_lesions=standing.machine_lesions,
         analysed_at=analysed_at.astimezone(),
         confirmation=None if review is None else _confirmation(review),
     )
@@ -269,29 +288,37 @@ def _confirmation(review: Review) -> Confirmation:
         reason=": ".join(filter(None, (review.reason, review.reason_text))),
         comment=review.comment,
         rejected=tuple(review.rejected),
+        outlined=tuple(mark["number"] for mark in review.marks),
+        signs={int(number): tuple(signs) for number, signs in review.signs.items()},
     )
 
 
-def _rejected(review: Review | None) -> tuple[int, ...]:
-    return () if review is None else tuple(review.rejected)
+def _judged(review: Review | None) -> Judged | None:
+    if review is None:
+        return None
+    outlined = tuple((mark["number"], mark["digest"], mark["grown"]) for mark in review.marks)
+    return Judged(review.analysis_id, tuple(review.rejected), outlined)
 
 
-def _standing(folder: Path, rejected: tuple[int, ...]) -> Standing:
+def _standing(folder: Path, judged: Judged | None) -> Standing:
     """Return what stands of a result.
 
     Raises:
+        RegionError: What a person outlined cannot be read.
         ResultError: The result cannot be read.
         OSError: Its files for the viewer cannot be read.
         ValueError: They were written by another release.
     """
     with _reading:
-        return _read(folder, rejected)
+        return _read(folder, judged)
 
 
 @lru_cache(maxsize=KEPT_IN_MEMORY)
-def _read(folder: Path, rejected: tuple[int, ...]) -> Standing:
+def _read(folder: Path, judged: Judged | None) -> Standing:
     found = Findings.load(folder)
-    standing = without_lesions(found, rejected)
+    outlined = _marks(judged)
+    rejected = () if judged is None else judged.rejected
+    standing = as_judged(found, rejected=rejected, marks=outlined)
     shown = open_result(folder)
     left = key_images.NONE_LEFT if found.lesions else key_images.NO_LESIONS
     numbers = shown.facts["instance_numbers"]
@@ -302,6 +329,7 @@ def _read(folder: Path, rejected: tuple[int, ...]) -> Standing:
                 z,
                 _slice(shown, z),
                 number=numbers[z] if numbers else None,
+                of_reader=[mark.lesion.id for mark in outlined],
                 without_lesions=left,
             )
         )
@@ -312,7 +340,29 @@ def _read(folder: Path, rejected: tuple[int, ...]) -> Standing:
     light = replace(
         standing, lung_mask=nothing, lesion_labels=nothing.astype(np.uint16), heat_maps=()
     )
-    return Standing(light, thirds, pictures)
+    return Standing(light, tuple(lesion.id for lesion in found.lesions), thirds, pictures)
+
+
+def _marks(judged: Judged | None) -> list[Mark]:
+    """Return the lesions that a person outlined; a region that a review names never changes."""
+    if judged is None or not judged.marks:
+        return []
+    with resources().database.snapshot() as db:
+        rows = marks.regions(db, judged.analysis_id, {digest for _, digest, _ in judged.marks})
+    outlined = []
+    for number, digest, grown in judged.marks:
+        if (row := rows.get(digest)) is None:
+            raise RegionError(f"The voxels of marked lesion {number} are gone.")
+        mark = Mark.kept(
+            number,
+            box=row.box,
+            bits=marks.bits_of(row),
+            measures=row.measures,
+            digest=digest,
+            grown=grown,
+        )
+        outlined.append(mark)
+    return outlined
 
 
 def _slice(shown: Result, z: int) -> npt.NDArray[np.int16]:

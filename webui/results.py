@@ -18,10 +18,12 @@ class Result:
     """One analysis on disk.
 
     Attributes:
+        folder: Where its files lie.
         facts: What ``viewer.json`` holds.
         files: The files a browser may ask for: a name that is not a key here is not looked for.
     """
 
+    folder: Path
     facts: Mapping[str, Any]
     files: Mapping[str, Path]
 
@@ -39,5 +41,11 @@ def open_result(folder: Path) -> Result:
     if facts["schema"] != SCHEMA:
         raise ValueError(f"{VIEWER_FILE} has schema {facts['schema']}, not {SCHEMA}")
     pieces = [*facts["slabs"], *facts["key_slabs"], *(row["mask"] for row in facts["lesions"])]
+    pieces += lungs_of(facts)
     pieces += [row["map"] for row in facts.get("heat_maps", ()) if row["map"] is not None]
-    return Result(facts, {piece["file"]: viewer / piece["file"] for piece in pieces})
+    return Result(viewer, facts, {piece["file"]: viewer / piece["file"] for piece in pieces})
+
+
+def lungs_of(facts: Mapping[str, Any]) -> list[Any]:
+    """The pieces with the masks of the lungs that were found, right before left."""
+    return [piece for side in ("right", "left") if (piece := facts["lungs"][side]) is not None]

@@ -1,19 +1,23 @@
 """What people confirmed of a result, and the way to confirm or amend it: JSON for the viewer."""
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Blueprint, Response, abort, jsonify, make_response, request
 from flask_login import current_user
 from flask_wtf.csrf import generate_csrf
+from sqlalchemy.orm import Session
 
-from appliance import accounts, reviews, studies
-from appliance.errors import ReviewConflictError, ReviewError, ReviewForbiddenError
-from appliance.reviews import Judgement, Reason
+from appliance import accounts, drafts, marks, reviews, studies
+from appliance.errors import ReviewError
+from appliance.reviews import Judgement, Mark, Reason, Sign
 from appliance.tables import Analysis, Review
+from pipelines.marks import clash
+from webui.drafts import status_of
+from webui.marks import described, lung_pieces, region_of, result_of
 from webui.permissions import Permission, may
 from webui.resources import resources
+from webui.results import lungs_of
 
 REASON_WORDS: Final = {
     Reason.SMALL_LESION_MISSED: "A lesion of less than 1 cm was missed",
@@ -25,6 +29,16 @@ REASON_WORDS: Final = {
     Reason.OTHER: "Another reason, in words",
 }
 
+SIGN_WORDS: Final = {
+    Sign.GROUND_GLASS: "Ground-glass opacity",
+    Sign.SEPTAL_THICKENING: "Intralobular septal thickening",
+    Sign.AIR_BRONCHOGRAM: "Air bronchogram",
+    Sign.VESSEL_THICKENING: "Vessel thickening",
+    Sign.CRAZY_PAVING: "Crazy paving",
+    Sign.FIBRE_STRIPES: "Fibre stripes",
+    Sign.HONEYCOMB: "Honeycomb lung",
+}
+
 MALFORMED: Final = "The browser sent no judgement that could be understood: reload the page."
 
 blueprint = Blueprint("reviews", __name__)
@@ -32,12 +46,10 @@ blueprint = Blueprint("reviews", __name__)
 
 @blueprint.get("/api/analyses/<int:analysis_id>/review")
 def state(analysis_id: int) -> Response:
-    """What was confirmed so far, and whether this person may confirm or amend it."""
+    """What was confirmed so far, what this person began, and whether they may confirm or amend."""
     with resources().database.snapshot() as db:
         analysis = studies.analysis(db, analysis_id) or abort(HTTPStatus.NOT_FOUND)
-        problem = reviews.not_reviewable(db, analysis)
-        versions = reviews.history(db, analysis_id)
-    return jsonify(_state(analysis, versions, problem))
+        return jsonify(_state(db, analysis))
 
 
 @blueprint.post("/api/analyses/<int:analysis_id>/review")
@@ -57,25 +69,32 @@ def confirm(analysis_id: int) -> Response:
                 account=account,
                 organisation=resources().settings.dicom.organisation,
             )
-            versions = reviews.history(db, analysis_id)
+            _check_outlines(db, analysis, judgement)
+            drafts.discard(db, analysis_id, account.id)
     except ReviewError as error:
-        return make_response(jsonify(error=str(error)), _status(error))
-    return make_response(jsonify(_state(analysis, versions, None)), HTTPStatus.CREATED)
+        return make_response(jsonify(error=str(error)), status_of(error))
+    with resources().database.snapshot() as db:
+        return make_response(jsonify(_state(db, analysis)), HTTPStatus.CREATED)
 
 
-def _status(error: ReviewError) -> HTTPStatus:
-    match error:
-        case ReviewForbiddenError():
-            return HTTPStatus.FORBIDDEN
-        case ReviewConflictError():
-            return HTTPStatus.CONFLICT
-        case _:
-            return HTTPStatus.BAD_REQUEST
+def _check_outlines(db: Session, analysis: Analysis, judgement: Judgement) -> None:
+    """Make sure that no voxel counts twice. Raises ReviewError."""
+    if not judgement.marks:
+        return
+    rows = marks.regions(db, analysis.id, {mark.digest for mark in judgement.marks.values()})
+    outlined = {number: region_of(rows[mark.digest]) for number, mark in judgement.marks.items()}
+    standing = [number for number, accepted in judgement.lesions.items() if accepted]
+    result = result_of(analysis)
+    if (pair := clash(outlined, standing, result.folder, result.facts)) is not None:
+        one, other = pair
+        raise ReviewError(
+            f"Lesions {one} and {other} overlap: erase one where they do, or reject one of them."
+        )
 
 
 def _judgement(said: object) -> tuple[Judgement, int]:
     """The judgement in a request, and the version that the person saw. Raises ReviewError."""
-    match said:
+    match {"marks": {}, "signs": {}, **said} if isinstance(said, dict) else said:
         case {
             "seen": int(seen),
             "positive": bool(positive),
@@ -83,6 +102,8 @@ def _judgement(said: object) -> tuple[Judgement, int]:
             "reason": str(reason) | (None as reason),
             "reason_text": str(reason_text),
             "comment": str(comment),
+            "marks": dict(outlined),
+            "signs": dict(signs),
         } if all(isinstance(accepted, bool) for accepted in lesions.values()):
             pass
         case _:
@@ -94,20 +115,43 @@ def _judgement(said: object) -> tuple[Judgement, int]:
             reason=None if reason is None else Reason(reason),
             reason_text=reason_text,
             comment=comment,
+            marks={int(number): _mark(mark) for number, mark in outlined.items()},
+            signs={int(number): tuple(map(Sign, seen)) for number, seen in signs.items()},
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ReviewError(MALFORMED) from error
     return judgement, seen
 
 
-def _state(analysis: Analysis, versions: Sequence[Review], problem: str | None) -> dict[str, Any]:
+def _mark(said: object) -> Mark:
+    """A marked lesion. Raises ValueError."""
+    match said:
+        case {"digest": str(digest), "grown": bool(grown)}:
+            return Mark(digest, grown)
+        case _:
+            raise ValueError(said)
+
+
+def _state(db: Session, analysis: Analysis) -> dict[str, Any]:
+    versions = reviews.history(db, analysis.id)
+    draft = drafts.find(db, analysis.id, current_user.account_id)
+    named = {mark["digest"] for review in versions for mark in review.marks}
+    if draft is not None:
+        named |= {mark["digest"] for mark in draft.judged["marks"].values()}
     return {
         "version": versions[-1].version if versions else 0,
         "history": [_version(review) for review in versions],
+        "draft": draft and {"revision": draft.revision, "judged": draft.judged},
+        "regions": {
+            digest: described(row) for digest, row in marks.regions(db, analysis.id, named).items()
+        },
+        "lungs": lung_pieces(analysis.id, lungs_of(result_of(analysis).facts)),
+        "you": current_user.name,
         "may_confirm": may(Permission.CONFIRM),
-        "problem": problem,
+        "problem": reviews.not_reviewable(db, analysis),
         "lesion_count": analysis.lesion_count,
         "reasons": {reason.value: words for reason, words in REASON_WORDS.items()},
+        "signs": {sign.value: words for sign, words in SIGN_WORDS.items()},
         # A page that outlived its session gets a token of the new one with the state.
         "csrf_token": generate_csrf(),
     }
@@ -123,4 +167,9 @@ def _version(review: Review) -> dict[str, Any]:
         "reason_text": review.reason_text,
         "rejected": review.rejected,
         "comment": review.comment,
+        "marks": {
+            str(mark["number"]): {"digest": mark["digest"], "grown": mark["grown"]}
+            for mark in review.marks
+        },
+        "signs": review.signs,
     }

@@ -22,7 +22,7 @@ from appliance.lifecycle import State
 from appliance.studies import PatientAttributes, StudyAttributes
 from appliance.tables import Patient, Study
 from dicom_node.objects.provenance import NAMESPACE, Equipment
-from dicom_node.objects.verification import as_confirmed
+from dicom_node.objects.verification import as_confirmed, load_verification
 from pipelines.findings import Analysis, Burden, ModelRef
 
 NOT_CONFIRMED: Final = (
@@ -50,7 +50,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was found and not rejected; volumes in ml, probabilities and shares 0 to 1."""
+    """What was found and not rejected, or added; volumes in ml, probabilities and shares 0 to 1."""
 
     probability: float
     threshold: float
@@ -163,13 +163,17 @@ def read_result(database: Database, settings: Settings, study_id: int) -> Result
         patient = PatientAttributes(**_attributes(study.patient, PatientAttributes))
         described = StudyAttributes(**_attributes(study, StudyAttributes))
         confirmed = None if current is None else reviews.current_review(db, current.id)
+        verification = (
+            None
+            if current is None or confirmed is None
+            else load_verification(db, current.id, version=confirmed.version)
+        )
     finding, refusal, found_at = None, "", row.state_since
     if row.state is State.REJECTED:
         refusal = row.state_reason or "the study is not supported"
     elif row.state is State.READY and current is not None:
-        rejected = () if confirmed is None else tuple(confirmed.rejected)
         analysis = Analysis.load(settings.data_dir / current.folder)
-        finding = _finding(as_confirmed(analysis, rejected))
+        finding = _finding(as_confirmed(analysis, verification))
         found_at = current.created_at
     else:
         raise ApplianceError(

@@ -13,7 +13,7 @@ from dicom_node.objects.capture import build_captures
 from dicom_node.objects.document import build_document
 from dicom_node.objects.provenance import Equipment, Provenance
 from dicom_node.objects.report import build_report
-from dicom_node.objects.segmentation import build_segmentation
+from dicom_node.objects.segmentation import build_persons_segmentation, build_segmentation
 from dicom_node.objects.source import read_source
 from dicom_node.objects.verification import Verification
 from pipelines.files import whole_file
@@ -47,19 +47,22 @@ def trace(
 
 
 def build_objects(provenance: Provenance) -> tuple[Dataset, ...]:
-    """Return Segmentation, report, key images and document, in this order, ready to be written.
+    """Return Segmentations, report, key images and document, in this order, ready to be written.
 
     Of the same provenance they are the same bytes. With a verification, the report and the document
-    are new instances, and so are the key images if lesions were rejected; the others are those of
-    the machine's delivery. The Segmentation stays what the machine marked.
+    are new instances, and so are the key images if lesions were rejected or outlined; the others
+    are those of the machine's delivery. The Segmentation stays what the machine marked; what a
+    person outlined is another one.
 
     Raises:
         ObjectError: The verification is not of the analysis, or this does not name its networks.
         DecodeError: The pixel data of a key image are damaged.
     """
     with leniently():
+        outlined = build_persons_segmentation(provenance)
         return (
             build_segmentation(provenance),
+            *(() if outlined is None else (outlined,)),
             build_report(provenance),
             *build_captures(provenance),
             build_document(provenance),

@@ -1,8 +1,8 @@
 """Key images as Secondary Captures (PS3.3 A.8.1): the slices of the largest lesions, outlined.
 
 Drawn as radiologists look at them, the patient's right on the left, whatever order the images were
-stored in. No patient's text is burnt in. Lesions that a person rejected are on none; then the
-images are new ones, in a series of their own.
+stored in. No patient's text is burnt in. Lesions that a person rejected are on none, and what a
+person outlined is dashed; then the images are new ones, in a series of their own.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ def draw_key_image(provenance: Provenance, z: int) -> Image.Image:
         z,
         provenance.source.hounsfield(z),
         number=provenance.source.images[z].instance_number,
+        of_reader=provenance.marks,
         without_lesions=key_images.NONE_LEFT if rejected_all else key_images.NO_LESIONS,
     )
 
 
 def _capture(provenance: Provenance, z: int, number: int) -> Dataset:
     image = draw_key_image(provenance, z)
-    # What nobody rejected anything of is the machine's, which the PACS has.
+    # What nobody changed anything of is the machine's, which the PACS has.
     if provenance.confirmed is provenance.analysis:
         ds = provenance.new_object(
             SecondaryCaptureImageStorage,

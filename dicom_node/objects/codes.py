@@ -9,6 +9,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from appliance.reviews import Sign
 from pipelines.findings import Side
 
 SCHEME: Final = "99CHESTCT"
@@ -26,6 +27,7 @@ LATERALITY: Final[dict[Side, Code]] = {
 
 # --- By what and from what: CID 7162, 7203, 7202
 ARTIFICIAL_INTELLIGENCE: Final = Code("123110", "DCM", "Artificial Intelligence")
+NEIGHBOURHOOD_ANALYSIS: Final = Code("123101", "DCM", "Neighborhood Analysis")
 SEGMENTATION: Final = Code("113076", "DCM", "Segmentation")
 SOURCE_IMAGE: Final = Code("121322", "DCM", "Source image for image processing operation")
 
@@ -48,6 +50,18 @@ MILLIMETRE: Final = Code("mm", "UCUM", "millimeter")
 HOUNSFIELD: Final = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PERCENT: Final = Code("%", "UCUM", "Percent")
 NO_UNITS: Final = Code("1", "UCUM", "no units")
+
+# --- What a person sees in a lesion: CID 6102 where it has the sign
+SIGN: Final = Code("365853002", "SCT", "Imaging finding")
+SIGNS: Final[dict[Sign, Code]] = {
+    Sign.GROUND_GLASS: Code("112120", "DCM", "Ground glass opacity"),
+    Sign.SEPTAL_THICKENING: Code("112108", "DCM", "Intralobular lines"),
+    Sign.AIR_BRONCHOGRAM: Code("112071", "DCM", "Air bronchogram"),
+    Sign.VESSEL_THICKENING: Code("VESSEL-THICK", SCHEME, "Vessel thickening"),
+    Sign.CRAZY_PAVING: Code("CRAZY-PAVING", SCHEME, "Crazy-paving pattern"),
+    Sign.FIBRE_STRIPES: Code("112112", "DCM", "Parenchymal band"),
+    Sign.HONEYCOMB: Code("112106", "DCM", "Honeycomb pattern"),
+}
 
 # --- Results: CID 250
 POSITIVE: Final = Code("10828004", "SCT", "Positive")

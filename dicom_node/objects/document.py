@@ -110,10 +110,10 @@ def outcome_of(
     Raises:
         ObjectError: The verification is of another analysis.
     """
-    rejected = () if verification is None else verification.rejected
     return Outcome(
-        analysis=as_confirmed(analysis, rejected),
+        analysis=as_confirmed(analysis, verification),
         machine_positive=analysis.positive,
+        machine_lesions=tuple(lesion.id for lesion in analysis.lesions),
         analysed_at=analysed_at,
         confirmation=None if verification is None else _confirmation(verification),
     )
@@ -129,4 +129,6 @@ def _confirmation(person: Verification) -> Confirmation:
         reason=person.reason,
         comment=person.comment,
         rejected=person.rejected,
+        outlined=tuple(mark.lesion.id for mark in person.marks),
+        signs={number: tuple(signs) for number, signs in person.signs.items()},
     )

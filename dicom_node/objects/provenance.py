@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cached_property
@@ -30,6 +31,7 @@ from dicom_node.objects.source import OPTIONAL, REQUIRED, SourceSeries
 from dicom_node.objects.verification import Verification, as_confirmed
 from pipelines.findings import Analysis, ModelRef
 from pipelines.headers import InstanceHeader
+from pipelines.marks import Mark
 from pipelines.report.content import PRODUCT, Prior
 
 NAMESPACE: Final = UUID("bc4190c3-ed32-4f46-b5c3-203cbdf2fb17")
@@ -149,18 +151,37 @@ class Provenance:
         while version is not None:
             when = version.verified_at.astimezone(UTC).isoformat()
             said.append([when, *(getattr(version, name) for name in _SAID)])
+            if version.marks or version.signs:
+                signs = [[number, *seen] for number, seen in version.signs.items()]
+                said[-1] += [version.drawn, signs]
             version = version.amends
         return self.uid(*role, json.dumps(said, sort_keys=True))
 
     @cached_property
     def confirmed(self) -> Analysis:
-        """The analysis without what the person rejected; all of it while nobody verified it.
+        """The analysis as the person left it; the machine's own while nobody verified it.
 
         Raises:
             ObjectError: The person rejected a lesion that it does not have.
         """
-        rejected = () if self.verification is None else self.verification.rejected
-        return as_confirmed(self.analysis, rejected)
+        return as_confirmed(self.analysis, self.verification)
+
+    @cached_property
+    def marks(self) -> Mapping[int, Mark]:
+        """The lesions that the person outlined, by their numbers."""
+        drawn = () if self.verification is None else self.verification.marks
+        return {mark.lesion.id: mark for mark in drawn}
+
+    @cached_property
+    def added(self) -> tuple[int, ...]:
+        """The numbers of the lesions that the analysis missed, as the person says."""
+        own = {lesion.id for lesion in self.analysis.lesions}
+        return tuple(number for number in self.marks if number not in own)
+
+    @cached_property
+    def corrected(self) -> tuple[int, ...]:
+        """The numbers of the lesions of the analysis that the person outlined anew."""
+        return tuple(number for number in self.marks if number not in self.added)
 
     @property
     def positive(self) -> bool:

@@ -7,6 +7,8 @@ person, and names what it replaces as its predecessor: the machine's, or the ver
 In a verified report the answer for the case is the person's, who is its observer (TID 1002), and
 the probability stays the algorithm's. Lesions that were rejected have no group: TID 1411 has no
 place for such a mark, so whoever reads it would take them for findings. A comment names them.
+Lesions that the person outlined, those that the analysis missed among them, refer to the person's
+own Segmentation and name no algorithm. The signs that the person saw have the person for observer.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from dicom_node.objects.provenance import (
     Provenance,
     reference,
 )
-from dicom_node.objects.segmentation import Segment, segments
+from dicom_node.objects.segmentation import Segment, outlined_segments, segments
 from dicom_node.objects.verification import Verification
 from pipelines.findings import ModelRef, Side
 from pipelines.report.content import NOTICE
@@ -106,17 +108,16 @@ def _verify(ds: Dataset, provenance: Provenance, verification: Verification) -> 
 
 
 def _evidence(provenance: Provenance) -> Dataset:
-    """Return the Segmentation and the images it was made of."""
+    """Return the Segmentations and the images they were made of."""
     source, study_uid = provenance.source, provenance.source.attributes.StudyInstanceUID
     masks = reference(SegmentationStorage, provenance.uid(segmentation.ROLE))
     images = [reference(image.sop_class_uid, image.sop_instance_uid) for image in source.images]
-    return _instances(
-        study_uid,
-        {
-            provenance.uid("series", segmentation.ROLE): [masks],
-            provenance.analysis.series_uid: images,
-        },
-    )
+    series = {provenance.uid("series", segmentation.ROLE): [masks]}
+    if provenance.marks:
+        role = segmentation.PERSONS_ROLE
+        outlines = reference(SegmentationStorage, provenance.verified_uid(role))
+        series[provenance.verified_uid("series", role)] = [outlines]
+    return _instances(study_uid, {**series, provenance.analysis.series_uid: images})
 
 
 def _instances(study_uid: str, series: dict[str, list[Dataset]]) -> Dataset:
@@ -133,8 +134,10 @@ def _instances(study_uid: str, series: dict[str, list[Dataset]]) -> Dataset:
 
 
 def _content(provenance: Provenance) -> MeasurementReport:
-    stand = {lesion.id for lesion in provenance.confirmed.lesions}
+    stand = {lesion.id for lesion in provenance.confirmed.lesions} - provenance.marks.keys()
     described = [s for s in segments(provenance) if s.lesion is None or s.lesion.id in stand]
+    described += outlined_segments(provenance)
+    described.sort(key=lambda segment: 0 if segment.lesion is None else segment.lesion.id)
     groups = [
         _lung(provenance, s) if s.lesion is None else _lesion(provenance, s) for s in described
     ]
@@ -202,6 +205,12 @@ def _said_by(person: Verification, provenance: Provenance) -> list[str]:
     if person.rejected:
         numbers = ", ".join(map(str, person.rejected))
         said.append(f"Rejected lesions of the automatic analysis: {numbers}")
+    if provenance.corrected:
+        numbers = ", ".join(map(str, provenance.corrected))
+        said.append(f"Lesions of the automatic analysis outlined anew by the reader: {numbers}")
+    if provenance.added:
+        numbers = ", ".join(map(str, provenance.added))
+        said.append(f"Lesions added by the reader: {numbers}")
     return [*said, *filter(None, [person.comment])]
 
 
@@ -264,16 +273,30 @@ def _group(
         # Built by hand: highdicom finds no frame groups in a Segmentation of a single segment.
         referenced_segment=ReferencedSegment(
             SegmentationStorage,
-            provenance.uid(segmentation.ROLE),
+            segment.inside,
             segment.number,
             source_series=SourceSeriesForSegmentation(provenance.analysis.series_uid),
         ),
         finding_category=segment.category,
         finding_type=segment.kind,
-        algorithm_id=_algorithm(segment.model),
+        algorithm_id=None if segment.model is None else _algorithm(segment.model),
         finding_sites=[_site(segment.side)],
         measurements=measured,
+        qualitative_evaluations=_signs(provenance, segment) or None,
     )
+
+
+def _signs(provenance: Provenance, segment: Segment) -> list[QualitativeEvaluation]:
+    """Return what a person saw in a lesion."""
+    person = provenance.verification
+    if person is None or segment.lesion is None:
+        return []
+    seen = []
+    for sign in person.signs.get(segment.lesion.id, ()):
+        evaluation = QualitativeEvaluation(codes.SIGN, codes.SIGNS[sign])
+        evaluation[0].ContentSequence = _observer(person)
+        seen.append(evaluation)
+    return seen
 
 
 def _number(

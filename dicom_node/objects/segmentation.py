@@ -1,5 +1,6 @@
 """The masks as a binary Segmentation (PS3.3 A.51): both lungs, and each lesion on its own.
 
+What a person outlined is a Segmentation of its own, by the person: the machine's stays as it was.
 Frames are in the images' own rows and columns, each derived from exactly one image; nothing is
 resampled. Lesions lie in the lungs, so segments overlap. Frames without a voxel are left out.
 """
@@ -18,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
-from pydicom.valuerep import DSfloat
+from pydicom.valuerep import DSfloat, PersonName
 
 from dicom_node.objects import codes
 from dicom_node.objects.provenance import Provenance, reference, source_image
@@ -28,6 +29,11 @@ from pipelines.report.content import NOTICE
 
 ROLE: Final = "segmentation"
 SERIES_NUMBER: Final = 9101
+PERSONS_ROLE: Final = "reader's segmentation"
+PERSONS_SERIES_NUMBER: Final = 9106
+PERSONS_LABEL: Final = "CHEST_CT_READER"
+
+_GROWN: Final = "Region growing from a reader's seed"
 
 _LUNGS: Final = {RIGHT_LUNG: Side.RIGHT, LEFT_LUNG: Side.LEFT}
 _FRAMES_AT_ONCE: Final = 8  # whole bytes, whatever the size of the images
@@ -42,7 +48,9 @@ class Segment:
         name: Its label and tracking identifier.
         tracking_uid: Its tracking UID.
         side: Of the patient.
-        model: The network that marked it.
+        model: The network that marked it; None where a person did.
+        grown: Whether a computer spread it from a person's seed.
+        inside: The UID of the Segmentation that holds it.
         lesion: Its measures; None for a lung.
         labels: Canonical labels (z, y, x).
         value: Its value in them.
@@ -52,10 +60,12 @@ class Segment:
     name: str
     tracking_uid: str
     side: Side
-    model: ModelRef
+    model: ModelRef | None
     lesion: Lesion | None
     labels: npt.NDArray[np.integer[Any]]
     value: int
+    inside: str
+    grown: bool = False
 
     @property
     def category(self) -> Code:
@@ -105,6 +115,26 @@ def _segment(
         lesion=lesion,
         labels=analysis.lung_mask if is_lung else analysis.lesion_labels,
         value=value,
+        inside=provenance.uid(ROLE),
+    )
+
+
+def outlined_segments(provenance: Provenance) -> tuple[Segment, ...]:
+    """Return the lesions that a person outlined, by their number."""
+    return tuple(
+        Segment(
+            number=place,
+            name=(name := f"Lesion {number}"),
+            tracking_uid=provenance.uid("tracking", name),
+            side=mark.lesion.side,
+            model=None,
+            lesion=mark.lesion,
+            labels=provenance.confirmed.lesion_labels,
+            value=number,
+            inside=provenance.verified_uid(PERSONS_ROLE),
+            grown=mark.grown,
+        )
+        for place, (number, mark) in enumerate(provenance.marks.items(), start=1)
     )
 
 
@@ -114,7 +144,6 @@ def build_segmentation(provenance: Provenance) -> Dataset:
     Raises:
         ObjectError: The analysis does not name the networks.
     """
-    source, described = provenance.source, segments(provenance)
     ds = provenance.new_object(
         SegmentationStorage,
         provenance.uid(ROLE),
@@ -123,25 +152,78 @@ def build_segmentation(provenance: Provenance) -> Dataset:
         modality="SEG",
         written_at=provenance.local(provenance.analysed_at),
     )
-    ds.BodyPartExamined = "CHEST"
-    ds.FrameOfReferenceUID = provenance.frame_of_reference_uid
-    ds.PositionReferenceIndicator = source.attributes.get("PositionReferenceIndicator", "")
-    ds.ImageType = ["DERIVED", "PRIMARY"]
     ds.ContentLabel = "CHEST_CT_AI"
     ds.ContentDescription = f"Lungs and lesions. {NOTICE}"
     ds.ContentCreatorName = ""
-    ds.SegmentationType = "BINARY"
     ds.SegmentsOverlap = "YES" if provenance.analysis.lesions else "NO"
-    ds.SegmentSequence = [_description(segment) for segment in described]
+    return _filled(ds, provenance, segments(provenance), provenance.uid(ROLE, "dimensions"))
+
+
+def build_persons_segmentation(provenance: Provenance) -> Dataset | None:
+    """Return the Segmentation of what a person outlined; None where nobody outlined anything."""
+    person = provenance.verification
+    if person is None or not person.marks:
+        return None
+    ds = provenance.new_object(
+        SegmentationStorage,
+        provenance.verified_uid(PERSONS_ROLE),
+        series=PERSONS_ROLE,
+        series_number=PERSONS_SERIES_NUMBER,
+        modality="SEG",
+        written_at=provenance.written_at,
+        of_verification=True,
+    )
+    ds.ContentLabel = PERSONS_LABEL
+    ds.ContentDescription = "Lesions that a reader outlined"
+    ds.ContentCreatorName = PersonName(person.person_name)
+    ds.SegmentsOverlap = "NO"
+    dimensions = provenance.verified_uid(PERSONS_ROLE, "dimensions")
+    return _filled(ds, provenance, outlined_segments(provenance), dimensions)
+
+
+def _filled(
+    ds: Dataset, provenance: Provenance, described: tuple[Segment, ...], dimensions: str
+) -> Dataset:
+    """Return a Segmentation with what all have in common, and its segments."""
+    ds.BodyPartExamined = "CHEST"
+    ds.FrameOfReferenceUID = provenance.frame_of_reference_uid
+    ds.PositionReferenceIndicator = provenance.source.attributes.get(
+        "PositionReferenceIndicator", ""
+    )
+    ds.ImageType = ["DERIVED", "PRIMARY"]
+    ds.SegmentationType = "BINARY"
+    ds.SegmentSequence = [_description(provenance, segment) for segment in described]
     ds.ReferencedSeriesSequence = [_referenced_series(provenance)]
     provenance.copy_compression(ds)
-    _add_dimensions(ds, provenance)
+    _add_dimensions(ds, dimensions)
     ds.SharedFunctionalGroupsSequence = [_shared_groups(provenance)]
     _add_frames(ds, provenance, described)
     return ds
 
 
-def _description(segment: Segment) -> Dataset:
+def _made_by(
+    provenance: Provenance, segment: Segment
+) -> tuple[SegmentAlgorithmTypeValues, AlgorithmIdentificationSequence | None]:
+    """Return who marked a segment: a network, a person, or a computer from a person's seed."""
+    if segment.model is not None:
+        network = AlgorithmIdentificationSequence(
+            name=segment.model.name,
+            family=codes.ARTIFICIAL_INTELLIGENCE,
+            version=segment.model.version,
+            parameters={"sha256": segment.model.digest},
+        )
+        return SegmentAlgorithmTypeValues.AUTOMATIC, network
+    if not segment.grown:
+        return SegmentAlgorithmTypeValues.MANUAL, None
+    growing = AlgorithmIdentificationSequence(
+        name=_GROWN,
+        family=codes.NEIGHBOURHOOD_ANALYSIS,
+        version=provenance.equipment.software_version,
+    )
+    return SegmentAlgorithmTypeValues.SEMIAUTOMATIC, growing
+
+
+def _description(provenance: Provenance, segment: Segment) -> Dataset:
     """Return the item of the Segment Sequence (PS3.3 C.8.20.4)."""
     is_lung = segment.lesion is None
     item = SegmentDescription(
@@ -149,13 +231,7 @@ def _description(segment: Segment) -> Dataset:
         segment.name,
         segment.category,
         segment.kind,
-        SegmentAlgorithmTypeValues.AUTOMATIC,
-        AlgorithmIdentificationSequence(
-            name=segment.model.name,
-            family=codes.ARTIFICIAL_INTELLIGENCE,
-            version=segment.model.version,
-            parameters={"sha256": segment.model.digest},
-        ),
+        *_made_by(provenance, segment),
         tracking_uid=segment.tracking_uid,
         tracking_id=segment.name,
         anatomic_regions=None if is_lung else [codes.LUNG],
@@ -179,10 +255,10 @@ def _referenced_series(provenance: Provenance) -> Dataset:
     return item
 
 
-def _add_dimensions(ds: Dataset, provenance: Provenance) -> None:
+def _add_dimensions(ds: Dataset, uid: str) -> None:
     """Add the Multi-frame Dimension module (PS3.3 C.7.6.17): segment, then position."""
     organisation = Dataset()
-    organisation.DimensionOrganizationUID = provenance.uid(ROLE, "dimensions")
+    organisation.DimensionOrganizationUID = uid
     ds.DimensionOrganizationSequence = [organisation]
     ds.DimensionIndexSequence = []
     for pointer, group in (

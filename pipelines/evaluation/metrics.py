@@ -9,7 +9,7 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.lesions import axial_diameter_mm
+from pipelines.measures import axial_diameter_mm
 
 RESAMPLES: Final = 1000
 CONFIDENCE: Final = 0.95

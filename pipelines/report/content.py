@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -55,6 +55,8 @@ class Confirmation:
         reason: Why the case is decided otherwise than by the analysis; empty where they agree.
         comment: What else the person says.
         rejected: The numbers of the lesions that are none to the person.
+        outlined: The numbers of the lesions that the person outlined, ascending.
+        signs: What the person saw in lesions, by their numbers.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Confirmation:
     reason: str = ""
     comment: str = ""
     rejected: tuple[int, ...] = ()
+    outlined: tuple[int, ...] = ()
+    signs: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,12 +78,14 @@ class Outcome:
     Attributes:
         analysis: With the lesions that stand, its masks perhaps left out.
         machine_positive: What the analysis said of the case.
+        machine_lesions: The numbers of the lesions that the analysis found.
         analysed_at: With its time zone.
         confirmation: None as long as nobody confirmed it.
     """
 
     analysis: Analysis
     machine_positive: bool
+    machine_lesions: Collection[int]
     analysed_at: datetime
     confirmation: Confirmation | None
 
@@ -87,6 +93,21 @@ class Outcome:
     def positive(self) -> bool:
         """The case, as the person sees it, else as the analysis does."""
         return self.machine_positive if self.confirmation is None else self.confirmation.positive
+
+    @property
+    def outlined(self) -> tuple[int, ...]:
+        """The numbers of the lesions that the person outlined."""
+        return () if self.confirmation is None else self.confirmation.outlined
+
+    @property
+    def corrected(self) -> tuple[int, ...]:
+        """Those of them that the analysis found, with another outline."""
+        return tuple(number for number in self.outlined if number in self.machine_lesions)
+
+    @property
+    def added(self) -> tuple[int, ...]:
+        """Those of them that the analysis missed."""
+        return tuple(number for number in self.outlined if number not in self.machine_lesions)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -283,6 +304,14 @@ def _review(outcome: Outcome) -> Iterator[str]:
     if person.rejected:
         numbers = ", ".join(map(str, person.rejected))
         yield f"Rejected and left out of this document: lesions {numbers}."
+    if outcome.corrected:
+        numbers = ", ".join(map(str, outcome.corrected))
+        yield f"Lesions outlined anew by the reader: {numbers}."
+    if outcome.added:
+        numbers = ", ".join(map(str, outcome.added))
+        yield f"Lesions added by the reader: {numbers}."
+    for number, signs in sorted(person.signs.items()):
+        yield f"Seen in lesion {number} by the reader: {', '.join(signs)}."
     if person.comment:
         yield f"Comment: {person.comment}"
 
@@ -301,22 +330,34 @@ def _lesions(report: Report, most_lesions: int | None) -> Section:
         "Lesion", "Side", "Third", "Slice", "Volume", "Diameter", "Mean", "Of the lungs",
         "COVID-like",
     )  # fmt: skip
-    rows = tuple(
-        _lesion(lesion, report.thirds.get(lesion.id), analysis.shape[0])
-        for lesion in analysis.lesions[:most_lesions]
+    outcome = report.outcome
+    # What the reader outlined is told first of all, then the largest.
+    ranked = sorted(
+        analysis.lesions, key=lambda one: (one.id not in outcome.outlined, -one.volume_ml)
     )
-    rest = analysis.lesions[len(rows) :]
+    shown = {lesion.id for lesion in ranked[:most_lesions]}
+    rows = tuple(
+        (_number(lesion, outcome), *_lesion(lesion, report.thirds.get(lesion.id), analysis))
+        for lesion in analysis.lesions
+        if lesion.id in shown
+    )
+    rest = ranked[len(shown) :]
     volume_ml = sum(lesion.volume_ml for lesion in rest)
-    told = f"{len(rest)} smaller ones, {volume_ml:.1f} ml in all, are in the structured report."
+    told = f"{len(rest)} more, {volume_ml:.1f} ml in all, are in the structured report."
     return Section("Lesions", (told,) if rest else (), Table(header, rows))
 
 
-def _lesion(lesion: Lesion, third: Third | None, slices: int) -> tuple[str, ...]:
+def _number(lesion: Lesion, outcome: Outcome) -> str:
+    if lesion.id in outcome.added:
+        return f"{lesion.id}, added"
+    return f"{lesion.id}, outlined anew" if lesion.id in outcome.corrected else str(lesion.id)
+
+
+def _lesion(lesion: Lesion, third: Third | None, analysis: Analysis) -> tuple[str, ...]:
     return (
-        str(lesion.id),
         lesion.side.value,
         _ABSENT if third is None else third.value,
-        str(slices - lesion.key_slice),  # from the head, as the viewer counts
+        str(analysis.shape[0] - lesion.key_slice),  # from the head, as the viewer counts
         f"{lesion.volume_ml:.1f} ml",
         f"{lesion.diameter_mm:.0f} mm",
         f"{lesion.mean_hu:.0f} HU",

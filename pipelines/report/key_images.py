@@ -1,11 +1,12 @@
 """Key images: the slices of the largest lesions, outlined, for reports and for the PACS.
 
 Drawn as radiologists look at them, the patient's right on the left, whatever order the images were
-stored in. No patient's text is burnt in.
+stored in. No patient's text is burnt in. What a person outlined is dashed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from io import BytesIO
 from typing import Final
 
@@ -25,6 +26,7 @@ _LONGER_SIDE: Final = 768  # px
 _PICTURE_PX: Final = 512
 _MARGIN: Final = 10  # px
 _SCALE_MM: Final = 50
+_DASH: Final = 6  # px
 _COLOURS: Final = (
     (255, 90, 95), (78, 161, 242), (242, 193, 78), (120, 220, 120), (200, 120, 240), (90, 220, 220),
 )  # fmt: skip
@@ -34,7 +36,9 @@ _AMBER: Final = (232, 200, 96)
 
 def key_slices(analysis: Analysis) -> list[int]:
     """Return the canonical z to show: the key slices of the largest lesions, each once."""
-    slices = list(dict.fromkeys(lesion.key_slice for lesion in analysis.lesions))
+    # What a person added has a later number, whatever its size.
+    by_size = sorted(analysis.lesions, key=lambda lesion: -lesion.volume_ml)
+    slices = list(dict.fromkeys(lesion.key_slice for lesion in by_size))
     if slices:
         return slices[:MOST_IMAGES]
     filled = np.flatnonzero((analysis.lung_mask > 0).any(axis=(1, 2)))
@@ -47,6 +51,7 @@ def draw_key_image(
     hu: npt.NDArray[np.int16],
     *,
     number: int | None,
+    of_reader: Collection[int] = (),
     without_lesions: str = NO_LESIONS,
 ) -> Image.Image:
     """Return one canonical slice in the lung window with its lesions outlined, RGB.
@@ -56,19 +61,21 @@ def draw_key_image(
         z: Which slice.
         hu: Its values (y, x).
         number: Its instance number, None where it has none.
+        of_reader: The numbers of the lesions that a person outlined.
         without_lesions: What to say where none stands.
     """
     picture = _Picture(hu, analysis.spacing[1:])
     shown = [lesion for lesion in analysis.lesions if lesion.first_slice <= z <= lesion.last_slice]
     for lesion in shown:
-        picture.outline(analysis.lesion_labels[z] == lesion.id, lesion)
+        dashed = lesion.id in of_reader
+        picture.outline(analysis.lesion_labels[z] == lesion.id, lesion, dashed=dashed)
     # Slices count from the head, as the viewer and most scanners do.
     place = f"slice {analysis.shape[0] - z} of {analysis.shape[0]}"
     picture.write(
         [
             (NOTICE, _AMBER),
             (place if number is None else f"{place}, image {number}", _WHITE),
-            *((_caption(lesion), _colour(lesion)) for lesion in shown[:MOST_IMAGES]),
+            *((_caption(one, of_reader), _colour(one)) for one in shown[:MOST_IMAGES]),
             *(() if analysis.lesions else ((without_lesions, _WHITE),)),
         ]
     )
@@ -90,8 +97,10 @@ def _colour(lesion: Lesion) -> tuple[int, int, int]:
     return _COLOURS[(lesion.id - 1) % len(_COLOURS)]
 
 
-def _caption(lesion: Lesion) -> str:
+def _caption(lesion: Lesion, of_reader: Collection[int]) -> str:
     score = "" if lesion.probability is None else f", COVID-like {lesion.probability:.2f}"
+    if lesion.id in of_reader:
+        score = ", by the reader"
     return f"{lesion.id}: {lesion.volume_ml:.1f} ml, {lesion.diameter_mm:.0f} mm{score}"
 
 
@@ -107,7 +116,7 @@ class _Picture:
         self.image = Image.fromarray(grey.astype(np.uint8)).resize(size).convert("RGB")
         self._draw = ImageDraw.Draw(self.image)
 
-    def outline(self, region: npt.NDArray[np.bool_], lesion: Lesion) -> None:
+    def outline(self, region: npt.NDArray[np.bool_], lesion: Lesion, *, dashed: bool) -> None:
         """Draw the border of a lesion (rows, columns), and its number beside it."""
         scaled = Image.fromarray(region).resize(self.image.size, Image.Resampling.NEAREST)
         inside = np.asarray(scaled, bool)
@@ -115,7 +124,11 @@ class _Picture:
             return
         padded = np.pad(inside, 1)
         core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        self._draw.bitmap((0, 0), Image.fromarray(inside & ~core), fill=_colour(lesion))
+        border = inside & ~core
+        if dashed:
+            down, across = np.indices(border.shape)
+            border &= (down + across) // _DASH % 2 == 0
+        self._draw.bitmap((0, 0), Image.fromarray(border), fill=_colour(lesion))
         rows, columns = np.nonzero(inside)
         place = int(columns.max()) + 4, int(rows.min())
         self._text(place, str(lesion.id), _colour(lesion), size=20, anchor="ls")

@@ -314,7 +314,14 @@ def test_each_confirmation_is_in_the_audit_without_its_words(database: Database,
         ours = select(AuditEntry).where(AuditEntry.tag.startswith("reviews:"))
         entries = db.scalars(ours.order_by(AuditEntry.id)).all()
         assert audit.verify(db) is None
-    facts = {"analysis": analysis_id, "version": 1, "positive": True, "overridden": False}
+    facts = {
+        "analysis": analysis_id,
+        "version": 1,
+        "positive": True,
+        "overridden": False,
+        "added": 0,
+        "corrected": 0,
+    }
     assert [(e.actor, e.tag, e.subject, e.detail) for e in entries] == [
         ("ann", "reviews:analysis:confirmed", "study 1", facts),
         (

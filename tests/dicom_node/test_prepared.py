@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, SegmentationStorage
 from pynetdicom.dsutils import decode
 
-from appliance import accounts, lifecycle, reviews
+from appliance import accounts, deliveries, drafts, lifecycle, marks, reviews
 from appliance.accounts import Role
 from appliance.config import Settings
 from appliance.database import Database
@@ -21,10 +22,14 @@ from appliance.deliveries import Content
 from appliance.errors import ApplianceError
 from appliance.lifecycle import FinishedAnalysis, State
 from appliance.reception import Command, Reception
-from appliance.reviews import Judgement, Reason
+from appliance.reviews import Judgement, Mark, Reason
 from appliance.tables import Analysis, Delivery
 from dicom_node import delivery, dispatch
-from dicom_node.objects import provenance
+from dicom_node.messages import notify
+from dicom_node.messages.result import Status, read_result
+from dicom_node.objects import provenance, segmentation
+from pipelines.findings import Analysis as Findings
+from pipelines.marks import Region
 from pipelines.series import load_input
 from tests.appliance import world
 from tests.support import ct_series
@@ -221,6 +226,111 @@ def test_a_verified_report_is_written_in_the_zone_of_the_machines(
 
 def written_at(ds: Dataset) -> datetime:
     return datetime.strptime(f"{ds.ContentDate}{ds.ContentTime}", "%Y%m%d%H%M%S")  # noqa: DTZ007
+
+
+MISSED = 50
+MESSAGES = {
+    "messages": {
+        "hl7": [{"name": "ris", "host": HOST, "port": 2575}],
+        "fhir": [{"name": "kis", "url": "https://fhir.example.org/r4"}],
+    }
+}
+
+
+def outline(settings: Settings, database: Database, *, judged: bool) -> Judgement:
+    """A radiologist draws a lesion that was missed; `judged` also keeps a draft of the rest."""
+    found = Findings.load(settings.analyses_dir / "1" / "a")
+    free = (found.lung_mask > 0) & (found.lesion_labels == 0)
+    z, y, x = np.argwhere(free)[free.sum() // 2]
+    region = Region((int(z), int(y), int(x)), np.ones((1, 1, 1), bool))
+    lesion = replace(found.lesions[0], id=0, volume_ml=0.5, probability=None)
+    lesions = {each.id: each.id != 1 for each in found.lesions}
+    with database.transaction() as db:
+        number = accounts.add(
+            db, "ann", password="correct horse battery", role=Role.RADIOLOGIST, actor="a"
+        )
+        account = accounts.find(db, number)
+        assert account is not None
+        marks.keep(
+            db,
+            analysis_id=1,
+            account_id=number,
+            digest=region.digest,
+            box=region.box,
+            bits=region.bits,
+            measures=asdict(replace(lesion, first_slice=int(z), last_slice=int(z))),
+        )
+        if judged:
+            kept = {"lesions": lesions, "marks": {MISSED: {"digest": region.digest}}}
+            drafts.save(db, 1, kept, digests=[region.digest], revision=0, account=account)
+    return Judgement(positive=True, lesions=lesions, marks={MISSED: Mark(region.digest)})
+
+
+def test_a_verified_report_goes_out_with_what_was_outlined_and_the_machines_masks_stay(
+    settings: Settings, database: Database, images: list[Dataset], archive: Pacs
+):
+    machines = {"objects": ["seg", "sr"]}
+    chosen = routed(settings, archive.port, machines, {"objects": ["sr"], "when": "confirmed"})
+    deliver(chosen, database)
+    (masks,) = taken(archive, SegmentationStorage)
+    archive.received.clear()
+
+    confirm(database, outline(settings, database, judged=True))
+    deliver(chosen, database)
+
+    (outlined,) = taken(archive, SegmentationStorage)
+    (verified,) = taken(archive, Comprehensive3DSRStorage)
+    assert outlined.ContentLabel == segmentation.PERSONS_LABEL
+    assert [one.SegmentLabel for one in outlined.SegmentSequence] == [f"Lesion {MISSED}"]
+    evidence = referenced(list(verified.CurrentRequestedProcedureEvidenceSequence))
+    for ds in (masks, outlined):
+        assert (ds.SeriesInstanceUID, ds.SOPInstanceUID) in evidence
+
+
+def test_what_nobody_confirmed_leaves_by_no_way_as_confirmed(
+    settings: Settings, database: Database, images: list[Dataset], archive: Pacs
+):
+    """A draft rejects lesions and adds one: neither it nor who began it is in anything sent."""
+    chosen = routed(
+        settings,
+        archive.port,
+        {"objects": ["seg", "sr", "sc", "pdf"]},
+        {"objects": ["seg", "sr", "sc", "pdf"], "when": "confirmed"},
+    )
+    outline(settings, database, judged=True)
+
+    deliver(chosen, database)
+
+    everything = [
+        decode(BytesIO(content), is_implicit_vr=False, is_little_endian=True)
+        for content in archive.received.values()
+    ]
+    kinds = {ds.Modality for ds in everything}
+    assert kinds == {"SEG", "SR", "OT", "DOC"}
+    for ds in everything:
+        assert ds.get("VerificationFlag", "UNVERIFIED") == "UNVERIFIED"
+        assert ds.get("CompletionFlag", "PARTIAL") == "PARTIAL"
+        assert ds.get("ContentLabel") != segmentation.PERSONS_LABEL
+    for content in archive.received.values():
+        assert b"ann^" not in content
+    result = read_result(database, settings, 1)
+    assert (result.status, result.review) == (Status.PRELIMINARY, None)
+    found = Findings.load(settings.analyses_dir / "1" / "a")
+    assert result.finding is not None
+    assert result.finding.lesion_count == len(found.lesions)
+    destinations = Settings.parse(MESSAGES).messages.destinations
+    assert len(destinations) == 2
+    for destination in destinations:
+        told = notify.build(result, destination).decode()
+        assert "not confirmed" in told
+        assert "ann" not in told.split()
+        assert '"final"' not in told
+        assert "|F|" not in told
+    with database.snapshot() as db:
+        latest = deliveries.latest(db, 1)
+        assert latest is not None
+        facts = dispatch.facts_of(db, latest)
+    assert facts.lesion_count == len(found.lesions)
 
 
 def test_results_that_came_back_are_no_images_of_the_study(

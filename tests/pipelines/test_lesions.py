@@ -6,14 +6,8 @@ import pytest
 
 from pipelines.findings import LEFT_LUNG, RIGHT_LUNG, Side
 from pipelines.inference import Model
-from pipelines.lesions import (
-    ANGLES,
-    axial_diameter_mm,
-    label_regions,
-    measure_lesions,
-    segment_lesions,
-    without_faint,
-)
+from pipelines.lesions import label_regions, measure_lesions, segment_lesions, without_faint
+from pipelines.measures import ANGLES, axial_diameter_mm
 from pipelines.preprocessing import LungExtraction
 from pipelines.volume import CTVolume
 from pipelines.weights import Bundle, Precision

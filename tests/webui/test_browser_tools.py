@@ -133,7 +133,7 @@ def test_an_ellipse_and_a_probe_tell_the_hu_of_the_volume(reader: Reader, volume
     start, end = (whole(on_screen(reader.page, volume, "axial", (z, n, n + 10))) for n in (40, 62))
     origin, step = (on_screen(reader.page, volume, "axial", (z, n, n)) for n in (0, 1))
 
-    reader.press("e")
+    reader.press("i")
     drag(reader, start, end)
     told = measured(reader)
     reader.press("h")
@@ -162,7 +162,7 @@ def test_measurements_are_kept_drawn_again_and_deleted(
         on_screen(reader.page, volume, "axial", (z, y, x))
         for y, x in ((40, 40), (70, 40), (70, 90))
     )
-    reader.press("a")
+    reader.press("Shift+D")
     for point in (start, corner, end):  # clicks instead of drags
         reader.page.mouse.click(point.x, point.y)
     reader.press("t")
@@ -312,6 +312,13 @@ def test_the_prior_study_lies_beside_at_the_same_level_and_is_not_to_be_mistaken
     reader.page.mouse.wheel(0, 120)
     reader.frames()
     assert slice_number(reader, "#planes") in (before + 2, before + 3)
+
+    reader.page.wait_for_selector(".review .answers")
+    reader.press("b")
+    reader.page.locator(f"{planes} > canvas").click()
+    assert "not on the prior one" in reader.page.inner_text(".edit-options")
+    assert reader.page.locator(".lesions.added li").count() == 0
+    reader.press("Escape")
 
     reader.press("o")
     assert not reader.page.is_visible("#prior")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -20,7 +21,15 @@ ANGLE = {
     "text": "rib",
     "values": {"angle_deg": 54.5},
 }
-JUDGEMENT = {"seen": 0, "positive": True, "reason": None, "reason_text": "", "comment": ""}
+JUDGEMENT = {
+    "seen": 0,
+    "positive": True,
+    "reason": None,
+    "reason_text": "",
+    "comment": "",
+    "marks": {},
+    "signs": {"1": ["crazy paving"]},
+}
 
 
 @pytest.fixture
@@ -106,8 +115,23 @@ def test_answers_are_as_described(
     measurement = "/api/analyses/{analysis_id}/measurements/{key}"
     ask("put", measurement, ANGLE, key="0" * 32)
     ask("put", "/api/preferences/{key}", {"keys": {"fill": "f"}}, key="viewer")
+    free = (chest[1].lung_mask > 0) & (chest[1].lesion_labels == 0)
+    nz, ny, nx = free.shape
+    kept = client.post(
+        f"/api/analyses/{analysis_id}/marks?box=0,0,0,{nx},{ny},{nz}",
+        data=np.packbits(free, bitorder="little").tobytes(),
+        content_type="application/octet-stream",
+        headers=token,
+    )
+    said = document["paths"]["/api/analyses/{analysis_id}/marks"]["post"]["responses"]["201"]
+    schema = said["content"]["application/json"]["schema"]
+    Draft202012Validator(sealed(schema)).validate(kept.get_json())
+    outlined = {"90": {"digest": kept.get_json()["digest"], "grown": True}}
     lesions = {str(lesion.id): True for lesion in chest[1].lesions}
-    ask("post", "/api/analyses/{analysis_id}/review", JUDGEMENT | {"lesions": lesions})
+    judgement = JUDGEMENT | {"lesions": lesions, "marks": outlined}
+    ask("post", "/api/analyses/{analysis_id}/review", judgement)
+    begun = {"revision": 0, "judged": {"marks": outlined}}
+    ask("put", "/api/analyses/{analysis_id}/draft", begun)
     upload = ask("post", "/api/uploads", {"files": [{"name": "IM1", "size": 0, "modified": 1}]})
     person = {"patient_name": "", "patient_id": "", "study_date": ""}
     ask("post", "/api/uploads/{name}/take", person, name=upload["name"])
@@ -119,11 +143,12 @@ def test_answers_are_as_described(
         if "get" in operations
         and "application/json" in operations["get"]["responses"]["200"].get("content", {})
     ]
-    assert len(looked) >= 14
+    assert len(looked) >= 15
     for template in looked:
         ask("get", template, key="viewer", name=upload["name"])
 
     ask("delete", measurement, key="0" * 32)
+    ask("delete", "/api/analyses/{analysis_id}/draft")
     ask("delete", "/api/uploads/{name}", name=upload["name"])
     ask("post", "/api/session/active")
 

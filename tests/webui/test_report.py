@@ -5,23 +5,26 @@ from __future__ import annotations
 import html
 import io
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pypdfium2
 import pytest
 from flask.testing import FlaskClient
 from PIL import Image
 from sqlalchemy import select
 
-from appliance import accounts, audit, reviews
-from appliance.reviews import Judgement, Reason
+from appliance import accounts, audit, marks, reviews
+from appliance.reviews import Judgement, Mark, Reason, Sign
 from appliance.studies import VIEWED, StudyAttributes
 from appliance.tables import AuditEntry
-from pipelines.findings import ModelRef
-from pipelines.severity import without_lesions
+from pipelines.findings import Lesion, ModelRef
+from pipelines.marks import Region, measure
+from pipelines.severity import as_judged
 from tests.webui.world import NAME, World
 from webui import report
+from webui.results import open_result
 
 
 def pdf_text(content: bytes) -> list[str]:
@@ -103,6 +106,68 @@ def test_every_page_says_unconfirmed_until_somebody_confirmed(
     assert f"{rejected.volume_ml:.1f} ml" not in pdf.split("Lesions")[1].split("Burden")[0]
 
 
+def outline(world: World, mask: np.ndarray) -> tuple[str, Lesion]:
+    """Somebody marks these voxels of the first result; their digest and measures."""
+    z, y, x = mask.shape
+    region = Region.unpacked((0, 0, 0, x, y, z), np.packbits(mask, bitorder="little"), (x, y, z))
+    result = open_result(world.settings.data_dir / "analyses" / "1-1")
+    measured = measure(region, result.folder, result.facts)
+    with world.database.transaction() as db:
+        marks.keep(
+            db,
+            analysis_id=1,
+            account_id=1,
+            digest=region.digest,
+            box=region.box,
+            bits=region.bits,
+            measures=asdict(measured),
+        )
+    return region.digest, measured
+
+
+def test_what_a_person_outlined_is_told_with_its_volume(
+    world: World, client: FlaskClient, analysed: int, chest: Any
+):
+    _, analysis = chest
+    first = analysis.lesions[0]
+    smaller = analysis.lesion_labels == first.id
+    smaller[first.key_slice :] = False
+    beside = (analysis.lung_mask > 0) & (analysis.lesion_labels == 0)
+    beside[: first.key_slice] = False
+    beside[first.key_slice + 1 :] = False
+    (corrected, of_corrected), (added, of_added) = outline(world, smaller), outline(world, beside)
+    machines = client.get(f"/studies/{analysed}/report").text
+    confirm(
+        world, 1,
+        positive=True,
+        lesions=dict.fromkeys((lesion.id for lesion in analysis.lesions), True),
+        marks={first.id: Mark(corrected), 90: Mark(added, grown=True)},
+        signs={90: [Sign.HONEYCOMB, Sign.GROUND_GLASS]},
+    )  # fmt: skip
+
+    page = client.get(f"/studies/{analysed}/report").text
+    text = " ".join(page.split("<textarea")[1].split("</textarea>")[0].split())
+    pdf = " ".join(pdf_text(client.get(f"/studies/{analysed}/analyses/1/report.pdf").data))
+
+    volumes = [lesion.volume_ml for lesion in analysis.lesions[1:]]
+    volumes += [of_corrected.volume_ml, of_added.volume_ml]
+    for said in (page, text, pdf):
+        assert f"{len(volumes)} lesions, {sum(volumes):.1f} ml in all" in said
+        assert f"Lesions outlined anew by the reader: {first.id}." in said
+        assert "Lesions added by the reader: 90." in said
+        assert "Seen in lesion 90 by the reader: ground-glass opacity, honeycomb lung." in said
+        assert f"{first.volume_ml:.1f} ml" not in said.split("Mean")[1].split("Burden")[0]
+    for number, lesion in ((f"{first.id}, outlined anew", of_corrected), ("90, added", of_added)):
+        assert re.search(rf"{number} {lesion.side} \w+ \d+ {lesion.volume_ml:.1f} ml", text)
+        assert f"<td>{lesion.volume_ml:.1f} ml</td>" in page
+    assert f"Confirmed by {NAME}" in text
+    # The version before is told as it was.
+    assert "by the reader" not in machines
+    assert f"<td>{first.volume_ml:.1f} ml</td>" in machines
+    older = client.get(f"/studies/{analysed}/analyses/1/report?review=0").text
+    assert f"<td>{first.volume_ml:.1f} ml</td>" in older
+
+
 def test_an_earlier_version_stays_to_be_read_and_is_marked(
     world: World, client: FlaskClient, analysed: int, chest: Any
 ):
@@ -146,7 +211,7 @@ def test_it_is_compared_with_the_study_before(world: World, client: FlaskClient,
     other = (ModelRef("lesions", "U-Net++", "0.9.0", "a" * 64), *analysis.models[1:])
     study_of(world, "1.1", chest, date="20250101", probability=0.2)
     kept = analysis.lesions[:1]
-    smaller = without_lesions(analysis, [lesion.id for lesion in analysis.lesions[1:]])
+    smaller = as_judged(analysis, rejected=[lesion.id for lesion in analysis.lesions[1:]])
     study_of(
         world, "1.2", chest, date="20260105", models=other, lesions=kept,
         lesion_labels=smaller.lesion_labels, burden=smaller.burden,

@@ -79,7 +79,7 @@ def test_many_lesions_stay_on_two_pages_and_none_is_forgotten(study):
     content = pdf(study, analysis=replace(study.analysis, lesions=many))
 
     assert pages(content) <= 2
-    assert f"{40 - MOST_LESIONS} smaller ones" in text(content)
+    assert f"{40 - MOST_LESIONS} more" in text(content)
 
 
 def test_a_verified_result_names_the_person(study):

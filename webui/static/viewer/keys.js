@@ -102,7 +102,7 @@ export class Keyboard {
       return;
     }
     const command = this.#byKey.get(key);
-    if (command === undefined || takesText(event.target)) return;
+    if (command === undefined || takesKey(event.target, key)) return;
     // A dialogue over the page has the keys to itself; the help's own key closes it again.
     if (document.querySelector("dialog[open]") && command.name !== "help") return;
     if (FOR_CONTROLS.includes(key) && event.target instanceof Element && event.target.closest("button, a, summary")) return;
@@ -111,7 +111,13 @@ export class Keyboard {
   }
 }
 
-/** @param {EventTarget | null} target */
-function takesText(target) {
+/**
+ * Whether a control in focus wants a key for itself: a slider its arrows alone, a tick box nothing.
+ * @param {EventTarget | null} target
+ * @param {string} key
+ */
+function takesKey(target, key) {
+  if (target instanceof HTMLInputElement && target.type === "checkbox") return false;
+  if (target instanceof HTMLInputElement && target.type === "range") return /^(arrow|page|home|end)/.test(key);
   return [HTMLInputElement, HTMLTextAreaElement, HTMLSelectElement].some((kind) => target instanceof kind);
 }

@@ -101,12 +101,12 @@ function lesionButton(state, lesion) {
 }
 
 /** @param {number} ml */
-function volumeText(ml) {
+export function volumeText(ml) {
   return ml < 0.05 ? "< 0.1 ml" : `${ml.toFixed(1)} ml`;
 }
 
 /** @type {Record<LesionFacts["side"], string>} */
-const SIDES = { left: "Left lung", right: "Right lung", both: "Both lungs" };
+export const SIDES = { left: "Left lung", right: "Right lung", both: "Both lungs" };
 
 /** @param {number | null} probability */
 function scoreText(probability) {

@@ -10,6 +10,9 @@
 import { byId } from "../dom.js";
 import { Cine } from "./cine.js";
 import { commandTable } from "./commands.js";
+import { EditLayer } from "./edit_layer.js";
+import { EditRegions } from "./edit_regions.js";
+import { EditTools } from "./edit_tools.js";
 import { fillHelp, toggleHelp } from "./help.js";
 import { Keyboard } from "./keys.js";
 import { Layout } from "./layout.js";
@@ -36,15 +39,21 @@ function open(manifest) {
   const { settings } = preferences;
   /** The readings on the page: this study, and perhaps a prior one. @type {Reading[]} */
   const readings = [];
-  const toolbox = new Toolbox([
-    crossHair(),
-    ...measureTools((state) => /** @type {Reading} */ (readings.find((one) => one.state === state)).measurements),
-  ]);
-  toolButtons(toolbox, byId("tools"));
-
+  const toolbox = new Toolbox([crossHair()]);
   const reading = new Reading(manifest, { toolbox, window: settings.window ?? PRESETS[0], account, failed: explain });
   readings.push(reading);
   const { state } = reading;
+  const regions = new EditRegions(manifest.size, manifest.lesions.map(({ id }) => id));
+  reading.onMask((mask) => regions.addMachine(mask));
+  const editLayer = new EditLayer(regions);
+  reading.layers.push(editLayer);
+  const editTools = new EditTools(reading, regions, editLayer);
+  const measurementsOf = (/** @type {import("./state.js").ViewState} */ shown) => /** @type {Reading} */ (readings.find(({ state }) => state === shown)).measurements;
+  toolbox.add([...editTools.tools, ...measureTools(measurementsOf)]);
+  toolButtons(toolbox, byId("tools"));
+  editTools.follow(toolbox);
+  byId("tools").after(editTools.box);
+
   byId("planes").append(reading.box);
   const layout = new Layout(byId("studies"));
   layout.add(reading.viewports);
@@ -52,7 +61,7 @@ function open(manifest) {
 
   const { parts, rows, jumpBy } = lesionList(state, manifest.lesions, preferences);
   byId("lesions").append(...parts);
-  const review = openReview(state, byId("review"), rows, reviewFacts());
+  const review = openReview(state, { box: byId("review"), list: byId("lesions"), rows, tools: editTools, layer: editLayer }, reviewFacts());
   const windows = new WindowButtons(state, byId("presets"), preferences);
   const cine = new Cine(() => layout.active.state.scrollRound(layout.active.plane), settings.cine_rate);
   cine.onChange(() => preferences.set({ cine_rate: cine.rate }));
@@ -80,6 +89,7 @@ function open(manifest) {
   const help = /** @type {HTMLDialogElement} */ (byId("help"));
   /** @type {Command[]} */
   const page = [
+    ...editTools.commands,
     { name: "reset", key: "0", does: "Everything as it was at first", run: resetAll },
     { name: "prior", key: "o", does: prior ? "Prior study beside this one" : "Prior study: there is none here", run: () => prior?.toggle() },
     { name: "next-study", key: "shift+n", does: "Next study to review", run: () => openNext(facts.next ?? "", tell) },

@@ -63,6 +63,15 @@ export class LesionMask {
     this.bits = bits;
   }
 
+  /** Whether a voxel of the volume is in it. @type {(x: number, y: number, z: number) => boolean} */
+  holds(x, y, z) {
+    const [i, j, k] = [x - this.origin[0], y - this.origin[1], z - this.origin[2]];
+    const [nx, ny, nz] = this.extent;
+    if (i < 0 || i >= nx || j < 0 || j >= ny || k < 0 || k >= nz) return false;
+    const p = (k * ny + j) * nx + i;
+    return ((this.bits[p >> 3] >> (p & 7)) & 1) === 1;
+  }
+
   /**
    * The lesion on one slice of a plane, or null where the slice misses its box.
    * @param {Plane} plane

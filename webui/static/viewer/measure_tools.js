@@ -16,8 +16,8 @@ const CLICK_PX = 4;
 /** @type {readonly {kind: Kind, label: string, key: string}[]} */
 const KINDS = [
   { kind: "distance", label: "Distance", key: "d" },
-  { kind: "angle", label: "Angle", key: "a" },
-  { kind: "ellipse", label: "Ellipse", key: "e" },
+  { kind: "angle", label: "Angle", key: "shift+d" },
+  { kind: "ellipse", label: "Ellipse", key: "i" },
   { kind: "probe", label: "HU probe", key: "h" },
   { kind: "arrow", label: "Arrow", key: "t" },
 ];

@@ -25,6 +25,8 @@ const [AXIAL] = PLANES;
 
 export class Reading {
   #lesions = new LesionLayer();
+  /** @type {Set<(mask: import("./masks.js").LesionMask) => void>} */
+  #maskListeners = new Set();
   #bars;
 
   /**
@@ -85,6 +87,11 @@ export class Reading {
     });
   }
 
+  /** Called with each mask of the analysis when it is there. @param {(mask: import("./masks.js").LesionMask) => void} listener */
+  onMask(listener) {
+    this.#maskListeners.add(listener);
+  }
+
   /**
    * Bring in the images and masks, what is looked at first of all.
    * @param {object} progress
@@ -95,7 +102,9 @@ export class Reading {
   async load({ first, arrived }) {
     const { manifest, volume, state } = this;
     const takeMask = async (/** @type {LesionFacts} */ lesion) => {
-      this.#lesions.add(await fetchMask(lesion));
+      const mask = await fetchMask(lesion);
+      this.#lesions.add(mask);
+      for (const listener of this.#maskListeners) listener(mask);
       state.redraw();
     };
     const loader = new SlabLoader(

@@ -1,6 +1,13 @@
 /**
  * The review: what was confirmed, by whom and when, and the form to confirm or amend it.
  *
+ * @typedef {import("./edit_layer.js").EditLayer} EditLayer
+ * @typedef {import("./edit_regions.js").Mark} Mark
+ * @typedef {import("./edit_regions.js").RegionFacts} RegionFacts
+ * @typedef {import("./edit_tools.js").EditTools} EditTools
+ * @typedef {import("./planes.js").Triple} Triple
+ * @typedef {import("./review_draft.js").Judged} Judged
+ * @typedef {import("./review_draft.js").Outline} Outline
  * @typedef {import("./state.js").ViewState} ViewState
  * @typedef {import("./review_form.js").ReviewForm} ReviewForm
  *
@@ -20,35 +27,63 @@
  * @property {string} reason_text
  * @property {number[]} rejected
  * @property {string} comment
+ * @property {Record<string, Mark>} marks  outlines by the person, by lesion
+ * @property {Record<string, string[]>} signs
  *
  * @typedef {object} Review  what the server says
  * @property {number} version  0 while nobody confirmed
  * @property {Version[]} history  oldest first
+ * @property {{revision: number, judged: Judged} | null} draft  of this reader
+ * @property {Record<string, RegionFacts>} regions  that versions and draft name, by digest
+ * @property {{mask_url: string, first: Triple, last: Triple}[]} lungs
+ * @property {string} you
  * @property {boolean} may_confirm
  * @property {string | null} problem  why the result cannot be confirmed now
  * @property {number} lesion_count
  * @property {Record<string, string>} reasons  words by code
+ * @property {Record<string, string>} signs  words by code
  * @property {string} csrf_token
  */
 import { element } from "../dom.js";
-import { fetchJson, follow } from "../live.js";
+import { follow } from "../live.js";
 import { localTime } from "../time.js";
+import { outlineList } from "./edit_list.js";
+import { EditRegions } from "./edit_regions.js";
+import { bytesOf, fetchAgain } from "./fetching.js";
 import { lesionMarks } from "./lesion_marks.js";
-import { ReviewDraft } from "./review_draft.js";
+import { LesionMask } from "./masks.js";
+import { fromBase64, ReviewDraft } from "./review_draft.js";
 import { reviewForm } from "./review_form.js";
-
-const NO_CONNECTION = "No connection. Your marks are kept; try again.";
+import { othersHere } from "./review_others.js";
+import { RefusedError, ReviewServer } from "./review_server.js";
 
 /**
  * @param {ViewState} state
- * @param {HTMLElement} box
- * @param {ReadonlyMap<number, HTMLElement>} rows  of the lesion list, by lesion
+ * @param {object} parts
+ * @param {HTMLElement} parts.box
+ * @param {HTMLElement} parts.list  of the lesions
+ * @param {ReadonlyMap<number, HTMLElement>} parts.rows  of the list, by lesion
+ * @param {EditTools} parts.tools
+ * @param {EditLayer} parts.layer
  * @param {ReviewFacts} facts
  */
-export function openReview(state, box, rows, facts) {
-  const draft = new ReviewDraft(facts.analysis, facts.account);
+export function openReview(state, { box, list, rows, tools, layer }, facts) {
+  const server = new ReviewServer(facts.url);
+  /** The reader's own outlines; those of the confirmed version are shown while nothing can be judged. */
+  const mine = tools.regions;
+  const confirmedRegions = new EditRegions(state.size, mine.lesions);
+  const draft = new ReviewDraft(facts.analysis, facts.account, server, mine);
+  const others = othersHere(server);
   const marks = lesionMarks(rows, (lesion, accepted) => {
-    if (editing()) draft.mark(lesion, accepted);
+    if (editing()) judge(lesion, accepted);
+  });
+  const outlines = outlineList(state, list, rows, {
+    remove: (number) => mine.eraseAll(number),
+    sign: (number, sign, seen) => {
+      const { [number]: before = [], ...rest } = draft.judged.signs;
+      const now = seen ? [...before, sign] : before.filter((one) => one !== sign);
+      draft.change({ signs: now.length > 0 ? { ...rest, [number]: now } : rest });
+    },
   });
   const message = element("p", { class: "message", role: "alert" });
   /** @type {Review | null} */
@@ -56,26 +91,81 @@ export function openReview(state, box, rows, facts) {
   /** @type {ReviewForm | null} */
   let form = null;
   let amending = false;
+  /** Whether the reader's own outlines are here: before, what is judged would be kept without them. */
+  let drawn = false;
+  let begun = false;
 
   /** Whether the reader may judge now: nobody has confirmed, or this reader is amending what they saw. */
   function editing() {
-    if (review === null || !review.may_confirm || review.problem !== null) return false;
+    if (!drawn || review === null || !review.may_confirm || review.problem !== null) return false;
     return draft.judged.seen === review.version && (review.version === 0 || amending);
   }
 
   async function refresh() {
     try {
-      take(/** @type {Review} */ (await fetchJson(facts.url)));
+      await take(await server.state());
     } catch (error) {
+      if (!(error instanceof RefusedError)) throw error;
       console.warn(error); // the next event asks again
     }
   }
 
   /** @param {Review} fresh */
-  function take(fresh) {
+  async function take(fresh) {
     const before = review;
     review = fresh;
+    mine.taken = new Set(fresh.history.flatMap((version) => Object.keys(version.marks).map(Number)));
+    if (!begun) {
+      begun = true;
+      for (const { mask_url, first, last } of fresh.lungs) bringLung(mask_url, first, last);
+      const unsaved = draft.begin(fresh.draft);
+      await bringMine(draft.judged.marks, unsaved);
+    }
     if (before?.version !== fresh.version || before.problem !== fresh.problem) draw(fresh);
+    if (before?.version !== fresh.version) await bring(confirmedRegions, fresh.history.at(-1)?.marks ?? {});
+    showMarks();
+  }
+
+  /** @type {(url: string, first: Triple, last: Triple) => Promise<void>} */
+  async function bringLung(url, first, last) {
+    tools.lungs.push(await fetchAgain(url, async (response) => new LesionMask(0, first, last, await bytesOf(response))));
+  }
+
+  /**
+   * @param {Record<string, Mark>} kept  by the server
+   * @param {Record<string, Outline>} [unsaved]
+   */
+  async function bringMine(kept, unsaved = {}) {
+    drawn = false;
+    try {
+      await bring(mine, kept, unsaved);
+      drawn = true;
+    } catch (error) {
+      console.error(error);
+      say(new RefusedError(0, "Your outlines could not be loaded: reload the page to go on with them."));
+    }
+  }
+
+  /**
+   * Fetch outlines and put them in the place of those that are there.
+   * @param {EditRegions} regions
+   * @param {Record<string, Mark>} kept  by the server
+   * @param {Record<string, Outline>} [unsaved]
+   */
+  async function bring(regions, kept, unsaved = {}) {
+    const known = review?.regions ?? {};
+    const fetched = Object.entries(kept).filter(([number]) => !(number in unsaved)).map(async ([number, { digest, grown }]) => {
+      const region = known[digest];
+      const { first, last, mask_url } = region;
+      const mask = await fetchAgain(mask_url, async (response) => new LesionMask(Number(number), first, last, await bytesOf(response)));
+      return { number: Number(number), mask, grown, facts: region };
+    });
+    const own = Object.entries(unsaved).map(([number, { box: [x0, y0, z0, x1, y1, z1], bits, grown }]) => {
+      const mask = new LesionMask(Number(number), [x0, y0, z0], [x1 - 1, y1 - 1, z1 - 1], fromBase64(bits));
+      return { number: Number(number), mask, grown, facts: null };
+    });
+    regions.take([...(await Promise.all(fetched)), ...own]);
+    state.redraw();
   }
 
   /** @param {Review} fresh */
@@ -85,6 +175,7 @@ export function openReview(state, box, rows, facts) {
     form = open ? reviewForm(draft, facts.positive, fresh, { confirm, cancel: last && stopAmending }) : null;
     box.replaceChildren(
       element("h2", { text: "Review" }),
+      others.box,
       ...(last ? [confirmed(last, fresh)] : [element("p", { class: "none", text: "Not confirmed yet." })]),
       ...(fresh.history.length > 1 ? [earlier(fresh)] : []),
       ...(fresh.problem === null ? [] : [element("p", { class: "caution", text: fresh.problem })]),
@@ -97,10 +188,64 @@ export function openReview(state, box, rows, facts) {
   }
 
   function showMarks() {
+    if (review === null) return;
     form?.show();
-    const last = review?.history.at(-1);
-    if (editing()) marks.show(draft.judged.lesions, true);
+    const last = review.history.at(-1);
+    const open = editing();
+    const { lesions, signs } = draft.judged;
+    mine.rejected = new Set(Object.keys(lesions).filter((lesion) => lesions[lesion] === false).map(Number));
+    if (open) marks.show(lesions, true);
     else marks.show(last ? judgedIn(last, rows.keys()) : {}, false);
+    tools.open = open && drawn;
+    layer.regions = open ? mine : confirmedRegions;
+    outlines.show({ regions: layer.regions, signs: open ? signs : last?.signs ?? {}, open, you: review.you, words: review.signs });
+    showProblem();
+    state.redraw();
+  }
+
+  /** What keeps the draft from being saved, if anything does. */
+  function showProblem() {
+    if (draft.problem === null && !draft.overtaken) {
+      if (message.dataset.of === "draft") message.replaceChildren();
+      return;
+    }
+    message.dataset.of = "draft";
+    message.textContent = draft.problem?.message ?? "You changed this review in another window since: choose which of the two you keep.";
+    if (!draft.overtaken) return;
+    const here = element("button", { type: "button", class: "keep-here", text: "Keep what is here" });
+    here.addEventListener("click", () => decide(true));
+    const other = element("button", { type: "button", class: "take-other", text: "Take the other" });
+    other.addEventListener("click", () => decide(false));
+    message.append(" ", here, " ", other);
+  }
+
+  /** Of two windows of the reader, one stays. @param {boolean} here */
+  async function decide(here) {
+    try {
+      const fresh = await server.state();
+      review = fresh;
+      if (here) {
+        draft.replaceSaved(fresh.draft?.revision ?? 0);
+      } else {
+        draft.adopt(fresh.draft);
+        await bringMine(draft.judged.marks);
+      }
+      draw(fresh);
+    } catch (error) {
+      say(error);
+    }
+  }
+
+  /** @param {unknown} error */
+  function say(error) {
+    if (!(error instanceof RefusedError)) throw error;
+    message.dataset.of = "answer";
+    message.textContent = error.message;
+  }
+
+  function silence() {
+    message.dataset.of = "";
+    message.replaceChildren();
   }
 
   /**
@@ -110,10 +255,13 @@ export function openReview(state, box, rows, facts) {
    */
   function amendment(last, fresh) {
     const button = element("button", { type: "button", class: "amend", text: draft.begun ? "Amend with your marks" : "Amend" });
-    button.addEventListener("click", () => {
+    button.addEventListener("click", async () => {
+      const anew = !draft.begun;
+      silence();
+      if (anew) await bringMine(last.marks);
+      if (!drawn) return;
       amending = true;
-      draft.change(draft.begun ? { seen: fresh.version } : { ...asJudged(last, rows.keys()), seen: fresh.version });
-      message.textContent = "";
+      draft.change(anew ? { ...asJudged(last, rows.keys()), seen: fresh.version } : { seen: fresh.version });
       draw(fresh);
     });
     if (!draft.begun) return [button];
@@ -123,43 +271,66 @@ export function openReview(state, box, rows, facts) {
     return [element("p", { class: "caution", text: overtaken }), button, discard];
   }
 
-  function stopAmending() {
+  async function stopAmending() {
+    try {
+      await draft.forget();
+    } catch (error) {
+      say(error);
+      return;
+    }
     amending = false;
-    draft.forget();
-    message.textContent = "";
+    mine.take([]);
+    silence();
     if (review) draw(review);
   }
 
   async function confirm() {
-    const { seen, lesions, positive, reason, reason_text, comment } = draft.judged;
+    const { seen, lesions, positive, reason, reason_text, comment, signs } = draft.judged;
     const otherwise = positive !== facts.positive;
-    const judgement = { seen, lesions, positive, reason: otherwise ? reason || null : null, reason_text: otherwise ? reason_text : "", comment };
-    message.textContent = "";
+    silence();
     try {
-      // The token may be of a session that has ended since; this one, or the sign-in, comes first.
-      const { csrf_token } = /** @type {Review} */ (await fetchJson(facts.url));
-      const response = await fetch(facts.url, {
-        method: "POST",
-        headers: { "Content-Type": "application/json", "X-CSRFToken": csrf_token },
-        body: JSON.stringify(judgement),
+      await draft.flush();
+      const outlined = standing(mine.marks());
+      const present = Object.fromEntries(Object.entries(signs).filter(([number]) => number in outlined || lesions[number]));
+      const fresh = await server.confirm({
+        seen,
+        lesions,
+        positive,
+        reason: otherwise ? reason || null : null,
+        reason_text: otherwise ? reason_text : "",
+        comment,
+        signs: present,
+        marks: outlined,
       });
-      const said = await response.json();
-      if (response.ok) {
-        amending = false;
-        draft.forget();
-        review = said;
-        draw(said);
-      } else {
-        message.textContent = said.error;
-        await refresh();
-      }
+      amending = false;
+      mine.take([]);
+      draft.confirmed();
+      await take(fresh);
     } catch (error) {
-      console.warn(error);
-      message.textContent = NO_CONNECTION;
+      say(error);
+      await refresh();
     }
   }
 
+  /** Without those of lesions that were rejected after they were outlined. @param {Record<string, Mark>} outlined */
+  function standing(outlined) {
+    return Object.fromEntries(Object.entries(outlined).filter(([number]) => draft.judged.lesions[number] !== false));
+  }
+
+  /** @param {number} lesion @param {boolean} accepted */
+  function judge(lesion, accepted) {
+    if (!mine.isAdded(lesion)) draft.mark(lesion, accepted);
+    else if (!accepted) mine.eraseAll(lesion);
+  }
+
   draft.onChange(showMarks);
+  mine.onChange((number) => {
+    const region = mine.regions.get(number);
+    const { [number]: _, ...rest } = draft.judged.lesions;
+    // Who outlines a lesion of the machine's takes it for one; who erases all of it does not.
+    if (region === undefined || mine.isAdded(number)) draft.change({});
+    else draft.change({ lesions: { ...rest, [number]: region.mask.count > 0 } });
+  });
 
   return {
     /** Ask what was confirmed, now and whenever anything happens. */
@@ -171,10 +342,11 @@ export function openReview(state, box, rows, facts) {
         marker = pulse.marker;
       }, refresh);
       refresh();
+      others.ask();
     },
     /** Accept or reject the chosen lesion. @param {boolean} accepted */
     markChosen(accepted) {
-      if (state.lesion !== null && editing()) draft.mark(state.lesion, accepted);
+      if (state.lesion !== null && editing()) judge(state.lesion, accepted);
     },
   };
 }
@@ -183,15 +355,21 @@ export function openReview(state, box, rows, facts) {
  * @param {Version} version
  * @param {Review} review
  */
-function confirmed(version, { reasons }) {
+function confirmed(version, { reasons, lesion_count }) {
   const { reviewer, at, positive, reason, reason_text, rejected, comment } = version;
   const answer = positive ? "positive" : "negative";
   const why = reason === null ? [] : [[reasons[reason] ?? reason, reason_text].filter(Boolean).join(": ")];
   const none = rejected.length > 0 ? [`Rejected: lesion${rejected.length > 1 ? "s" : ""} ${rejected.join(", ")}`] : [];
+  const outlined = Object.keys(version.marks).map(Number);
+  const [added, corrected] = [outlined.filter((number) => number > lesion_count), outlined.filter((number) => number <= lesion_count)];
+  const drawn = [
+    ...(added.length > 0 ? [`Added: lesion${added.length > 1 ? "s" : ""} ${added.join(", ")}`] : []),
+    ...(corrected.length > 0 ? [`Outlined anew: lesion${corrected.length > 1 ? "s" : ""} ${corrected.join(", ")}`] : []),
+  ];
   return element("div", { class: "confirmed" },
     element("p", { class: "answer", text: `${reason === null ? "Confirmed" : "Overridden"}: ${answer}` }),
     element("p", { class: "who", text: `${reviewer}, ${localTime(at)}, version ${version.version}` }),
-    ...[...why, ...none].map((text) => element("p", { text })),
+    ...[...why, ...none, ...drawn].map((text) => element("p", { text })),
     ...(comment ? [element("p", { class: "comment", text: comment })] : []));
 }
 
@@ -218,6 +396,6 @@ function judgedIn(version, lesions) {
  * @param {Iterable<number>} lesions
  */
 function asJudged(version, lesions) {
-  const { positive, reason, reason_text, comment } = version;
-  return { lesions: judgedIn(version, lesions), positive, reason: reason ?? "", reason_text, comment };
+  const { positive, reason, reason_text, comment, signs } = version;
+  return { lesions: judgedIn(version, lesions), positive, reason: reason ?? "", reason_text, comment, signs };
 }

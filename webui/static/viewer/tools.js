@@ -37,6 +37,11 @@ export class Toolbox {
     this.active = tools[0];
   }
 
+  /** @param {readonly Tool[]} tools */
+  add(tools) {
+    this.tools = [...this.tools, ...tools];
+  }
+
   /** Called when another tool became active. @param {() => void} listener */
   onChange(listener) {
     this.#listeners.add(listener);

@@ -1,0 +1,37 @@
+/**
+ * Who else has this result open, and who has begun to judge it.
+ *
+ * @typedef {import("./review_server.js").ReviewServer} ReviewServer
+ */
+import { element } from "../dom.js";
+import { RefusedError } from "./review_server.js";
+
+/** A third of `webui.presence.GONE_AFTER_S`. */
+const ASK_AGAIN_MS = 5000;
+
+/** @param {ReviewServer} server */
+export function othersHere(server) {
+  const box = element("ul", { class: "others", role: "status", "aria-label": "Other people at this result" });
+
+  async function ask() {
+    try {
+      const { present, drafts } = await server.others();
+      const began = new Set(drafts.map(({ name }) => name));
+      const sentences = present.map((name) => (began.has(name) ? `${name} is here and has begun a review.` : `${name} is here.`));
+      for (const name of began) if (!present.includes(name)) sentences.push(`${name} has begun a review.`);
+      show(sentences);
+    } catch (error) {
+      if (!(error instanceof RefusedError)) throw error;
+      show([]); // who is there is not known; that the server is away, the review itself says
+    }
+    setTimeout(ask, ASK_AGAIN_MS);
+  }
+
+  /** A sentence that stays is not read out again. @param {readonly string[]} sentences */
+  function show(sentences) {
+    if (sentences.join("\n") === [...box.children].map(({ textContent }) => textContent).join("\n")) return;
+    box.replaceChildren(...sentences.map((text) => element("li", { text })));
+  }
+
+  return { box, ask };
+}
