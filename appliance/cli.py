@@ -71,6 +71,7 @@ def _broken(name: str, why: str) -> click.Command:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help=f"Settings file; else the one that ${SETTINGS_VARIABLE} names.",
 )
+@click.version_option(package_name="chest-ct-appliance")
 def main(settings_file: Path | None) -> None:
     """On-premise chest CT: receives over DICOM, analyses, shows. Not for primary diagnosis."""
     if settings_file is not None:

@@ -37,6 +37,13 @@ SECOND_OPINION: Final = "second opinion"
 HEAT_MAP: Final = "heat map"
 
 CUT_OFF: Final = "The scan ends inside the lungs: lesions beyond its ends are not seen."
+PART_ONLY: Final = (
+    "The COVID-likeness is that of a part of the lungs, for which it was not measured."
+)
+NO_LESION: Final = (
+    "The case is called COVID-like, but no lesion was found: nothing that can be pointed at speaks "
+    "for it."
+)
 NO_OPINION: Final = "The lungs lie in too few slices for a second opinion."
 
 
@@ -115,7 +122,7 @@ def _opinion(root: Path, choice: EngineChoice, threads: int) -> OpinionModels:
     if not (root / "pneumonia" / SUMS_FILE).exists():
         raise WeightsError(
             f"The second opinion needs a model in {root / 'pneumonia'}, and there is none. Install "
-            "or train one, or do without: analysis.second_opinion = false."
+            "or train one, or do without: no --second-opinion, analysis.second_opinion = false."
         )
     kind = Model.open(_bundle(root, "pneumonia"), choice, threads=threads)
     if not (root / "severity" / SUMS_FILE).exists():
@@ -241,7 +248,8 @@ def analyse(
         timings_s=dict(watch.seconds),
         warnings=(
             *volume.warnings,
-            *((CUT_OFF,) if cut_off(lungs) else ()),
+            *((CUT_OFF, PART_ONLY) if cut_off(lungs) else ()),
+            *((NO_LESION,) if screening.positive and not screening.lesions else ()),
             *warnings(quality),
             *((NO_OPINION,) if models.opinion is not None and opinion is None else ()),
         ),

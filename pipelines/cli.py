@@ -4,6 +4,7 @@ The commands are looked up by name at every start of the console script, so noth
 imported until one of them runs.
 """
 
+import errno
 import time
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pipelines.findings import Analysis
     from pipelines.series import Candidate
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUTPUTS = "appliance.outputs"
 """Entry points that write an analysis in another form: (analysis, source, new folder) → None."""
 
@@ -30,6 +32,31 @@ with_engine = click.option(
     type=click.Choice(["auto", "torch", "openvino"]),
     default="auto",
     show_default=True,
+)
+
+
+def _print_keys(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
+    """Print what stands in the file that a command reads, and end."""
+    if not wanted:
+        return
+    if context.info_name == "train":
+        from pipelines.training.recipe import reference
+
+        click.echo(reference())
+    else:
+        from pipelines.training import select as module
+
+        click.echo(module.__doc__)
+    context.exit()
+
+
+with_keys = click.option(
+    "--keys",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_keys,
+    help="Print every key of the file with its meaning, and end.",
 )
 with_threads = click.option("--threads", default=0, show_default="all", help="Processor threads.")
 
@@ -61,6 +88,7 @@ def analyse(
     """
     from pipelines import analysis, presentation
     from pipelines.engines.choice import EngineChoice
+    from pipelines.errors import NoUsableSeriesError
     from pipelines.findings import whole_folder
     from pipelines.series import candidates
 
@@ -86,8 +114,11 @@ def analyse(
             presentation.contact_sheet(volume, found).save(staging / "contact_sheet.png")
             if write_dicom is not None:
                 write_dicom(found, source, staging / "dicom")
+    except NoUsableSeriesError as error:
+        nothing = f"{source} holds no DICOM image: give a folder or a zip of some, or a NIfTI file."
+        raise click.ClickException(str(error) if error.refusals else nothing) from error
     except (PipelineError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(told_of(error, out)) from error
     for refusal in found.refused_series:
         click.echo(f"not analysed: {refusal.reason}")
     for warning in found.warnings:
@@ -130,7 +161,7 @@ def prepare(data: Path, out: Path) -> None:
     try:
         write_manifests(data, out, say=click.echo)
     except (PipelineError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(told_of(error, out)) from error
     click.echo(f"Written: {out}. Now `appliance train weights/NAME/training.toml --sets {out}`.")
 
 
@@ -144,11 +175,13 @@ def prepare(data: Path, out: Path) -> None:
     help="Folder of the models that mark lungs and lesions in its data; the shipped ones.",
 )
 @with_threads
+@with_keys
 def train(config: Path, sets: Path, work: Path | None, models: Path | None, threads: int) -> None:
     """Train the model described by CONFIG, for example weights/lungs/training.toml.
 
-    A training that was interrupted goes on where its last checkpoint left it. At the end the
-    weights, their checksums and metrics.json are written beside CONFIG.
+    A training that was interrupted goes on where its last checkpoint left it: there is one at each
+    validation and every two minutes. At the end the weights, their checksums and metrics.json are
+    written beside CONFIG.
     """
     from pipelines.training.recipe import TrainingConfig
     from pipelines.training.run import run
@@ -158,7 +191,7 @@ def train(config: Path, sets: Path, work: Path | None, models: Path | None, thre
         settings = TrainingConfig.load(config)
         run(settings, sets, work, config.parent, models=models, threads=threads)
     except (PipelineError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(told_of(error, config.parent)) from error
 
 
 @click.command()
@@ -167,6 +200,7 @@ def train(config: Path, sets: Path, work: Path | None, models: Path | None, thre
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the report.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of models and checkpoints.")
 @with_threads
+@with_keys
 def select(comparison: Path, sets: Path, out: Path, work: Path | None, threads: int) -> None:
     """Train and compare the models that COMPARISON names, for example weights/comparison.toml.
 
@@ -183,7 +217,7 @@ def select(comparison: Path, sets: Path, out: Path, work: Path | None, threads: 
     try:
         run(comparison, sets, work or Path(".train/select"), out, threads=threads, say=click.echo)
     except (PipelineError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(told_of(error, out)) from error
 
 
 @click.command()
@@ -252,8 +286,15 @@ def evaluate(
             say=click.echo,
         )
     except (PipelineError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(told_of(error, out)) from error
     click.echo(f"Written: {out / 'report.html'} and metrics.json beside it.")
+
+
+def told_of(error: Exception, out: Path) -> str:
+    """Return what ended a command, in a sentence; a full disk names no file by itself."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"There was no room for {error.filename or out}: make some and start again."
+    return str(error)
 
 
 def _dicom_writer(source: Path) -> "Callable[[Analysis, Path, Path], None]":

@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import WeightsError
 from pipelines.findings import SecondOpinion
 from pipelines.inference import Model
 from pipelines.preprocessing import resize
@@ -69,19 +68,6 @@ class OpinionModels:
     def each(self) -> tuple[Model, ...]:
         """Those that are there."""
         return (self.pneumonia,) if self.severity is None else (self.pneumonia, self.severity)
-
-    def __post_init__(self) -> None:
-        """Refuse a model whose outputs are not its classes.
-
-        Raises:
-            WeightsError: one of the two is such a model.
-        """
-        for model in self.each:
-            if len(_classes(model)) != model.config.out_channels:
-                raise WeightsError(
-                    f"'{model.config.name}' has {model.config.out_channels} outputs for "
-                    f"{len(_classes(model))} classes."
-                )
 
 
 def second_opinion(

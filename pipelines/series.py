@@ -310,9 +310,12 @@ def load_nifti(path: Path) -> CTVolume:
     except _NOT_NIFTI as error:
         raise UnreadableInputError(f"{path.name} is no readable NIfTI file: {error}") from error
     hu = _as_hounsfield(values, path.name)
+    warnings = tuple(_nifti_warnings(values, np.asarray(image.affine)))
     ras_to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
     affine = ras_to_lps @ np.asarray(image.affine, np.float64)
-    volume = CTVolume.from_input(hu, affine, series_uid=path.name, name=path.name)
+    volume = CTVolume.from_input(
+        hu, affine, series_uid=path.name, name=path.name, warnings=warnings
+    )
     _check_nifti_geometry(volume)
     return volume
 
@@ -545,6 +548,17 @@ def _as_hounsfield(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.int16]
     if hu.min() > AIR_AT_MOST_HU:
         raise UnreadableInputError(f"{name} holds no air below {AIR_AT_MOST_HU:g}: is it in HU?")
     return hu
+
+
+def _nifti_warnings(values: npt.NDArray[Any], affine: npt.NDArray[Any]) -> Iterator[str]:
+    """Yield what a NIfTI file lacks, although it can be analysed."""
+    if values.dtype.kind == "f" and (empty := int(np.isnan(values).sum())):
+        yield f"{empty} voxels hold no number: they are taken for air outside the scan."
+    if np.array_equal(np.abs(affine), np.eye(4)):
+        yield (
+            "The file gives no spacing of its own, but voxels of 1 mm from position 0: if the true "
+            "spacing was lost, every volume and diameter is wrong."
+        )
 
 
 def _check_nifti_geometry(volume: CTVolume) -> None:

@@ -103,7 +103,8 @@ def _spacing_violations(instances: Sequence[InstanceHeader]) -> Iterator[Violati
     ordered = along_normal(instances)
     unique = [ordered[group[0]] for group in groups_by_position(ordered)]
     if len(unique) < 2:
-        yield Rule.DUPLICATE_POSITION, f"all {len(instances)} images lie at one position"
+        if len(instances) > 1:
+            yield Rule.DUPLICATE_POSITION, f"all {len(instances)} images lie at one position"
         return
     if (tilt := shear_degrees(stack_affine(unique))) > MAX_SHEAR_DEGREES:
         yield Rule.GANTRY_TILT, f"its slices are tilted by {tilt:.1f}° against their stacking"

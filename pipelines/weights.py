@@ -23,7 +23,21 @@ from torch import nn
 from pipelines.errors import WeightsError
 from pipelines.files import whole_file
 from pipelines.findings import ModelRef
-from pipelines.networks.library import NetworkConfig, build, configuration
+from pipelines.limits import (
+    ABOVE_ZERO,
+    COUNT,
+    FLAG,
+    FROM_ZERO,
+    NAME,
+    NAMES,
+    NUMBER,
+    RANGE,
+    SPACING,
+    TABLE,
+    TO_ONE,
+    Limit,
+)
+from pipelines.networks.library import SEGMENTERS, NetworkConfig, build, configuration
 
 WEIGHTS_FILE: Final = "weights.safetensors"
 CONFIG_FILE: Final = "config.json"
@@ -47,6 +61,46 @@ NEEDED: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 """What the settings of a model must name, by its purpose."""
 
 OPTIONAL: Final = ("labels",)
+
+LIMITS: Final[Mapping[str, Limit]] = {
+    "spacing_mm": SPACING,
+    "window_hu": RANGE,
+    "lung_margin_mm": FROM_ZERO,
+    "size": COUNT,
+    "subsets": COUNT,
+    "slices": COUNT,
+    "clip_hu": RANGE,
+    "mean_hu": NUMBER,
+    "std_hu": ABOVE_ZERO,
+    "threshold": TO_ONE,
+    "peak": TO_ONE,
+    "minimum_ml": FROM_ZERO,
+    "classes": NAMES,
+    "graded": NAME,
+    "labels": TABLE,
+    "validated": FLAG,
+}
+"""What each of these settings may be."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the network of a purpose takes; what it gives is 1 or, with classes, one for each."""
+
+    segments: bool
+    dimensions: tuple[int, ...]
+    in_channels: int
+    neighbours: bool = False
+    """Whether a network of two dimensions may see the slices beside its own as further channels."""
+
+
+SHAPES: Final[Mapping[str, Shape]] = {
+    "lungs": Shape(segments=True, dimensions=(2,), in_channels=1),
+    "lesions": Shape(segments=True, dimensions=(2, 3), in_channels=1, neighbours=True),
+    "screening": Shape(segments=False, dimensions=(2,), in_channels=2),
+    "pneumonia": Shape(segments=False, dimensions=(3,), in_channels=1),
+    "severity": Shape(segments=False, dimensions=(3,), in_channels=1),
+}
 
 
 class Precision(StrEnum):
@@ -131,22 +185,69 @@ class ModelConfig:
             raise WeightsError(
                 f"'{self.name}' is a model for '{self.purpose}'; this release knows {known}."
             )
+        for key in ("name", "version"):
+            self._require(NAME, key, getattr(self, key))
         for table, needed in NEEDED[self.purpose].items():
-            given = set(getattr(self, table))
-            if missing := sorted(set(needed) - given):
+            values = getattr(self, table)
+            self._require(TABLE, table, values)
+            if missing := sorted(set(needed) - set(values)):
                 raise WeightsError(f"'{self.name}' lacks {_listed(table, missing)}.")
-            if unknown := sorted(given - set(needed) - set(OPTIONAL)):
+            if unknown := sorted(set(values) - set(needed) - set(OPTIONAL)):
                 raise WeightsError(
                     f"'{self.name}' has {_listed(table, unknown)}, which this release does not "
                     "know: it is made for another one."
                 )
+            for key, value in values.items():
+                self._require(LIMITS[key], f"{table}.{key}", value)
+        self._check_decision()
+        self._check_network()
+
+    def _require(self, limit: Limit, key: str, value: object) -> None:
+        if not limit.holds(value):
+            raise WeightsError(f"'{self.name}': {limit.refusal(key, value)}")
+
+    def _check_decision(self) -> None:
         if self.purpose == "lesions":
             threshold, peak = self.decision["threshold"], self.decision["peak"]
-            if not 0 <= threshold <= peak <= 1:
+            if threshold > peak:
                 raise WeightsError(
-                    f"'{self.name}' has decision.threshold {threshold} and decision.peak {peak}; "
-                    "0 <= threshold <= peak <= 1 is wanted."
+                    f"'{self.name}' has decision.threshold {threshold} above decision.peak {peak}: "
+                    "the peak is what a lesion reaches within its outline."
                 )
+        classes = self.decision.get("classes", ())
+        named = [self.decision[key] for key in ("graded",) if key in self.decision]
+        named += self.decision.get("labels", {}).values() if classes else ()
+        if strange := sorted({str(name) for name in named if name not in classes}):
+            raise WeightsError(
+                f"'{self.name}' names {', '.join(strange)} in [decision], which is none of its "
+                f"classes {', '.join(classes)}."
+            )
+
+    def _check_network(self) -> None:
+        shape, config = SHAPES[self.purpose], self.network_config
+        architecture = self.network["architecture"]
+        if (architecture in SEGMENTERS) is not shape.segments:
+            raise WeightsError(
+                f"'{self.name}' is for {self.purpose}, which '{architecture}' cannot do: it "
+                f"{'classifies' if shape.segments else 'segments'}."
+            )
+        if config.dimensions not in shape.dimensions:
+            raise WeightsError(
+                f"'{self.name}' is for {self.purpose}: network.dimensions must be "
+                f"{' or '.join(map(str, shape.dimensions))}, not {config.dimensions}."
+            )
+        beside = shape.neighbours and config.dimensions == 2
+        if config.in_channels != shape.in_channels and not beside:
+            raise WeightsError(
+                f"'{self.name}' is for {self.purpose}: network.in_channels must be "
+                f"{shape.in_channels}, not {config.in_channels}."
+            )
+        outputs = len(self.decision.get("classes", ("one",)))
+        if config.out_channels != outputs:
+            raise WeightsError(
+                f"'{self.name}' has {config.out_channels} outputs, and {outputs} are needed: "
+                "network.out_channels must be the number of its classes, or 1 without."
+            )
 
     def _architecture(self) -> tuple[str, dict[str, Any]]:
         options = {k: v for k, v in self.network.items() if k != "architecture"}
@@ -243,14 +344,18 @@ def write_bundle(folder: Path, config: ModelConfig, net: nn.Module) -> None:
     All are on the disk before the first takes its place: what fails until then, a full disk above
     all, leaves the older model. The checksums come last: a reader in between finds a damaged model,
     never a mixture of two that passes.
+
+    Raises:
+        WeightsError: the configuration is none that could be opened again.
     """
+    config.check()
     half = {
         key: tensor.detach().cpu().to(torch.float16 if tensor.is_floating_point() else tensor.dtype)
         for key, tensor in net.state_dict().items()
     }
     files = {
         WEIGHTS_FILE: save({k: t.contiguous() for k, t in half.items()}),
-        CONFIG_FILE: (json.dumps(vars(config), indent=2) + "\n").encode(),
+        CONFIG_FILE: (json.dumps(vars(config), indent=2, allow_nan=False) + "\n").encode(),
     }
     sums = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
     with ExitStack() as renamed:  # in the end, the last one opened first

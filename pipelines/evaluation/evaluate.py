@@ -1,8 +1,10 @@
 """`appliance evaluate`: the models on any data set, as figures, tables and pictures (J57-J66)."""
 
+import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +20,7 @@ from pipelines.evaluation.figures import (
     gallery,
     roc_figure,
 )
-from pipelines.evaluation.metrics import RESAMPLES, Interval, calibration
+from pipelines.evaluation.metrics import INTERVALS, Interval, calibration
 from pipelines.evaluation.readers import Calls, ReaderPoints, load_readers, reader_points
 from pipelines.evaluation.reading import CaseResult, Picture, read, unreadable
 from pipelines.evaluation.report import Section, write_report
@@ -37,9 +39,13 @@ from pipelines.evaluation.summary import (
     severity_figures,
     summarise,
 )
+from pipelines.findings import whole_folder
 from pipelines.manifest import Case, Manifest, Part
 
+POSITIVE: Final = "covid"  # what the shipped classifier looks for
 GALLERY: Final = 12
+DIGEST: Final = 12  # characters that tell digests apart for a reader
+TOLD_FROM: Final = 0.1  # of the cases; before, a volume among slices makes any estimate wrong
 DICE: Final = {
     "lung_dice": "lungs",
     "lesion_dice": "lesions",
@@ -56,6 +62,7 @@ def evaluate(
     positive_label: str,
     readers: Path | None = None,
     single_cases: bool = True,
+    notes: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Run the models over the cases of `parts`, write the report, return its figures.
@@ -63,12 +70,56 @@ def evaluate(
     `readers` is a CSV file of what people called the cases, to stand beside the models
     (`pipelines.evaluation.readers`). Without `single_cases` the report names and shows no case: it
     can be given away where the data cannot. A case that cannot be read is one without an answer.
+    `notes` stand above the report. `out` is a new folder, or an empty one.
 
     Raises:
-        PipelineError: two sets have one name, no case is in those parts, or the readers' calls do
-            not fit the cases.
+        PipelineError: two sets have one name, no case is in those parts or has that label, the
+            readers' calls do not fit the cases, or `out` is not empty.
     """
     _check_names(sets)
+    require_label(sets, positive_label)
+    with whole_folder(out) as staging:
+        return _evaluate(
+            sets,
+            models,
+            staging,
+            parts=parts,
+            positive_label=positive_label,
+            readers=readers,
+            single_cases=single_cases,
+            notes=notes,
+            say=say,
+        )
+
+
+def require_label(sets: Sequence[Manifest], positive_label: str) -> None:
+    """Refuse to look for a label that no case has, but for the one of the shipped classifier.
+
+    Raises:
+        PipelineError: it is such a label.
+    """
+    known = sorted({case.label for manifest in sets for case in manifest.cases if case.label})
+    if positive_label in (*known, POSITIVE):
+        return
+    near = difflib.get_close_matches(positive_label, (*known, POSITIVE), n=1, cutoff=0.0)
+    raise PipelineError(
+        f"No case has the label '{positive_label}'; the nearest is '{near[0]}'. "
+        f"The sets have the labels {', '.join(known) or 'none'}."
+    )
+
+
+def _evaluate(
+    sets: Sequence[Manifest],
+    models: Models,
+    out: Path,
+    *,
+    parts: Sequence[Part],
+    positive_label: str,
+    readers: Path | None,
+    single_cases: bool,
+    notes: Sequence[str],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     classes, grades = _classes(models), _grades(models)
     calls = load_readers(readers, sets, {*classes, *classes.values()}) if readers else {}
     results = list(_results(sets, models, parts, say))
@@ -87,9 +138,14 @@ def evaluate(
     if grades:
         metrics["severity"] = severity_figures(results, grades)
     lead = [
-        ", ".join(f"{m.purpose}: {m.name} {m.version}" for m in _references(models)),
-        f"{len(results)} cases of {', '.join(m.name for m in sets)}; parts: {', '.join(parts)}.",
-        f"Intervals hold 95 % of {RESAMPLES:,} resamples of the groups (patients, papers).",
+        f"Made on {datetime.now().astimezone().date()}; computed by {models.engine}.",
+        "Models: "
+        + ", ".join(
+            f"{m.purpose} {m.name} {m.version} ({m.digest[:DIGEST]})" for m in _references(models)
+        ),
+        "Sets: " + ", ".join(f"{m.name} ({m.digest[:DIGEST]})" for m in sets),
+        f"{len(results)} cases; parts: {', '.join(parts)}.",
+        INTERVALS,
         *_unanswered_line(results),
     ]
     sections = list(_sections(results, metrics, models, positive_label, points))
@@ -100,7 +156,7 @@ def evaluate(
         sections.append(_opinion_section(results, metrics["second_opinion"], classes, calls))
     if grades and metrics["severity"]["cases"]:
         sections.append(_severity_section(metrics["severity"]["confusion"]))
-    write_report(out, "Evaluation", lead, sections, metrics)
+    write_report(out, "Evaluation", lead, sections, metrics, notes=notes)
     return metrics
 
 
@@ -127,7 +183,9 @@ def _results(
         if done and now - told > 10:
             told = now
             left = (now - began) / done * (len(cases) - done)
-            say(f"{done} of {len(cases)} cases, {left / 60:.1f} min left")
+            known = done >= TOLD_FROM * len(cases)
+            about = f", about {left / 60:.0f} min left" if known else ""
+            say(f"{done} of {len(cases)} cases{about}")
         result = _result(manifest, case, models)
         if not result.answered:
             say(f"Not answered: '{case.id}' of '{manifest.name}'. {' '.join(result.notes)}")
@@ -178,13 +236,15 @@ def _sections(
                 (
                     name,
                     str(whole[key]["cases"]),
-                    _shown(Interval(*(whole[key][k] for k in ("value", "low", "high")))),
+                    str(_interval(whole[key])),
                     f"{whole[key]['worst']:.3f}",
                 )
                 for key, name in known.items()
             ],
             figures={"dice": dice_figure(values, "Each case")},
         )
+    if "lesions_found" in whole:
+        yield _found_section(metrics)
     if "auc" in whole:
         yield _curves(results, metrics, models, positive_label, readers)
     for key, title in (
@@ -196,6 +256,26 @@ def _sections(
     ):
         if len(metrics[key]) > 1 or key == "by_data_set":
             yield Section(title, header=COLUMNS, rows=[_row(n, f) for n, f in metrics[key].items()])
+
+
+def _found_section(metrics: Mapping[str, Any]) -> Section:
+    """Return how many lesions were found, by data set and size."""
+    sizes = {"below_10_mm": "below 10 mm", "from_10_mm": "from 10 mm"}
+    by_set = metrics["by_data_set"]
+    return Section(
+        "Lesions found",
+        lines=[
+            "A lesion is a connected region of the true mask; found: any voxel of it was marked.",
+            "A false region is one without any true voxel.",
+        ],
+        header=("", "longest axial diameter", "lesions", "found", "share"),
+        rows=[
+            (name, said, str(of["lesions"]), str(of["found"]), f"{of['sensitivity']:.0%}")
+            for name, figures in (by_set if len(by_set) > 1 else {ALL: metrics[ALL]}).items()
+            for size, said in sizes.items()
+            if (of := figures.get("lesions_found", {}).get(size))
+        ],
+    )
 
 
 def _curves(
@@ -223,7 +303,8 @@ def _curves(
     if answered:
         figures["calibration"] = calibration_figure(calibration(*scored(answered, positive_label)))
     lines = [
-        f"The curves and the calibration are of the sets with both classes: {', '.join(by_set)}."
+        f"The curves and the calibration are of the sets with both classes: {', '.join(by_set)}.",
+        f"A star is the operating point: the model's own threshold, {threshold:.3f}.",
     ]
     left_out = sorted({result.data_set for result in classified(results)} - set(by_set))
     if left_out:
@@ -287,7 +368,7 @@ def _opinion_section(
             (
                 name,
                 str(found["cases"]),
-                _shown(_interval(found["auc"])),
+                str(_interval(found["auc"])),
                 f"{found['sensitivity']:.3f}",
                 f"{found['specificity']:.3f}",
             )
@@ -298,7 +379,23 @@ def _opinion_section(
 
 
 def _case_sections(results: Sequence[CaseResult], positive_label: str) -> Iterable[Section]:
-    """Yield what has no answer, and pictures of what went wrong and what went right (J61, J65)."""
+    """Yield each case, what has no answer, pictures of what went wrong and right (J61, J65)."""
+    yield Section(
+        "Each case",
+        header=("case", "data set", "label", "probability", "lung Dice", "lesion Dice"),
+        rows=[
+            (
+                r.case.id,
+                r.data_set,
+                r.case.label or "",
+                *(
+                    "" if figure is None else f"{figure:.3f}"
+                    for figure in (r.probability, r.lung_dice, r.lesion_dice)
+                ),
+            )
+            for r in results
+        ],
+    )
     unanswered = [r for r in results if not r.answered]
     if unanswered:
         yield Section(
@@ -371,6 +468,8 @@ COLUMNS: Final = (
     "lesion Dice",
     "pooled",
     "AUC",
+    "positives",
+    "negatives",
     "sensitivity",
     "specificity",
     "slices hit",
@@ -382,11 +481,11 @@ def _row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
     pooled = figures.get("lesion_dice_pooled")
     hit, spared = figures.get("slice_sensitivity"), figures.get("slice_specificity")
     intervals = (
-        _shown(_interval(figures[key])) if key in figures else ""
+        str(_interval(figures[key])) if key in figures else ""
         for key in ("lung_dice", "lesion_dice")
     )
-    called = (
-        _shown(_interval(figures[key])) if key in figures else ""
+    auc, *called = (
+        str(_interval(figures[key])) if key in figures else ""
         for key in ("auc", "sensitivity", "specificity")
     )
     return (
@@ -395,6 +494,8 @@ def _row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
         str(figures["unanswered"]),
         *intervals,
         f"{pooled:.3f}" if pooled is not None else "",
+        auc,
+        *(str(figures.get(key, "")) for key in ("positives", "negatives")),
         *called,
         f"{hit:.3f}" if hit is not None else "",
         f"{spared:.3f}" if spared is not None else "",
@@ -404,12 +505,6 @@ def _row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
 def _lesion_lines(figures: Mapping[str, Any]) -> Iterable[str]:
     if "lesion_dice_pooled" in figures:
         yield f"Pooled over all voxels, the lesion Dice is {figures['lesion_dice_pooled']:.3f}."
-    names = {"below_10_mm": "below 10 mm", "from_10_mm": "from 10 mm"}
-    for size, found in figures.get("lesions_found", {}).items():
-        yield (
-            f"Of {found['lesions']} lesions {names[size]} in diameter, "
-            f"{found['sensitivity']:.0%} were found."
-        )
     if "false_regions" in figures:
         false = figures["false_regions"]
         yield (
@@ -436,10 +531,6 @@ def _reader_lines(readers: ReaderPoints) -> Iterable[str]:
 
 def _interval(figure: Mapping[str, float]) -> Interval:
     return Interval(figure["value"], figure["low"], figure["high"])
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _dice(result: CaseResult) -> float:

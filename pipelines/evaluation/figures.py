@@ -48,9 +48,8 @@ def roc_figure(
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
     for name, roc in curves.items():
         false_rate, true_rate = roc_curve(roc.scores, roc.positive)
-        value = roc.auc.value if roc.auc else roc_auc(roc.scores, roc.positive)
-        bounds = f" [{roc.auc.low:.3f}, {roc.auc.high:.3f}]" if roc.auc else ""
-        (line,) = axes.plot(false_rate, true_rate, label=f"{name}: AUC {value:.3f}{bounds}")
+        auc = roc.auc or Interval(roc_auc(roc.scores, roc.positive))
+        (line,) = axes.plot(false_rate, true_rate, label=f"{name}: AUC {auc}")
         if roc.threshold is not None:
             called = roc.scores >= roc.threshold
             star = (called[~roc.positive].mean(), called[roc.positive].mean())

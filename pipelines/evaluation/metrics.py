@@ -1,8 +1,10 @@
 """Figures of merit: Dice, ROC, calibration, lesions found by size (J57, J58, J66)."""
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 import cc3d
@@ -14,6 +16,12 @@ from pipelines.measures import axial_diameter_mm
 RESAMPLES: Final = 1000
 CONFIDENCE: Final = 0.95
 BINS: Final = 10
+FEWEST_GROUPS: Final = 10  # a resample of fewer says little of what is not among them
+INTERVALS: Final = (
+    f"Intervals of Dice and AUC hold 95 % of {RESAMPLES:,} resamples of the groups (patients, "
+    f"papers); with fewer than {FEWEST_GROUPS} groups, of each class for the AUC, there are none. "
+    "Those of sensitivity and specificity are Wilson's, a group counting once."
+)
 
 
 def dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -59,30 +67,42 @@ def youden_threshold(scores: NDArray[np.floating], positive: NDArray[np.bool_]) 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the bounds that 95 % of resamples of the groups lie in."""
+    """A figure with its 95 % bounds, where there are enough groups for any."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        """Return it as tables show it."""
+        bounds = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f}{bounds}"
 
 
 def bootstrap(
     figure: Callable[[NDArray[np.int64]], float],
     groups: Sequence[Hashable],
     *,
+    classes: Sequence[Hashable] = (),
     seed: int = 0,
 ) -> Interval:
     """Return `figure` of all rows, and its bounds when groups are drawn with replacement.
 
-    Rows of one group, the slices of a patient say, come or go together. Draws for which `figure`
-    is not defined (ValueError: a class is absent) are drawn again, until there are `RESAMPLES`: at
-    least every second draw of two classes has both.
+    Rows of one group, the slices of a patient say, come or go together. There are no bounds with
+    less than `FEWEST_GROUPS`, in any of the classes if those of the rows are given, nor where no
+    draw differs from another: neither knows how far off the figure may be. Draws for which `figure`
+    is not defined (ValueError: a class is absent) are drawn again, until there are `RESAMPLES`.
     """
     rows: dict[Hashable, list[int]] = {}
     for row, group in enumerate(groups):
         rows.setdefault(group, []).append(row)
     rows_of = [np.array(found) for found in rows.values()]
     whole = figure(np.arange(len(groups)))
+    of_class: dict[Hashable, set[Hashable]] = {}
+    for group, name in zip(groups, classes or [None] * len(groups), strict=True):
+        of_class.setdefault(name, set()).add(group)
+    if min(map(len, of_class.values())) < FEWEST_GROUPS:
+        return Interval(whole)
     rng = np.random.default_rng(seed)
     drawn: list[float] = []
     while len(drawn) < RESAMPLES:
@@ -91,7 +111,20 @@ def bootstrap(
             drawn.append(figure(np.concatenate([rows_of[place] for place in picked])))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(whole, float(low), float(high))
+    return Interval(whole, float(low), float(high)) if low < high else Interval(whole)
+
+
+def proportion(flags: NDArray[np.bool_], groups: Sequence[Hashable]) -> Interval:
+    """Return the share of the flags that are set, with Wilson's bounds for as many as groups.
+
+    Rows of one group are as one: the bounds are too wide rather than too narrow. They hold for a
+    share of 0 or 1 as well (Wilson 1927, doi:10.1080/01621459.1927.10502953).
+    """
+    share, count = float(flags.mean()), len(set(groups))
+    z2 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count) / (1 + z2 / count)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,18 @@ class Section:
 
 
 def write_report(
-    out: Path, title: str, lead: Sequence[str], sections: Sequence[Section], metrics: Any
+    out: Path,
+    title: str,
+    lead: Sequence[str],
+    sections: Sequence[Section],
+    metrics: Any,
+    *,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write `report.html`, its pictures and `metrics.json` to `out`, each file whole."""
+    """Write `report.html`, its pictures and `metrics.json` to `out`, each file whole.
+
+    `notes` stand above the rest, where nobody overlooks them.
+    """
     out.mkdir(parents=True, exist_ok=True)
     shown = []
     for section in sections:
@@ -41,7 +50,9 @@ def write_report(
     environment = Environment(
         loader=PackageLoader("pipelines.evaluation"), autoescape=select_autoescape()
     )
-    page = environment.get_template("report.html").render(title=title, lead=lead, sections=shown)
+    page = environment.get_template("report.html").render(
+        title=title, notes=notes, lead=lead, sections=shown
+    )
     for name, text in (
         (METRICS_FILE, json.dumps(metrics, indent=1)),
         (REPORT_FILE, page),

@@ -9,7 +9,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.metrics import Interval, Region, bootstrap, calibration, roc_auc
+from pipelines.evaluation.metrics import (
+    Region,
+    bootstrap,
+    calibration,
+    proportion,
+    roc_auc,
+)
 from pipelines.evaluation.reading import CaseResult
 
 BELOW_ALL: Final = -1.0  # scores beyond those of probabilities
@@ -133,7 +139,7 @@ def opinion_figures(
         )
         figures[name] = {
             "cases": int(of.sum()),
-            "auc": _interval(_auc_of(scores, of), _groups(known)),
+            "auc": asdict(bootstrap(_auc_of(scores, of), _groups(known), classes=of.tolist())),
             "sensitivity": float(said[of].mean()),
             "specificity": float((~said)[~of].mean()),
         }
@@ -196,7 +202,7 @@ def _figures(results: Sequence[CaseResult], positive_label: str) -> dict[str, An
         if known:
             values = np.array([getattr(r, key) for r in known])
             figures[key] = {
-                **_interval(_mean_of(values), _groups(known)),
+                **asdict(bootstrap(_mean_of(values), _groups(known))),
                 "worst": float(values.min()),
                 "cases": len(known),
             }
@@ -215,13 +221,6 @@ def _mean_of(values: NDArray[np.float64]) -> Callable[[NDArray[np.int64]], float
 
 def _groups(results: Iterable[CaseResult]) -> list[tuple[str, str]]:
     return [r.group for r in results]
-
-
-def _interval(
-    figure: Callable[[NDArray[np.int64]], float], groups: Sequence[tuple[str, str]]
-) -> dict[str, float]:
-    found: Interval = bootstrap(figure, groups)
-    return asdict(found)
 
 
 def _false_regions(results: Iterable[CaseResult]) -> dict[str, Any]:
@@ -253,7 +252,7 @@ def _lesions(results: Iterable[CaseResult]) -> dict[str, Any]:
         "from_10_mm": [lesion.met for lesion in lesions if lesion.diameter_mm >= SMALL_MM],
     }
     found = {
-        size: {"lesions": len(hits), "sensitivity": float(np.mean(hits))}
+        size: {"lesions": len(hits), "found": sum(hits), "sensitivity": float(np.mean(hits))}
         for size, hits in sizes.items()
         if hits
     }
@@ -277,12 +276,11 @@ def _classification(results: Iterable[CaseResult], positive_label: str) -> dict[
         return {}
     _, truth = scored(known, positive_label)
     said = np.array([called(r, positive_label) for r in known], dtype=bool)
-    groups = _groups(known)
     figures: dict[str, Any] = {"positives": int(truth.sum()), "negatives": int((~truth).sum())}
-    if truth.any():
-        figures["sensitivity"] = _interval(lambda rows: _share(said[rows][truth[rows]]), groups)
-    if (~truth).any():
-        figures["specificity"] = _interval(lambda rows: _share(~said[rows][~truth[rows]]), groups)
+    for name, of, right in (("sensitivity", truth, said), ("specificity", ~truth, ~said)):
+        if of.any():
+            groups = [r.group for r, its in zip(known, of, strict=True) if its]
+            figures[name] = asdict(proportion(right[of], groups))
     return figures | _curve(of_both_classes(known, positive_label), positive_label)
 
 
@@ -290,16 +288,11 @@ def _curve(by_set: Mapping[str, list[CaseResult]], positive_label: str) -> dict[
     pooled = list(chain.from_iterable(by_set.values()))
     if not pooled:
         return {}
-    auc = _interval(_auc_of(*scored(pooled, positive_label)), _groups(pooled))
-    figures: dict[str, Any] = {"auc": auc, "auc_sets": list(by_set)}
+    scores, truth = scored(pooled, positive_label)
+    auc = bootstrap(_auc_of(scores, truth), _groups(pooled), classes=truth.tolist())
+    figures: dict[str, Any] = {"auc": asdict(auc), "auc_sets": list(by_set)}
     answered = [r for r in pooled if r.answered]
     if answered:
         found = calibration(*scored(answered, positive_label))
         figures["calibration"] = {"brier": found.brier, "error": found.error}
     return figures
-
-
-def _share(flags: NDArray[np.bool_]) -> float:
-    if len(flags) == 0:
-        raise ValueError("No case of the class was drawn.")
-    return float(flags.mean())

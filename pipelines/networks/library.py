@@ -33,6 +33,9 @@ ARCHITECTURES: Final[Mapping[str, tuple[Callable[[Any], nn.Module], type[Any]]]]
     "densenet3d": (DenseNet3D, DenseNet3DConfig),
 }
 
+SEGMENTERS: Final = ("fcn8s", "unet", "vnet", "efficientnet_unet", "unetplusplus")
+"""The architectures that answer with a mask; the others classify."""
+
 
 class NetworkConfig(Protocol):
     """What every architecture's config dataclass has."""

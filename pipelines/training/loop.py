@@ -119,6 +119,8 @@ def train(
     progress = _resume(made_with, net, average, optimiser, folder)
     if progress.step:
         say(f"Resuming {config.name} at step {progress.step} of {config.steps}.")
+    else:
+        say(f"No checkpoint in {folder}: {config.name} starts from the beginning.")
     shared = DistributedDataParallel(net) if process.count > 1 else net
     # `net` itself stays as it is, and is what the validation sees.
     taught = cast(nn.Module, torch.compile(shared)) if config.compiled else shared
@@ -145,7 +147,8 @@ def train(
         progress.losses.append(loss)
         progress.step = done = step + 1
         now = time.monotonic()
-        if done % config.validate_every == 0 or done == config.steps:
+        looked = done % config.validate_every == 0 or done == config.steps
+        if looked:
             score = _validate(recipe, kept, process)
             progress.curve.append((done, float(np.mean(progress.losses)), score))
             progress.losses.clear()
@@ -165,8 +168,7 @@ def train(
                 f"{config.name} step {done}/{config.steps}: loss {loss:.4f}, "
                 f"{left / 60:.1f} min left"
             )
-        due = now - saved > CHECKPOINT_EVERY_S or _has_ended(config, progress)
-        if due and process.writes:
+        if (looked or now - saved > CHECKPOINT_EVERY_S) and process.writes:
             saved = now
             _save(made_with, net, average, optimiser, folder, progress)
     if config.patience and (folder / BEST).exists():
@@ -327,9 +329,9 @@ def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[
         with whole_file(path) as file:
             file.write(save(tensors, metadata))
     except OSError as error:
+        kept = "The last good one is kept" if path.exists() else "There is none from before"
         raise PipelineError(
-            f"{path} cannot be written: {error}. "
-            "The last good one is kept; make room and start again."
+            f"{path} cannot be written: {error.strerror}. {kept}; make room and start again."
         ) from error
 
 
@@ -357,13 +359,24 @@ def _resume(
     net.load_state_dict(_below(tensors, "net."))
     if average is not None:
         average.load_state_dict(_below(tensors, "average."))
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in _below(tensors, "optimiser.").items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        state.setdefault(int(index), {})[name] = _laid_out_as(weights[int(index)], value)
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
     return Progress(**json.loads(metadata["progress"]))
+
+
+def _laid_out_as(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return what an optimiser keeps of a weight in that weight's layout.
+
+    A file knows rows alone, and fused Adam walks through the memory of both at once.
+    """
+    if value.shape != weight.shape:  # a count of steps
+        return value
+    return torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

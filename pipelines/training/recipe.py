@@ -1,5 +1,7 @@
 """What the training loop asks of a task: samples, a loss, a score while it runs, a last report."""
 
+import inspect
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -12,7 +14,19 @@ import torch
 from torch import nn
 
 from pipelines.errors import PipelineError
-from pipelines.weights import Precision, shipped_weights
+from pipelines.limits import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    COUNT,
+    COUNTS,
+    FLAG,
+    FROM_ZERO,
+    NAME,
+    TABLE,
+    WHOLE,
+    Limit,
+)
+from pipelines.weights import ModelConfig, Precision, shipped_weights
 
 
 class Optimiser(StrEnum):
@@ -51,11 +65,24 @@ class TrainingConfig:
     of it; `data` is the recipe's own (manifests, shares of sources).
 
     Attributes:
+        name: Of the model.
+        version: Of the model, as text.
+        purpose: What it is for: lungs, lesions, screening, pneumonia or severity.
+        network: architecture, and the options that this network takes.
+        preprocessing: What the purpose needs, or profile: one of those in profiles.toml.
+        decision: What the purpose needs: threshold, peak and minimum_ml, or classes and labels.
+        precision: The lowest one in which the weights are as true as in fp32: fp32 or bf16.
+        data: manifests, and what else the purpose takes: shares, positive, class_weights.
+        seed: Of everything that is drawn.
         steps: Batches altogether.
         batch: Samples a step, over all processes.
+        learning_rate: The highest of the schedule.
+        weight_decay: Of the optimiser.
         validate_every: Steps between two looks at the validation groups.
         patch: Voxels, in the order of the network's spatial axes (z, y, x).
-        loss: One of `pipelines.training.losses`.
+        loss: dice, dice and cross-entropy, cross-entropy or weighted cross-entropy.
+        optimiser: adam, adamw or sgd.
+        schedule: cosine, which warms up first, or inverse, rate / (1 + decay * step).
         decay: Of `Schedule.INVERSE`.
         momentum: Of `Optimiser.SGD`.
         patience: Looks without a better score after which the training ends with the best weights;
@@ -96,20 +123,35 @@ class TrainingConfig:
         """What decides the weights: a training may go on with the rest changed."""
         return {key: value for key, value in vars(self).items() if key not in NOT_TAUGHT}
 
+    @property
+    def model(self) -> ModelConfig:
+        """What the model that is made will say of itself."""
+        return ModelConfig(
+            name=self.name,
+            version=self.version,
+            purpose=self.purpose,
+            network=self.network,
+            preprocessing=self.preprocessing,
+            decision=self.decision,
+            precision=self.precision,
+        )
+
     @classmethod
     def load(cls, path: Path) -> "TrainingConfig":
         """Read a training's TOML file.
 
         Raises:
-            PipelineError: the file is not TOML, a key is missing or unknown, or a value is none of
-                those known.
+            PipelineError: the file is not TOML, a key is missing or unknown, or a value cannot be.
         """
         return cls.of(read_toml(path), path)
 
     @classmethod
     def of(cls, tables: Mapping[str, Any], path: Path) -> "TrainingConfig":
         """Return the settings in the tables of a TOML file; `path` is for the errors."""
-        given = {k: v for k, v in tables.items() if k != "training"} | tables.get("training", {})
+        training = tables.get("training", {})
+        if not TABLE.holds(training):
+            raise PipelineError(f"{path}: {TABLE.refusal('training', training)}")
+        given = {k: v for k, v in tables.items() if k != "training"} | training
         known = set(cls.__dataclass_fields__)
         required = {field.name for field in fields(cls) if field.default is MISSING}
         if not required <= set(given) <= known:
@@ -122,16 +164,34 @@ class TrainingConfig:
         except ValueError as error:
             known_values = ", ".join(ENUMERATIONS[key])
             raise PipelineError(f"{path}: {error}; {key} is one of {known_values}.") from error
-        wrong = [key for key in COUNTS if not _is_count(given[key])]
-        if not isinstance(given["patch"], list) or not all(map(_is_count, given["patch"])):
-            wrong.append("patch")
-        if wrong:
-            raise PipelineError(f"{path}: {', '.join(wrong)} must be whole numbers above 0.")
-        if not isinstance(given["data"], dict) or not given["data"].get("manifests"):
+        for key, limit in LIMITS.items():
+            if key in given and not limit.holds(given[key]):
+                raise PipelineError(f"{path}: {limit.refusal(key, given[key])}")
+        if not given["data"].get("manifests"):
             raise PipelineError(f"{path}: [data] must name its manifests.")
         given["patch"] = tuple(given["patch"])
         given["preprocessing"] = _of_profile(given["preprocessing"], given["purpose"], path)
-        return cls(**given)
+        config = cls(**given)
+        axes = config.model.dimensions
+        if len(config.patch) != axes:
+            raise PipelineError(
+                f"{path}: patch must be {axes} numbers, as the network has {axes} dimensions, not "
+                f"{len(config.patch)}."
+            )
+        return config
+
+
+def reference() -> str:
+    """Return every key of a training file with its default, its limits and its meaning."""
+    _, _, listed = (inspect.getdoc(TrainingConfig) or "").partition("Attributes:\n")
+    meanings = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE))
+    lines = []
+    for key in fields(TrainingConfig):
+        limit = LIMITS[key.name].words if key.name in LIMITS else ""
+        default = "needed" if key.default is MISSING else f"{key.default} if left out"
+        lines.append(f"{key.name}: {'; '.join(part for part in (limit, default) if part)}")
+        lines.append(f"    {' '.join(meanings[key.name].split())}")
+    return "\n".join(lines)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -161,13 +221,29 @@ def _of_profile(own: Mapping[str, Any], purpose: str, path: Path) -> dict[str, A
     return {**known[profile][purpose], **values}
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value > 0
-
-
 NOT_TAUGHT: Final = ("name", "version", "compiled")
 PROFILES_FILE: Final = "profiles.toml"
-COUNTS: Final = ("steps", "batch", "validate_every")
+LIMITS: Final[Mapping[str, Limit]] = {
+    "network": TABLE,
+    "preprocessing": TABLE,
+    "decision": TABLE,
+    "data": TABLE,
+    "purpose": NAME,
+    "seed": WHOLE,
+    "steps": COUNT,
+    "batch": COUNT,
+    "learning_rate": ABOVE_ZERO,
+    "weight_decay": FROM_ZERO,
+    "validate_every": COUNT,
+    "patch": COUNTS,
+    "loss": NAME,
+    "decay": FROM_ZERO,
+    "momentum": BELOW_ONE,
+    "patience": WHOLE,
+    "average": BELOW_ONE,
+    "compiled": FLAG,
+}
+"""What each setting may be; name and version, which candidates replace, are the model's."""
 ENUMERATIONS: Final[Mapping[str, type[StrEnum]]] = {
     "precision": Precision,
     "optimiser": Optimiser,

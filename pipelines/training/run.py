@@ -23,7 +23,7 @@ from pipelines.training.pneumonia import PneumoniaRecipe
 from pipelines.training.recipe import Beginning, Recipe, TrainingConfig
 from pipelines.training.screening import ScreeningRecipe
 from pipelines.training.sets import open_sets
-from pipelines.weights import ModelConfig, open_bundle, shipped_weights, write_bundle
+from pipelines.weights import open_bundle, shipped_weights, write_bundle
 
 METRICS_FILE: Final = "metrics.json"
 FAILURE_FILE: Final = "failure"
@@ -132,15 +132,7 @@ def _train(
     process: Process,
     say: Say,
 ) -> None:
-    model = ModelConfig(
-        name=config.name,
-        version=config.version,
-        purpose=config.purpose,
-        network=config.network,
-        preprocessing=config.preprocessing,
-        decision=config.decision,
-        precision=config.precision,
-    )
+    model = config.model
     model.check()
     try:
         data = made_from(config, sets, models)

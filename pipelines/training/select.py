@@ -18,9 +18,7 @@ as a whole, and the model is called what the candidate is. With `folds = 5` a ca
 five times, each time with another fifth of the groups for validation, and judged by the mean; if it
 wins, its first fold goes on. The winner is best on the validation groups, the figures shown are
 those of the test groups. What has been trained with the same settings, here or before, is not
-trained again; the report is written after each contest. In what comes after, a winner that has the
-network and preprocessing of the shipped model gives way to that one, which is the same trained for
-longer.
+trained again; the report is written after each contest.
 
 An `[evaluation]` runs the winners of some contests together, with the shipped models for the rest,
 over the test groups of some sets, as `appliance evaluate` does, and adds its report::
@@ -30,6 +28,11 @@ over the test groups of some sets, as `appliance evaluate` does, and adds its re
     manifests = ["covid-volumes", "ucsd"]
     positive = "covid"
     single_cases = false        # a report to give away, without pictures; true if left out
+    shipped = true              # false if left out
+
+With `shipped` a winner that has the network and preprocessing of the shipped model gives way to it,
+there and in the contests that come after: it is the same trained for longer. The reports and the
+console say so each time: the shipped model may have learnt from what is a test group here.
 """
 
 import hashlib
@@ -47,9 +50,9 @@ from numpy.typing import NDArray
 from pipelines.analysis import PURPOSES, Models
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import PipelineError
-from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.evaluate import evaluate, require_label
 from pipelines.evaluation.figures import Roc, dice_figure, roc_figure
-from pipelines.evaluation.metrics import Interval, bootstrap, roc_auc
+from pipelines.evaluation.metrics import INTERVALS, Interval, bootstrap, roc_auc
 from pipelines.evaluation.report import Section, write_report
 from pipelines.manifest import Part
 from pipelines.training.recipe import TrainingConfig, read_toml
@@ -62,7 +65,7 @@ VERSION: Final = "0"  # of a candidate's model: it is no release
 LEAD: Final = (
     "Trained and measured by `appliance select`; test groups took no part in any choice.",
     "Each candidate had the steps that its line names: trained for longer they may rank otherwise.",
-    "Where the winner's network is the shipped model's, the shipped weights go on for it.",
+    INTERVALS,
 )
 
 Tables = Mapping[str, Any]
@@ -86,6 +89,7 @@ class Evaluation:
     manifests: Sequence[str]
     positive: str
     single_cases: bool = True
+    shipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,12 +129,19 @@ def select(
     contests, evaluation = read_comparison(path)
     needed = {contest.after for contest in contests}
     needed |= set(evaluation.contests) if evaluation is not None else set()
+    shipped = evaluation is not None and evaluation.shipped
+    if evaluation is not None:
+        require_label(open_sets({"manifests": evaluation.manifests}, sets), evaluation.positive)
+    notes: list[str] = []
     winners: dict[str, Path] = {}
     sections: list[Section] = []
     metrics: dict[str, Any] = {}
     for contest in contests:
         after = [] if contest.after is None else [winners[contest.after]]
-        models = _models(work / "combined" / contest.name, after)
+        models, replaced = _models(work / "combined" / contest.name, after, shipped=shipped)
+        for note in replaced:
+            say(note)
+        notes += [note for note in replaced if note not in notes]
         outcomes: dict[str, list[Outcome]] = {}
         lines: list[str] = []
         for name, configs in contest.candidates.items():
@@ -154,19 +165,25 @@ def select(
         section = _section(contest, outcomes)
         sections.append(replace(section, lines=[*section.lines, *lines]))
         metrics[contest.name] = {n: [_row(o) for o in folds] for n, folds in outcomes.items()}
-        write_report(out, "Comparison of models", LEAD, sections, metrics)
+        write_report(out, "Comparison of models", LEAD, sections, metrics, notes=notes)
     if evaluation is not None:
         say("Running the winners together over the test groups.")
         chosen = [winners[name] for name in evaluation.contests]
+        models, replaced = _models(work / "combined" / "winners", chosen, shipped=shipped)
+        for note in replaced:
+            say(note)
+        notes += [note for note in replaced if note not in notes]
+        write_report(out, "Comparison of models", LEAD, sections, metrics, notes=notes)
+        if (out / "winners").exists():  # of an earlier run
+            shutil.rmtree(out / "winners")
         evaluate(
             open_sets({"manifests": evaluation.manifests}, sets),
-            Models.open(
-                _models(work / "combined" / "winners", chosen), EngineChoice.AUTO, threads=threads
-            ),
+            Models.open(models, EngineChoice.AUTO, threads=threads),
             out / "winners",
             parts=[Part.TEST],
             positive_label=evaluation.positive,
             single_cases=evaluation.single_cases,
+            notes=replaced,
             say=say,
         )
     say(f"Written: {out / 'report.html'}")
@@ -223,8 +240,8 @@ def read_comparison(path: Path) -> tuple[list[Contest], Evaluation | None]:
         evaluation = Evaluation(**comparison["evaluation"])
     except TypeError as error:
         raise PipelineError(
-            f"{path}: [evaluation] has the keys contests, manifests, positive and single_cases: "
-            f"{error}."
+            f"{path}: [evaluation] has the keys contests, manifests, positive, single_cases and "
+            f"shipped: {error}."
         ) from error
     unknown = set(evaluation.contests) - {contest.name for contest in contests}
     if unknown:
@@ -272,22 +289,29 @@ def _laid_over(base: Tables, own: Tables) -> dict[str, Any]:
     return merged
 
 
-def _models(folder: Path, winners: Iterable[Path]) -> Path:
-    """Return a folder of models: the winners, and the shipped ones for all other purposes.
+def _models(folder: Path, winners: Iterable[Path], *, shipped: bool) -> tuple[Path, list[str]]:
+    """Return a folder of models, the winners and the shipped ones for all other purposes.
 
-    A shipped model of a winner's network and preprocessing is that winner, trained for longer.
+    With `shipped` a winner of a shipped model's network and preprocessing gives way to it; what is
+    returned besides says so, a sentence for each.
     """
     sources = {purpose: shipped_weights() / purpose for purpose in PURPOSES}
+    notes = []
     for winner in winners:
         won = open_bundle(winner).config
-        shipped = open_bundle(sources[won.purpose]).config
-        if (won.network, won.preprocessing) != (shipped.network, shipped.preprocessing):
+        like = open_bundle(sources[won.purpose]).config
+        if shipped and (won.network, won.preprocessing) == (like.network, like.preprocessing):
+            notes.append(
+                f"Not the winner '{won.name}' but the shipped {like.name} {like.version} is used "
+                f"for {won.purpose}, as the comparison asks for: it may know the test cases."
+            )
+        else:
             sources[won.purpose] = winner
     for purpose, source in sources.items():
         if (folder / purpose).exists():
             shutil.rmtree(folder / purpose)
         shutil.copytree(source, folder / purpose)
-    return folder
+    return folder, notes
 
 
 def _train_once(
@@ -360,9 +384,9 @@ def _segmenters(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
                 f"{outcome.parameters / 1e6:.2f} M",
                 outcome.trained,
                 f"{outcome.figures['validation']:.3f}",
-                _shown(_mean(list(each.values()), list(each))),
+                str(_mean(list(each.values()), list(each))),
                 f"{pooled:.3f}" if pooled is not None else "",
-                _shown(_mean(list(slices.values()), list(slices))) if slices else "",
+                str(_mean(list(slices.values()), list(slices))) if slices else "",
                 *(f"{each[case]:.3f}" for case in columns),
             )
         )
@@ -396,7 +420,7 @@ def _opinions(contest: Contest, folds: Mapping[str, Sequence[Outcome]]) -> Secti
                 found[0].trained,
                 f"{_validation(found):.3f}",
                 f"{right} of {len(scored)}",
-                ", ".join(f"{kind} {_shown(roc.auc)}" for kind, roc in curves.items() if roc.auc),
+                ", ".join(f"{kind} {roc.auc}" for kind, roc in curves.items() if roc.auc),
             )
         )
     return Section(
@@ -419,6 +443,7 @@ def _against_the_rest(
             auc = bootstrap(
                 lambda rows, s=scores[:, number], t=positive: roc_auc(s[rows], t[rows]),  # type: ignore[misc]
                 groups,
+                classes=positive.tolist(),
             )
             curves[kind] = Roc(scores[:, number], positive, auc=auc)
     return curves
@@ -433,7 +458,11 @@ def _classifiers(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
     curves, rows = {}, []
     for name, outcome in outcomes.items():
         scores, truth, groups = _scores(outcome.figures["test"])
-        auc = bootstrap(lambda rows, s=scores, t=truth: roc_auc(s[rows], t[rows]), groups)  # type: ignore[misc]
+        auc = bootstrap(
+            lambda rows, s=scores, t=truth: roc_auc(s[rows], t[rows]),  # type: ignore[misc]
+            groups,
+            classes=truth.tolist(),
+        )
         threshold = float(outcome.figures["threshold"])
         curves[name] = Roc(scores, truth, threshold=threshold, auc=auc)
         called = scores >= threshold
@@ -445,7 +474,7 @@ def _classifiers(contest: Contest, outcomes: Mapping[str, Outcome]) -> Section:
                 outcome.trained,
                 f"{figures['train_positives']} + {figures['train_negatives']}",
                 f"{figures['validation']:.3f}",
-                _shown(auc),
+                str(auc),
                 f"{called[truth].mean():.3f}",
                 f"{(~called)[~truth].mean():.3f}",
                 ", ".join(f"{n} {area:.3f}" for n, area in _by_set(figures)),
@@ -482,10 +511,6 @@ def _by_set(figures: Tables) -> Iterable[tuple[str, float]]:
 def _mean(values: Sequence[float], groups: Sequence[str]) -> Interval:
     array = np.array(values)
     return bootstrap(lambda rows: float(array[rows].mean()), groups)
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydicom.uid import JPEGLosslessSV1
 from SimpleITK import ProcessObject
 
 from pipelines import series
-from pipelines.analysis import Models, analyse, analyse_study
+from pipelines.analysis import CUT_OFF, NO_LESION, PART_ONLY, Models, analyse, analyse_study
 from pipelines.engines.choice import EngineChoice
 from pipelines.errors import NoUsableSeriesError, Rule
 from pipelines.findings import Flaw
@@ -151,6 +151,30 @@ def test_a_study_without_lungs_is_refused_for_every_series(models: Models, tmp_p
     assert [refusal.rule for refusal in error.value.refusals] == [Rule.NOT_CHEST] * 2
 
 
+def decided(model: Model, **decision: float) -> Model:
+    config = replace(model.bundle.config, decision={**model.bundle.config.decision, **decision})
+    return replace(model, bundle=replace(model.bundle, config=config))
+
+
+def test_a_verdict_on_a_part_or_without_a_lesion_has_its_caveat(models: Models):
+    models = replace(
+        models,
+        lesions=decided(models.lesions, threshold=1.0, peak=1.0),
+        screening=decided(models.screening, threshold=0.0),
+    )
+    chest = small_chest().volume
+    part = replace(chest, hu=chest.hu[30:60], sop_instance_uids=(), instance_numbers=())
+
+    whole, cut = analyse(chest, models), analyse(part, models)
+
+    assert (whole.positive, whole.lesions) == (True, ())
+    assert NO_LESION in whole.warnings
+    assert PART_ONLY not in whole.warnings
+    assert {CUT_OFF, PART_ONLY, NO_LESION} <= set(cut.warnings)
+    sure = replace(models, screening=decided(models.screening, threshold=1.0))
+    assert NO_LESION not in analyse(chest, sure).warnings
+
+
 def test_a_flaw_of_the_scan_is_among_the_warnings(models: Models):
     clean = small_chest().volume
     noise = np.random.default_rng(3).normal(0, 70, clean.shape)
@@ -160,7 +184,6 @@ def test_a_flaw_of_the_scan_is_among_the_warnings(models: Models):
 
     assert found.quality is not None
     assert found.quality.flaws == (Flaw.NOISE,)
-    first, second = found.warnings
-    assert first == "From the loader."
-    assert second.startswith("Noise")
+    assert found.warnings[0] == "From the loader."
+    assert [warning for warning in found.warnings if warning.startswith("Noise")]
     assert set(found.timings_s) == {"lungs", "lesions", "screening"}

@@ -1,7 +1,10 @@
 """`appliance analyse`, `phantom` and `train` as a person types them."""
 
+import errno
 import json
+import os
 import shutil
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,8 @@ from PIL import Image
 from pydicom import dcmread
 
 from pipelines import cli
+from pipelines.training.recipe import TrainingConfig
+from pipelines.training.select import Evaluation
 from tests.support import ct_series
 from tests.support.tiny_models import write_models, write_opinion_models
 
@@ -187,6 +192,37 @@ def test_an_unusable_study_ends_in_one_sentence(tmp_path, models):
     assert code == 1
     assert output.splitlines()[-1].startswith("Error: ")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_input_without_an_image_is_named(tmp_path, models):
+    source = tmp_path / "study"
+    source.mkdir()
+    (source / "picture.jpg").write_bytes(b"jpeg")
+
+    code, output = run("analyse", source, "--out", tmp_path / "out", "--weights", models)
+
+    assert code == 1
+    assert f"Error: {source} holds no DICOM image: give a folder" in output
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_names_the_folder(number):
+    told = cli.told_of(OSError(number, os.strerror(number)), Path("/results"))
+
+    assert told == "There was no room for /results: make some and start again."
+    assert cli.told_of(PermissionError(13, "Permission denied", "x"), Path()).endswith(": 'x'")
+
+
+def test_every_key_of_a_training_and_of_a_comparison_can_be_printed():
+    code, keys = run("train", "--keys")
+    also, comparison = run("select", "--keys")
+
+    assert (code, also) == (0, 0)
+    for field in fields(TrainingConfig):
+        assert f"\n{field.name}: " in f"\n{keys}", field.name
+    assert "momentum: a number from 0 to below 1; 0.9 if left out\n    Of `Optim" in keys
+    for field in fields(Evaluation):
+        assert f"    {field.name} = " in comparison, field.name
 
 
 def test_a_result_is_never_written_over(tmp_path, models):

@@ -14,10 +14,12 @@ from pipelines.errors import ManifestError, PipelineError
 from pipelines.evaluation.evaluate import caption, evaluate
 from pipelines.evaluation.metrics import (
     RESAMPLES,
+    Interval,
     Region,
     bootstrap,
     calibration,
     dice,
+    proportion,
     regions,
     roc_auc,
     roc_curve,
@@ -79,38 +81,67 @@ def test_the_youden_point_parts_two_classes_that_can_be_parted():
 
 
 def test_the_bootstrap_draws_groups_not_rows():
-    values = np.repeat([0.0, 1.0, 0.0, 1.0], 25)
+    values = np.tile(np.repeat([0.0, 1.0], 10), 5)
     alone = [str(row) for row in range(100)]
-    patients = np.repeat(["a", "b", "c", "d"], 25).tolist()
+    patients = np.repeat(np.arange(10), 10).tolist()
 
     narrow = bootstrap(lambda rows: float(values[rows].mean()), alone)
     wide = bootstrap(lambda rows: float(values[rows].mean()), patients)
 
     assert narrow.value == wide.value == 0.5
     assert 0.08 < narrow.high - 0.5 < 0.12  # 1.96 * 0.5 / sqrt(100)
-    assert (wide.low, wide.high) == (0.0, 1.0)
+    assert 0.25 < wide.high - 0.5 < 0.35  # of ten
 
 
 def test_a_figure_that_only_some_draws_define_is_drawn_again_until_there_are_enough():
-    positive = np.array([False, True])  # half of the draws lack a class
+    positive = np.arange(20) == 0  # a third of the draws lack a class
     defined = []
 
     def auc(rows: np.ndarray) -> float:
-        defined.append(roc_auc(np.array([0.2, 0.8])[rows], positive[rows]))
+        defined.append(roc_auc(rows / 20, positive[rows]))
         return defined[-1]
 
-    bootstrap(auc, ["a", "b"])
+    bootstrap(auc, range(20))
 
     assert len(defined) == 1 + RESAMPLES
 
 
+@pytest.mark.parametrize(
+    ("groups", "classes", "bounds"),
+    [(9, (), False), (10, (), True), (20, [0] * 11 + [1] * 9, False), (20, [0, 1] * 10, True)],
+)
+def test_too_few_groups_have_no_interval(groups, classes, bounds):
+    values = np.linspace(0, 1, groups)
+
+    found = bootstrap(lambda rows: float(values[rows].mean()), range(groups), classes=classes)
+
+    assert found.value == pytest.approx(0.5)
+    assert (found.low is not None) is (found.high is not None) is bounds
+    assert str(found).startswith("0.500 [") is bounds
+
+
+def test_resamples_that_never_differ_are_no_interval():
+    assert bootstrap(lambda _: 1.0, range(30)) == Interval(1.0)
+
+
+def test_a_proportion_has_wilsons_bounds_with_each_group_once():
+    three = proportion(np.ones(3, bool), range(3))
+    ten = proportion(np.arange(10) < 8, range(10))
+    clustered = proportion(np.arange(40) < 32, np.repeat(np.arange(10), 4).tolist())
+
+    assert (three.value, three.high) == (1.0, 1.0)
+    assert three.low == pytest.approx(0.4385, abs=1e-4)  # 3 / (3 + 1.96**2)
+    assert (ten.low, ten.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Newcombe 1998
+    assert clustered == ten
+
+
 def test_groups_of_one_name_in_two_sets_are_two_groups():
     values = np.repeat([0.0, 1.0], 25)
-    groups = [("one", "p")] * 25 + [("other", "p")] * 25
+    groups = [(name, f"p{n // 5}") for name in ("one", "other") for n in range(25)]
 
     found = bootstrap(lambda rows: float(values[rows].mean()), groups)
 
-    assert (found.low, found.high) == (0.0, 1.0)
+    assert 0.25 < found.high - 0.5 < 0.35  # of ten, not of five
 
 
 def test_probabilities_that_equal_frequencies_are_calibrated():
@@ -169,8 +200,8 @@ def test_a_summary_pools_and_splits_what_the_cases_say():
     assert whole["auc"]["value"] == 0.75
     assert whole["sensitivity"]["value"] == 1.0
     assert whole["specificity"]["value"] == 0.5
-    assert whole["lesions_found"]["below_10_mm"] == {"lesions": 1, "sensitivity": 0.0}
-    assert whole["lesions_found"]["from_10_mm"] == {"lesions": 1, "sensitivity": 1.0}
+    assert whole["lesions_found"]["below_10_mm"] == {"lesions": 1, "found": 0, "sensitivity": 0}
+    assert whole["lesions_found"]["from_10_mm"] == {"lesions": 1, "found": 1, "sensitivity": 1}
     assert (whole["slice_sensitivity"], whole["slice_specificity"]) == (0.75, 0.9)
     assert figures["by_site"]["A"]["specificity"]["value"] == 0.0
     assert figures["by_label"]["covid"]["sensitivity"]["value"] == 1.0
@@ -243,13 +274,15 @@ def test_sets_of_one_class_are_not_pooled_into_a_curve():
 
 def test_cases_of_one_name_in_two_sets_are_drawn_apart():
     results = [
-        result("c-1", name, probability=p, positive=p > 0.5, lung_dice=p)
+        result(f"c-{n}", name, probability=p, positive=p > 0.5, lung_dice=p)
         for name, p in (("one", 1.0), ("other", 0.0))
+        for n in range(5)
     ]
 
     whole = summarise(results, positive_label="covid")["all"]
 
-    assert (whole["lung_dice"]["low"], whole["lung_dice"]["high"]) == (0.0, 1.0)
+    assert whole["lung_dice"]["high"] is not None, "of ten groups, not of five"
+    assert whole["sensitivity"]["high"] == pytest.approx(0.7634, abs=1e-4)
 
 
 def test_a_case_without_lesions_has_false_volume_and_no_dice():
@@ -443,7 +476,7 @@ def test_every_kind_of_case_is_measured_and_reported(tmp_path, data_set, models)
     figures = evaluate(
         [open_manifest(data_set)],
         models,
-        tmp_path,
+        tmp_path / "out",
         parts=list(Part),
         positive_label="covid",
         readers=readers,
@@ -461,14 +494,22 @@ def test_every_kind_of_case_is_measured_and_reported(tmp_path, data_set, models)
     assert figures["all"]["unanswered"] == 0
     assert figures["all"]["negatives"] == 1
     assert figures["by_scanner"]["one"]["cases"] == 1
-    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(figures))
-    page = (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == json.loads(
+        json.dumps(figures)
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
     assert "Research use only" in page
     assert "Not answered" not in page
     assert "of the sets with both classes: phantom." in page
+    assert "Each case" in page
+    assert "<td>study</td><td>phantom</td><td>covid</td>" in page
+    assert "computed by PyTorch" in page
+    assert f"phantom ({figures['sets']['phantom'][:12]})" in page
+    assert "A star is the operating point: the model&#39;s own threshold, 0.500." in page
+    assert "found: any voxel of it was marked." in page
     for name in ("dice", "roc", "calibration", "lesions", "hits"):
         assert f'src="{name}.png"' in page
-        with Image.open(tmp_path / f"{name}.png") as picture:
+        with Image.open(tmp_path / "out" / f"{name}.png") as picture:
             assert len(picture.convert("L").getcolors()) > 10  # something is drawn
 
 
@@ -476,7 +517,7 @@ def test_every_kind_of_case_is_measured_and_reported(tmp_path, data_set, models)
 def blind_models(tmp_path_factory) -> Models:
     """Models that find no lungs anywhere."""
     folder = write_opinion_models(write_models(tmp_path_factory.mktemp("blind")))
-    lungs = replace(CONFIGS["lungs"], decision={"threshold": 2.0})
+    lungs = replace(CONFIGS["lungs"], decision={"threshold": 1.0})
     write_bundle(folder / "lungs", lungs, lungs.network_with_random_weights())
     return Models.open(folder, EngineChoice.TORCH, second_opinion=True)
 
@@ -485,7 +526,7 @@ def test_cases_without_an_answer_count_as_failures_and_are_told(tmp_path, data_s
     figures = evaluate(
         [open_manifest(data_set)],
         blind_models,
-        tmp_path,
+        tmp_path / "out",
         parts=list(Part),
         positive_label="covid",
         say=lambda _: None,
@@ -506,7 +547,7 @@ def test_cases_without_an_answer_count_as_failures_and_are_told(tmp_path, data_s
     assert figures["all"]["specificity"]["value"] == 0.0
     assert figures["all"]["slice_specificity"] == 0.0
     assert figures["all"]["auc"]["value"] == 0.0
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
     assert "Not answered: 3 of 4 cases. They count as wrong" in page
     assert "2 of 2; the surest first" in page  # both are among the missed
     assert "1 of 1; the surest first" in page  # the healthy one is a false alarm
@@ -529,7 +570,7 @@ def test_a_case_that_cannot_be_read_is_one_without_an_answer(tmp_path, data_set,
     figures = evaluate(
         [open_manifest(mixed)],
         models,
-        tmp_path,
+        tmp_path / "out",
         parts=[Part.TEST],
         positive_label="covid",
         say=said.append,
@@ -543,7 +584,7 @@ def test_a_case_that_cannot_be_read_is_one_without_an_answer(tmp_path, data_set,
     assert each["broken picture"]["slices"]["marked"] == 1
     assert figures["all"]["negatives"] == 2
     assert figures["all"]["specificity"]["value"] <= 0.5
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
     assert "Not answered: 2 of 5 cases." in page
     assert page.count("cannot identify image file") == 2
     assert [line for line in said if "'broken picture' of 'mixed'" in line]
@@ -678,7 +719,7 @@ def test_only_the_parts_asked_for_are_read(tmp_path, data_set, models):
     figures = evaluate(
         [open_manifest(data_set)],
         models,
-        tmp_path,
+        tmp_path / "out",
         parts=[Part.TRAIN],
         positive_label="covid",
         say=lambda _: None,
@@ -691,7 +732,7 @@ def test_only_the_parts_asked_for_are_read(tmp_path, data_set, models):
         evaluate(
             [open_manifest(data_set)],
             models,
-            tmp_path,
+            tmp_path / "again",
             parts=[Part.VALIDATION],
             positive_label="covid",
         )
@@ -702,7 +743,7 @@ def test_two_sets_of_one_name_are_refused(tmp_path, data_set, models):
         evaluate(
             [open_manifest(data_set)] * 2,
             models,
-            tmp_path,
+            tmp_path / "again",
             parts=[Part.TEST],
             positive_label="covid",
         )
@@ -756,11 +797,41 @@ def test_the_command_takes_the_test_cases_unless_told(tmp_path, data_set):
     assert told["cases"] == 1
     assert "each" not in told
     assert len(told["models"][0]["digest"]) == 64
+    assert "Each case" not in (tmp_path / "out" / "report.html").read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "dice.png",
         "metrics.json",
         "report.html",
     }
+
+
+def test_a_report_is_never_written_into_another(tmp_path, data_set, models):
+    (tmp_path / "hits.png").write_text("a patient")
+
+    with pytest.raises(PipelineError, match="exists already and is not empty"):
+        evaluate(
+            [open_manifest(data_set)],
+            models,
+            tmp_path,
+            parts=[Part.TEST],
+            positive_label="covid",
+            single_cases=False,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["hits.png"]
+
+
+def test_a_label_that_no_case_has_is_refused_with_the_nearest(tmp_path, data_set, models):
+    with pytest.raises(
+        PipelineError,
+        match=r"No case has the label 'covd'; the nearest is 'covid'\. .* labels covid, healthy",
+    ):
+        evaluate(
+            [open_manifest(data_set)],
+            models,
+            tmp_path / "out",
+            parts=[Part.TEST],
+            positive_label="covd",
+        )
 
 
 def test_the_command_says_what_is_wrong_with_a_manifest(tmp_path):

@@ -199,7 +199,7 @@ REFUSED = (
     Case("a magnetic resonance", all_with(Modality="MR"), Rule.NOT_CT),
     Case("one slice too few", lambda s: s[: MIN_SLICES - 1], Rule.TOO_FEW_SLICES, "15 are fewer"),
     Case("two slices", lambda series: series[:2], Rule.TOO_FEW_SLICES, "2 are fewer"),
-    Case("one slice", lambda series: series[:1], Rule.DUPLICATE_POSITION, "1 are fewer"),
+    Case("one slice", lambda series: series[:1], Rule.TOO_FEW_SLICES, "1 are fewer"),
 )
 
 

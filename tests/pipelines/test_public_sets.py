@@ -68,7 +68,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_older_one(tmp_path, data, 
     done = CliRunner().invoke(prepare, [str(data), "--out", str(sets)])
 
     assert done.exit_code == 1
-    assert "No space left" in done.output
+    assert "There was no room for" in done.output
     assert (sets / "sars.json").read_bytes() == older
     assert not list(sets.rglob(".*"))
 

@@ -137,7 +137,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def blind(tmp_path: Path) -> Path:
     """A lung model that finds no lung anywhere."""
-    unsure = dataclasses.replace(CONFIGS["lungs"], decision={"threshold": 2.0})
+    unsure = dataclasses.replace(CONFIGS["lungs"], decision={"threshold": 1.0})
     write_bundle(tmp_path / "blind" / "lungs", unsure, unsure.network_with_random_weights())
     return tmp_path / "blind"
 

@@ -10,7 +10,7 @@ from pipelines.training import select as select_module
 from pipelines.training.select import read_comparison, select
 from pipelines.weights import open_bundle, write_bundle
 from tests.support.data_sets import write_sets
-from tests.support.tiny_models import write_models
+from tests.support.tiny_models import CONFIGS, write_models
 
 LESIONS = """
 name = "tiny"
@@ -33,6 +33,7 @@ loss = "dice and cross-entropy"
 manifests = ["volumes", "lungs"]
 shares = { "display volumes" = 0.5, "lung slices" = 0.25, "lung volumes" = 0.25 }
 """
+LESION_NETWORK = {"architecture": "unet", "dimensions": 3, "features": [2, 2, 2, 2, 2, 2]}
 LUNGS = LESIONS.replace('"lesions"', '"lungs"').replace("dimensions = 3", "dimensions = 2")
 LUNGS = LUNGS.replace("[16, 32, 32]", "[32, 32]").replace(", lung_margin_mm = 0.0", "")
 LUNGS = LUNGS.replace(", peak = 0.5, minimum_ml = 0.1", "")
@@ -258,7 +259,7 @@ def test_a_second_opinion_is_compared_by_what_each_fold_had_not_learnt(tmp_path)
         ('after = "segmenters"', 'after = "segmentors"', "'classifiers' comes after 'segmentors'"),
         ('title = "Lung nets"', "", "a contest lacks title"),
         ('["segmenters", "cl', '["segments", "cl', "names no contest with segments"),
-        ('positive = "covid"', "", "has the keys contests, manifests, positive and"),
+        ('positive = "covid"', "", "has the keys contests, manifests, positive, single"),
         ("steps = 3", "stepps = 3", r"unknown keys \['stepps'\]"),
         ('base = "lungs.toml"', 'base = "lung.toml"', "Cannot read the training file .*lung.toml"),
     ],
@@ -290,15 +291,60 @@ def test_a_comparison_without_contests_is_refused(tmp_path):
         read_comparison(tmp_path / "empty.toml")
 
 
-def test_the_shipped_model_stands_for_a_winner_of_its_network(tmp_path, monkeypatch):
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_shipped_model_stands_for_a_winner_of_its_network_only_where_asked_to(
+    tmp_path, monkeypatch, asked
+):
     shipped = write_models(tmp_path / "shipped")
     monkeypatch.setattr(select_module, "shipped_weights", lambda: shipped)
-    same = open_bundle(shipped / "lesions").config
+    same = replace(open_bundle(shipped / "lesions").config, name="mine")
     other = replace(same, preprocessing={**same.preprocessing, "spacing_mm": [9.0, 9.0, 9.0]})
     for name, config in (("brief", same), ("other", other)):
         write_bundle(tmp_path / name, config, config.network_with_random_weights())
 
-    for winner, used in (("brief", shipped / "lesions"), ("other", tmp_path / "other")):
-        models = select_module._models(tmp_path / "combined", [tmp_path / winner])
+    brief, notes = select_module._models(tmp_path / "combined", [tmp_path / "brief"], shipped=asked)
+    used = shipped / "lesions" if asked else tmp_path / "brief"
+    assert open_bundle(brief / "lesions").digest == open_bundle(used).digest
+    assert [note.startswith("Not the winner 'mine' but the shipped tiny") for note in notes] == [
+        True
+    ] * asked
 
-        assert open_bundle(models / "lesions").digest == open_bundle(used).digest
+    models, notes = select_module._models(
+        tmp_path / "combined", [tmp_path / "other"], shipped=asked
+    )
+    assert open_bundle(models / "lesions").digest == open_bundle(tmp_path / "other").digest
+    assert notes == []
+
+
+def test_a_winner_that_gives_way_is_told_in_both_reports_and_on_the_console(tmp_path, monkeypatch):
+    shipped = write_models(tmp_path / "shipped")
+    config = replace(CONFIGS["lesions"], network=LESION_NETWORK)
+    write_bundle(shipped / "lesions", config, config.network_with_random_weights())
+    for module in ("select", "run"):
+        monkeypatch.setattr(f"pipelines.training.{module}.shipped_weights", lambda: shipped)
+    (tmp_path / "lesions.toml").write_text(LESIONS)
+    path = tmp_path / "comparison.toml"
+    head = '[[contests]]\nname = "nets"\ntitle = "Nets"\nbase = "lesions.toml"\n'
+    path.write_text(
+        '[evaluation]\ncontests = ["nets"]\nmanifests = ["volumes"]\npositive = "covid"\n'
+        f'shipped = true\n{head}[contests.candidates."mine"]\n'
+    )
+    sets, said = write_sets(tmp_path / "sets"), []
+
+    for _ in range(2):  # the second run takes the first one's place
+        select(path, sets, tmp_path / "work", tmp_path / "out", say=said.append)
+
+    note = "Not the winner 'mine' but the shipped tiny lesions 0.1 is used for lesions"
+    assert sum(line.startswith(note) for line in said) == 2
+    for report in ("report.html", "winners/report.html"):
+        page = (tmp_path / "out" / report).read_text()
+        assert note.replace("'", "&#39;") in page
+
+
+def test_a_label_that_no_case_has_is_refused_before_any_training(tmp_path, comparison):
+    comparison.write_text(COMPARISON.replace('positive = "covid"', 'positive = "covd"'))
+    sets = write_sets(tmp_path / "sets")
+
+    with pytest.raises(PipelineError, match="No case has the label 'covd'; the nearest is 'covid'"):
+        select(comparison, sets, tmp_path / "work", tmp_path / "out")
+    assert not (tmp_path / "work").exists()

@@ -337,6 +337,19 @@ def test_a_nifti_of_floats_is_rounded(tmp_path: Path):
     assert set(np.unique(volume.hu)) == {-1000, -1024}
 
 
+def test_a_nifti_with_holes_or_without_spacing_is_analysed_with_a_warning(tmp_path: Path):
+    array = np.full((8, 8, 20), -1000.0, np.float32)
+    whole, _ = load_input(save_nifti(array, tmp_path / "whole.nii"))
+    array[0, 0, :3] = np.nan
+
+    holes, _ = load_input(save_nifti(array, tmp_path / "holes.nii"))
+    lost, _ = load_input(save_nifti(array * 0 - 1000, tmp_path / "lost.nii", spacing=1.0))
+
+    assert whole.warnings == ()
+    assert holes.warnings == ("3 voxels hold no number: they are taken for air outside the scan.",)
+    assert lost.warnings[1].startswith("The file gives no spacing of its own, but voxels of 1 mm")
+
+
 def test_a_nifti_without_air_is_not_in_hu(tmp_path: Path):
     array = np.arange(8 * 8 * 20, dtype=np.uint8).reshape(8, 8, 20)
 

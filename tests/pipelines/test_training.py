@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,25 +45,39 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize(
+    ("settings", "dimensions"),
+    [*((settings, 2) for settings in SETTINGS), *((settings, 3) for settings in SETTINGS[:3])],
+)
 def test_a_training_killed_and_resumed_equals_the_uninterrupted_one(
-    tmp_path, monkeypatch, settings
+    tmp_path, monkeypatch, settings, dimensions
 ):
+    settings = config(**settings)
     clock = SimpleNamespace(monotonic=itertools.count().__next__)  # read once a step
     monkeypatch.setattr("pipelines.training.loop.time", clock)
-    monkeypatch.setattr("pipelines.training.loop.CHECKPOINT_EVERY_S", 2.5)
-    whole, resumed = network(), network()
+    monkeypatch.setattr("pipelines.training.loop.CHECKPOINT_EVERY_S", 1.5)
+    whole, killed, again = (network(dimensions=dimensions) for _ in range(3))
+    toy = partial(Toy, dimensions=dimensions)
 
-    train(config(**settings), Toy(), whole, tmp_path / "whole", device=CPU)
+    train(settings, toy(), whole, tmp_path / "whole", device=CPU)
     with pytest.raises(KeyboardInterrupt):
-        train(config(**settings), Toy(stop_at=11), resumed, tmp_path / "killed", device=CPU)
-    assert _progress(tmp_path / "killed")["step"] == 3, "steps 4 and 5 are done again"
-    again = network()
-    train(config(**settings), Toy(), again, tmp_path / "killed", device=CPU)
+        train(settings, toy(stop_at=7), killed, tmp_path / "killed", device=CPU)
+    assert _progress(tmp_path / "killed")["step"] == 2, "step 3 is done again"
+    train(settings, toy(), again, tmp_path / "killed", device=CPU)
 
     for key, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[key]), key
     assert _curve(tmp_path / "whole") == _curve(tmp_path / "killed")
+
+
+def test_a_validation_leaves_a_checkpoint_and_a_training_says_where_it_begins(tmp_path):
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), Toy(stop_at=11), network(), tmp_path, device=CPU, say=said.append)
+    train(config(), Toy(), network(), tmp_path, device=CPU, say=said.append)
+
+    assert said[0] == f"No checkpoint in {tmp_path}: toy starts from the beginning."
+    assert "Resuming toy at step 4 of 8." in said
 
 
 def test_a_loss_that_is_no_number_ends_in_one_sentence_and_keeps_the_last_state(
@@ -277,6 +292,16 @@ def test_several_processes_make_one_model_and_tell_their_fault_in_one_sentence(
         run(settings, sets, tmp_path / "work", tmp_path / "out")
 
 
+def test_a_first_checkpoint_that_does_not_fit_is_not_said_to_be_kept(tmp_path, monkeypatch):
+    def full(*_: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipelines.training.loop.save", full)
+
+    with pytest.raises(PipelineError, match=r"No space left on device\. There is none from before"):
+        train(config(), Toy(), network(), tmp_path, device=CPU)
+
+
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
@@ -314,6 +339,20 @@ def test_a_training_file_that_lacks_what_its_data_need_says_what(tmp_path):
         run(lungs(data={"manifests": ["lungs"]}), sets, tmp_path, tmp_path)
     with pytest.raises(PipelineError, match=r"'toy' lacks preprocessing.window_hu"):
         run(lungs(preprocessing={"spacing_mm": [1, 1, 1]}), sets, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "../../x"}, r"name must be text of one line, .*, not '\.\./\.\./x'"),
+        ({"version": 1}, "version must be text of one line, .*, not 1"),
+        ({"decision": {"threshold": 5}}, "decision.threshold must be a number from 0 to 1, not 5"),
+        ({"network": {"architecture": "dpn92", "dimensions": 2}}, "'dpn92' cannot do: it classi"),
+    ],
+)
+def test_a_model_that_could_not_be_opened_is_not_trained(tmp_path, changes, said):
+    with pytest.raises(PipelineError, match=said):
+        run(lungs(**changes), tmp_path, tmp_path / "work", tmp_path / "out")
 
 
 def test_an_unknown_network_ends_a_training_before_it_begins(tmp_path):
@@ -398,8 +437,23 @@ def test_a_training_file_with_an_unknown_optimiser_names_those_known(tmp_path: P
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("batch = 12", "batch = 0", "batch must be whole numbers above 0"),
-        ("patch = [176, 176]", "patch = 176", "patch must be whole numbers above 0"),
+        ("batch = 12", "batch = 0", "batch must be a whole number above 0, not 0"),
+        ("patch = [176, 176]", "patch = 176", "patch must be a list of whole numbers above 0"),
+        ("patch = [176, 176]", "patch = [64]", "patch must be 2 numbers, as the network has 2 dim"),
+        ("patch = [176, 176]", "patch = [9, 9, 9]", "patch must be 2 numbers, .*, not 3"),
+        ("seed = 1", "seed = -7", "seed must be a whole number from 0 to 4294967295, not -7"),
+        ("seed = 1", "seed = 7.5", "seed must be a whole number from 0 to .*, not 7.5"),
+        ("batch = 12", "batch = true", "batch must be a whole number above 0, not True"),
+        ("= 2e-3", "= nan", "learning_rate must be a number above 0, not nan"),
+        ("= 2e-3", "= inf", "learning_rate must be a number above 0, not inf"),
+        ("= 2e-3", "= -1e-3", "learning_rate must be a number above 0, not -0.001"),
+        ("= 2e-3", '= "fast"', "learning_rate must be a number above 0, not 'fast'"),
+        ("weight_decay = 1e-4", "weight_decay = nan", "weight_decay must be a number from 0, not"),
+        ("weight_decay = 1e-4", "weight_decay = -1", "weight_decay must be a number from 0, not"),
+        ("seed = 1", "seed = 1\naverage = 2.0", "average must be a number from 0 to below 1, not"),
+        ("seed = 1", "seed = 1\nmomentum = nan", "momentum must be a number from 0 to below 1"),
+        ("seed = 1", "seed = 1\npatience = -1", "patience must be a whole number from 0"),
+        ("seed = 1", "seed = 1\ncompiled = 1", "compiled must be true or false, not 1"),
         ("manifests = [", "manifests = [] # ", r"\[data\] must name its manifests"),
     ],
 )

@@ -1,16 +1,19 @@
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
+from math import nan
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from pipelines.errors import WeightsError
 from pipelines.networks.library import ARCHITECTURES, build, configuration
 from pipelines.weights import open_bundle, write_bundle
-from tests.support.tiny_models import CONFIGS, write_models
+from tests.support.tiny_models import CONFIGS, OPINION_CONFIGS, write_models
 
 
 @pytest.fixture
@@ -51,34 +54,93 @@ def test_a_changed_threshold_is_refused(folder: Path):
         open_bundle(folder)
 
 
+ALL_CONFIGS = {**CONFIGS, **OPINION_CONFIGS}
+
+
+def forge(folder: Path, purpose: str, changes: dict) -> None:
+    """Write a bundle whose checksums are right and whose settings nobody has checked."""
+    config = ALL_CONFIGS[purpose]
+    write_bundle(folder, config, config.network_with_random_weights())
+    text = json.dumps({**vars(config), **changes})
+    (folder / "config.json").write_text(text)
+    sums = (folder / "SHA256SUMS").read_text().splitlines()
+    sums[0] = f"{hashlib.sha256(text.encode()).hexdigest()}  config.json"
+    (folder / "SHA256SUMS").write_text("\n".join(sums))
+
+
+def lesions(table: str, **changes: object) -> dict:
+    return {table: {**getattr(CONFIGS["lesions"], table), **changes}}
+
+
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("purpose", "changes", "told"),
     [
-        ({"decision": {"threshold": 0.5, "minimum_ml": 0.1}}, "lacks decision.peak"),
-        ({"preprocessing": {}}, "lacks preprocessing.lung_margin_mm, preprocessing.spacing_mm"),
+        ("lesions", {"decision": {"threshold": 0.5, "minimum_ml": 0.1}}, "lacks decision.peak"),
+        ("lesions", {"preprocessing": {}}, "lacks preprocessing.lung_margin_mm, preprocessing.sp"),
+        ("lesions", {"preprocessing": [1]}, r"preprocessing must be a table, not \[1\]"),
+        ("lesions", lesions("preprocessing", slab_slices=16), "has preprocessing.slab_slices, whi"),
+        ("lesions", lesions("decision", peak=92), "decision.peak must be a number from 0 to 1, no"),
         (
-            {"preprocessing": {**CONFIGS["lesions"].preprocessing, "slab_slices": 16}},
-            "has preprocessing.slab_slices, which this release does not know",
+            "lesions",
+            lesions("decision", peak=0.4),
+            "threshold 0.5 above decision.peak 0.4",
+        ),
+        ("lesions", lesions("decision", threshold=nan), "decision.threshold must be .*, not nan"),
+        ("lesions", lesions("decision", minimum_ml=-1), "decision.minimum_ml must be a number fr"),
+        ("lesions", lesions("preprocessing", spacing_mm=[nan, 1, 1]), r"spacing_mm must be three"),
+        ("lesions", lesions("preprocessing", spacing_mm=[0.0, 1, 1]), r"spacing_mm must be three"),
+        ("lesions", lesions("preprocessing", window_hu=[350, -1024]), "the lower one first, not"),
+        ("lesions", {"purpose": "bones"}, "a model for 'bones'; this release knows lungs, lesion"),
+        ("lesions", {"name": ""}, "name must be text of one line, without slashes"),
+        ("lesions", {"name": "../../x"}, r"name must be text .*, not '\.\./\.\./x'"),
+        ("lesions", {"version": 1}, "version must be text of one line, .*, not 1"),
+        ("lungs", {"network": {"architecture": "unet", "dimensions": 3}}, "must be 2, not 3"),
+        ("lungs", {"network": {"architecture": "resnet50", "dimensions": 2}}, "it classifies"),
+        ("screening", {"network": {"architecture": "unet"}}, "'unet' cannot do: it segments"),
+        (
+            "screening",
+            {"network": {"architecture": "resnet50", "dimensions": 2, "in_channels": 1}},
+            "network.in_channels must be 2, not 1",
         ),
         (
-            {"decision": {"threshold": 0.5, "peak": 92, "minimum_ml": 0.1}},
-            "decision.threshold 0.5 and decision.peak 92; 0 <= threshold <= peak <= 1",
+            "lesions",
+            {"network": {"architecture": "unet", "dimensions": 3, "in_channels": 3}},
+            "network.in_channels must be 1, not 3",
         ),
         (
-            {"decision": {"threshold": 0.5, "peak": 0.4, "minimum_ml": 0.1}},
-            "decision.threshold 0.5 and decision.peak 0.4",
+            "lungs",
+            {"network": {"architecture": "unet", "dimensions": 2, "out_channels": 3}},
+            "has 3 outputs, and 1 are needed",
         ),
-        ({"purpose": "bones"}, "a model for 'bones'; this release knows lungs, lesions"),
+        (
+            "severity",
+            {"decision": {"classes": ["I", "II"], "validated": False}},
+            "has 3 outputs, and 2 are needed",
+        ),
+        (
+            "pneumonia",
+            {"decision": {**OPINION_CONFIGS["pneumonia"].decision, "graded": "COVID"}},
+            "names COVID in .decision., which is none of its classes healthy, COVID-19",
+        ),
     ],
 )
-def test_settings_of_another_release_are_refused_before_a_study(
-    tmp_path: Path, changes: dict, told: str
+def test_settings_that_cannot_be_are_refused_before_a_study(
+    tmp_path: Path, purpose: str, changes: dict, told: str
 ):
-    config = dataclasses.replace(CONFIGS["lesions"], **changes)
-    write_bundle(tmp_path, config, config.network_with_random_weights())
+    forge(tmp_path / "forged", purpose, changes)
+    config = dataclasses.replace(ALL_CONFIGS[purpose], **changes)
 
     with pytest.raises(WeightsError, match=told):
-        open_bundle(tmp_path)
+        open_bundle(tmp_path / "forged")
+    with pytest.raises(WeightsError, match=told):
+        write_bundle(tmp_path / "never", config, nn.Identity())
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_flat_network_for_lesions_may_see_the_slices_beside_its_own():
+    network = {"architecture": "efficientnet_unet", "dimensions": 2, "in_channels": 3}
+
+    dataclasses.replace(CONFIGS["lesions"], network=network).check()
 
 
 def test_another_threshold_is_another_model(tmp_path: Path):

@@ -1,6 +1,6 @@
 """Networks that run on a CPU in milliseconds, as real bundles on disk.
 
-Their weights are random: they prove plumbing, not medicine. The lung net's threshold below zero
+Their weights are random: they prove plumbing, not medicine. The lung net's threshold of zero
 calls every voxel lung, the lesion net's decides how much is lesion.
 """
 
@@ -21,7 +21,7 @@ CONFIGS = {
         purpose="lungs",
         network={"architecture": "unet", "dimensions": 2, "features": FEATURES},
         preprocessing={"spacing_mm": [8.0, 8.0, 8.0], "window_hu": HU},
-        decision={"threshold": -1.0},
+        decision={"threshold": 0.0},
         precision=Precision.BF16,
     ),
     "lesions": ModelConfig(

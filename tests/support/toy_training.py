@@ -50,7 +50,9 @@ class Toy:
         nan_at: int | None = None,
         steep_at: int | None = None,
         scores: tuple[float, ...] = (),
+        dimensions: int = 2,
     ) -> None:
+        self.shape = (1, *[8] * dimensions)
         self.left = stop_at
         self.good_losses = nan_at
         self.gentle_losses = steep_at
@@ -61,7 +63,7 @@ class Toy:
             self.left -= 1
             if self.left < 0:
                 raise KeyboardInterrupt
-        image = torch.from_numpy(rng.random((1, 8, 8), dtype=np.float32))
+        image = torch.from_numpy(rng.random(self.shape, dtype=np.float32))
         return image, (image > 0.5).float()
 
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -83,10 +85,16 @@ class Toy:
         return {}
 
 
-def network(*, norm: bool = True) -> nn.Module:
+def network(*, norm: bool = True, dimensions: int = 2) -> nn.Module:
+    """Return a network some of whose weights lie otherwise in the fastest layout."""
     torch.manual_seed(0)
-    between = [nn.BatchNorm2d(4), nn.Dropout(0.2)] if norm else []
-    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *between, nn.Conv2d(4, 1, 1))
+    conv, batch_norm = (nn.Conv2d, nn.BatchNorm2d)
+    if dimensions == 3:
+        conv, batch_norm = (nn.Conv3d, nn.BatchNorm3d)
+    between = [batch_norm(8), nn.Dropout(0.2)] if norm else []
+    return nn.Sequential(
+        conv(1, 4, 3, padding=1), conv(4, 8, 3, padding=1), *between, conv(8, 1, 1)
+    )
 
 
 def train_as_one_of_two(place: int, meeting: str, folder: Path, settings: TrainingConfig) -> None:
