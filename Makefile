@@ -7,7 +7,7 @@ PACKAGES := appliance pipelines dicom_node webui updater
 SOURCES := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check fix faults fuzz soak bench-inference bench-reception bench-worklist ohif screenshots
+.PHONY: help setup demo serve test check fix faults fuzz soak bench-inference bench-reception bench-worklist bench-viewer ohif screenshots
 
 help:             ## Say what there is to do.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ bench-reception: $(INSTALLED)  ## Time reception beside storescp, Orthanc and pl
 
 bench-worklist: $(INSTALLED)  ## Time the worklist's pages, filters and search with 10,000 studies, on SQLite and PostgreSQL. STUDIES=10000
 	$(BIN)/python -m bench.worklist --studies $(or $(STUDIES),10000)
+
+bench-viewer: $(INSTALLED)  ## Time the viewer beside OHIF on Orthanc, at 100 Mbit/s and unshaped. As root. ROUNDS=3
+	$(BIN)/python -m bench.viewer --rounds $(or $(ROUNDS),3)
 
 ohif: $(INSTALLED)  ## Show a Segmentation of ours in OHIF on Orthanc: bench/results/ohif.png. Downloads OHIF once. ARGS=--box
 	$(BIN)/python -m bench.ohif $(ARGS)

@@ -8,6 +8,8 @@ its DICOMweb plug-in.
 """
 
 import argparse
+import gzip
+import mimetypes
 import shutil
 import subprocess
 import sys
@@ -28,11 +30,14 @@ from playwright.sync_api import Page, ViewportSize
 from appliance.part10 import read_file, read_header
 from appliance.reception import Command, Reception
 from appliance.store import Store
-from dicom_node.objects.build import build_objects, write_objects
+from dicom_node.objects.build import trace, write_objects
 from dicom_node.objects.provenance import Equipment
+from dicom_node.objects.segmentation import build_segmentation
+from pipelines.findings import Analysis
 from pipelines.lesions import label_regions
-from pipelines.phantom import Kind, Opacity, chest, write_dicom
+from pipelines.phantom import Kind, Opacity, Phantom, chest, write_dicom
 from pipelines.series import load_input
+from pipelines.volume import CTVolume
 from tests.support.archives import orthanc
 from tests.support.results import analysis_of
 from tests.webui.browser import chromium, serving
@@ -49,8 +54,11 @@ WINDOW: ViewportSize = {"width": 1200, "height": 700}
 PATIENCE_S = 120
 STILL_MS = 3000
 SMALLEST_VOXELS = 100  # vessels cut crumbs off the lesion
+DICOMWEB = "/dicom-web"
+PACKED = frozenset({".css", ".html", ".js", ".json", ".svg", ".wasm"})
+YEAR_S = 365 * 24 * 3600
 CONFIG = """
-const root = `${location.origin}/dicom-web`;
+const root = new URL("ROOT", location.origin).href;
 window.config = {
   routerBasename: null, extensions: [], modes: [], showStudyList: true,
   maxNumberOfWebWorkers: 2, strictZSpacingForVolumeViewport: true,
@@ -90,6 +98,16 @@ def fetch_viewer() -> Path:
                 files.extractall(whole, filter="data")
             whole.rename(FOLDER / VERSION)
     return package / "dist"
+
+
+def pack(pages: Path) -> None:
+    """Lay a compressed copy beside each page, as OHIF's own container has them."""
+    for path in pages.rglob("*"):
+        packed = path.with_name(f"{path.name}.gz")
+        if path.suffix in PACKED and not packed.exists():
+            aside = packed.with_suffix(".new")
+            aside.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+            aside.rename(packed)
 
 
 @dataclass(frozen=True)
@@ -132,11 +150,35 @@ def in_the_box(files: Sequence[Path], folder: Path) -> Iterator[Archive]:
     world.database.dispose()
 
 
-def viewer(pages: Path, archive: Archive) -> Flask:
-    """OHIF's pages and the archive's DICOMweb under one origin."""
+def ohif(root: str = DICOMWEB) -> Flask:
+    """OHIF's pages; `root` is the address of the archive's DICOMweb."""
+    pages = fetch_viewer()
     app = Flask(__name__, static_folder=None)
 
-    @app.get("/dicom-web/<path:_>")
+    @app.get("/app-config.js")
+    def config() -> Response:
+        return Response(CONFIG.replace("ROOT", root), mimetype="text/javascript")
+
+    @app.get("/", defaults={"path": ""})
+    @app.get("/<path:path>")
+    def page(path: str) -> Response:
+        # Names carry a hash of the content, but for the page's own.
+        name, age_s = (path, YEAR_S) if (pages / path).is_file() else ("index.html", None)
+        if not ((pages / f"{name}.gz").is_file() and request.accept_encodings.quality("gzip")):
+            return send_from_directory(pages, name, max_age=age_s)
+        kind, _ = mimetypes.guess_type(name)
+        answer = send_from_directory(pages, f"{name}.gz", mimetype=kind, max_age=age_s)
+        answer.content_encoding = "gzip"
+        return answer
+
+    return app
+
+
+def viewer(archive: Archive) -> Flask:
+    """OHIF's pages and the archive's DICOMweb under one origin."""
+    app = ohif()
+
+    @app.get(f"{DICOMWEB}/<path:_>")
     def dicomweb(_: str) -> Response:
         # Answers hold addresses of the host that was asked.
         passed = {name: request.headers.get(name, "") for name in ("Accept", "Host")}
@@ -146,31 +188,31 @@ def viewer(pages: Path, archive: Archive) -> Flask:
             answer.content, answer.status_code, content_type=answer.headers.get("Content-Type")
         )
 
-    @app.get("/app-config.js")
-    def config() -> Response:
-        return Response(CONFIG, mimetype="text/javascript")
-
-    @app.get("/", defaults={"path": ""})
-    @app.get("/<path:path>")
-    def page(path: str) -> Response:
-        return send_from_directory(pages, path if (pages / path).is_file() else "index.html")
-
     return app
 
 
-def write_study(folder: Path) -> tuple[str, list[Path]]:
-    """Write the chest and its Segmentation; returns the study's UID and the files."""
-    made = chest(shape=SHAPE, spacing=SPACING, opacities=(LESION,))
+@dataclass(frozen=True)
+class Example:
+    """A chest, the analysis that finds its true lesions, and the files of both."""
+
+    study_uid: str
+    volume: CTVolume
+    analysis: Analysis
+    files: list[Path]
+
+
+def write_study(made: Phantom, folder: Path) -> Example:
+    """Write a chest and its Segmentation."""
     images = write_dicom(made, folder / "images")
     volume, _ = load_input(folder / "images")
-    objects = build_objects(
-        analysis_of(volume, made.lungs, label_regions(made.lesions > 0, smallest=SMALLEST_VOXELS)),
-        images,
-        analysed_at=datetime.now(UTC),
-        equipment=Equipment("bench", VERSION),
+    lesions = label_regions(made.lesions > 0, smallest=SMALLEST_VOXELS)
+    analysis = analysis_of(volume, made.lungs, lesions)
+    provenance = trace(
+        analysis, images, analysed_at=datetime.now(UTC), equipment=Equipment("bench", VERSION)
     )
     (folder / "objects").mkdir()
-    return made.study_uid, [*images, *write_objects(objects[:1], folder / "objects")]
+    written = write_objects([build_segmentation(provenance)], folder / "objects")
+    return Example(made.study_uid, volume, analysis, [*images, *written])
 
 
 def photograph(page: Page, address: str) -> bytes:
@@ -179,10 +221,15 @@ def photograph(page: Page, address: str) -> bytes:
     page.goto(address)
     page.wait_for_selector(".cornerstone-canvas")
     still(page)
+    open_segmentation(page)
+    return still(page)
+
+
+def open_segmentation(page: Page) -> None:
+    """Load the Segmentation of the study on the page and go to its first lesion."""
     page.dblclick('[data-cy="study-browser-thumbnail-no-image"]')
     page.click('[data-cy="side-panel-header-right"]')
     page.click("text=Lesion 1")
-    return still(page)
 
 
 def still(page: Page) -> bytes:
@@ -199,18 +246,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--box", action="store_true", help="from a box of ours, not from Orthanc")
     box = parser.parse_args().box
-    pages = fetch_viewer()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        study_uid, files = write_study(folder)
+        chest_shown = chest(shape=SHAPE, spacing=SPACING, opacities=(LESION,))
+        example = write_study(chest_shown, folder)
         with (
-            (in_the_box if box else in_orthanc)(files, folder) as archive,
-            serving(viewer(pages, archive)) as address,
+            (in_the_box if box else in_orthanc)(example.files, folder) as archive,
+            serving(viewer(archive)) as address,
             chromium(*SWIFTSHADER) as browser,
         ):
             context = browser.new_context(viewport=WINDOW, service_workers="block")
             shown = photograph(
-                context.new_page(), f"{address}/viewer?StudyInstanceUIDs={study_uid}"
+                context.new_page(), f"{address}/viewer?StudyInstanceUIDs={example.study_uid}"
             )
     result = RESULTS / ("ohif-box.png" if box else "ohif.png")
     Image.open(BytesIO(shown)).quantize(256).save(result, optimize=True)  # a third of the size

@@ -37,12 +37,12 @@ def free_port() -> int:
     raise AssertionError("all ports are in use")
 
 
-def await_port(port: int, *, timeout_s: float = 30.0) -> None:
+def await_port(port: int, *, host: str = HOST, timeout_s: float = 30.0) -> None:
     """Return once somebody listens on the port."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            socket.create_connection((HOST, port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
         except OSError:
             assert time.monotonic() < deadline, f"nobody listens on port {port}"
             time.sleep(0.05)

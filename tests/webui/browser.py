@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from tests.webui.world import NAME, PASSWORD
@@ -24,7 +24,7 @@ ARGUMENTS: Final = (
     "--disable-component-update",
     "--disable-sync",
 )
-WINDOW: Final = {"width": 1600, "height": 950}
+WINDOW: Final[ViewportSize] = {"width": 1600, "height": 950}
 PATIENCE_S: Final = 30.0
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

@@ -9,6 +9,8 @@
  */
 import { fetchSlab } from "./slab.js";
 
+/** Also where there are few cores: one fetches while the other decodes. */
+const LEAST_WORKERS = 2;
 const MOST_WORKERS = 3;
 
 export class SlabLoader {
@@ -34,7 +36,7 @@ export class SlabLoader {
     this.#waiting = [...rest];
     this.position = position;
     this.arrived = arrived;
-    const count = Math.max(1, Math.min(MOST_WORKERS, navigator.hardwareConcurrency - 1));
+    const count = Math.max(LEAST_WORKERS, Math.min(MOST_WORKERS, navigator.hardwareConcurrency - 1));
     const address = new URL("slab_worker.js", import.meta.url);
     this.#workers = Array.from({ length: count }, () => new Worker(address, { type: "module" }));
   }
