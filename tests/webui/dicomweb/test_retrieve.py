@@ -240,7 +240,7 @@ def test_metadata_are_the_header_with_addresses_for_bulk(
     item.CodeValue = "113100"
     item.EncapsulatedDocument = bytes(4000)
     dataset.DeidentificationMethodCodeSequence = [item]
-    dataset.add_new(0x00091001, "UN", b"short")
+    dataset.add_new(0x00091001, "UN", b"bytes!")
     archive.take(dataset)
     uids = (dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID)
 
@@ -249,7 +249,7 @@ def test_metadata_are_the_header_with_addresses_for_bulk(
     assert model["00281050"] == {"vr": "DS", "Value": [40.0, -600.0]}
     assert model["00080005"]["Value"] == ["ISO_IR 192"]
     assert model["00081030"]["Value"] == ["Thorax nativ für Prüfung"]
-    assert model["00091001"] == {"vr": "UN", "InlineBinary": "c2hvcnQ="}
+    assert model["00091001"] == {"vr": "UN", "InlineBinary": "Ynl0ZXMh"}
     assert model["7FE00010"]["vr"] == "OW"
     nested = model["00120064"]["Value"][0]["00420011"]["BulkDataURI"]
     assert nested.endswith("/bulkdata/00120064/0/00420011")
