@@ -204,7 +204,7 @@ def test_the_last_administrator_stays_one(database: Database):
         lambda db: accounts.set_role(db, "chief", Role.VIEWER, actor="test"),
     ):
         with (
-            pytest.raises(ApplianceError, match="the only administrator"),
+            pytest.raises(ApplianceError, match="chief is the last administrator"),
             database.transaction() as db,
         ):
             change(db)

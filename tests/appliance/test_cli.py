@@ -312,7 +312,8 @@ def test_the_doctor_misses_the_second_opinions_network_once_it_is_switched_on(se
 
 
 def test_the_networks_the_doctor_asks_for_are_those_shipped():
-    shipped = {path.parent.name for path in doctor._shipped_weights().glob("*/config.json")}
+    folder = doctor.weights_dir(Settings.parse({}))
+    shipped = {path.parent.name for path in folder.glob("*/config.json")}
 
     assert shipped == set(doctor.NETWORKS)
 

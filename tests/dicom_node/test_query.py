@@ -493,10 +493,14 @@ def test_nobody_there_may_be_there_later():  # pynetdicom leaves its socket open
 def test_a_rejection_for_good_is_no_use_trying_again(listener: Listener):
     wrong = Destination(host=HOST, port=listener.port, called_ae="OTHER", calling_ae="CHESTCT")
 
-    with pytest.raises(AssociationError) as raised:
-        query.echo(wrong)
+    told = []
+    # pynetdicom takes one in a hundred for an abort: the connection is closed right behind it.
+    while len(told) < 5 and all(error.retriable for error in told):
+        with pytest.raises(AssociationError) as raised:
+            query.echo(wrong)
+        told.append(raised.value)
 
-    assert not raised.value.retriable
+    assert not told[-1].retriable
 
 
 def test_our_own_provider_is_asked(listener: Listener, reception: Reception):

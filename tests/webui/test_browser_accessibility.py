@@ -145,13 +145,13 @@ FOCUSABLE: Final = """() => {
 }"""
 
 FOCUSED: Final = (
-    "async () => {"
+    "() => {"
     + COMMON
     + """
-  // Until what was focused has been scrolled to and drawn.
-  for (const _ of [1, 2]) await new Promise(requestAnimationFrame);
   const one = document.activeElement;
   if (one === null || one === document.body) return null;
+  // What moved since it was focused, as rows came in, a reader can scroll to (2.4.11).
+  one.scrollIntoView({ block: "nearest", inline: "nearest" });
   const { outlineStyle, outlineWidth } = getComputedStyle(one);
   const { left, top, width, height } = one.getBoundingClientRect();
   const part = (x, y) => {

@@ -214,7 +214,7 @@ def test_marks_survive_a_reload_and_the_end_of_the_session(reader: Reader, world
     reader.page.fill("#password", PASSWORD)
     reader.page.click("text=Sign in >> nth=-1")
     reader.mark("volume")
-    reader.page.wait_for_selector(MAKE_CONFIRM)
+    reader.page.click(MAKE_CONFIRM)
 
     says(reader, "Overridden: negative")
     (review,) = versions(world)

@@ -195,7 +195,7 @@ def test_a_page_left_before_it_heard_that_all_is_saved_keeps_the_order(
     drag(reader, start, end)
     until_saved(reader, world, 1)
     reader.page.route("**/measurements/*", lambda route: route.fetch())  # the answer is lost
-    reader.press("e")
+    reader.press("i")
     drag(reader, start, end)
     until_saved(reader, world, 2)
 

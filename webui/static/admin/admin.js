@@ -8,10 +8,10 @@ import { draw } from "./chart.js";
 
 const LOOK_MS = 4000;
 
-/** What the server said of each part, without the pictures that were drawn since. @type {Map<string, string>} */
+/** What the server said of each part, without the pictures that were drawn since. @type {Map<string, Element>} */
 const said = new Map();
 
-for (const part of live(document)) said.set(part.id, part.innerHTML);
+for (const part of live(document)) said.set(part.id, copy(part));
 drawAll(document);
 if (said.size > 0) setTimeout(look, LOOK_MS);
 
@@ -32,19 +32,24 @@ async function look() {
 function show(page) {
   for (const part of live(page)) {
     const shown = document.getElementById(part.id);
-    if (shown === null || withoutTokens(part.innerHTML) === withoutTokens(said.get(part.id) ?? "")) continue;
+    if (shown === null || copy(part).isEqualNode(said.get(part.id) ?? null)) continue;
     if (shown.contains(document.activeElement)) continue;
     const open = [...shown.querySelectorAll("details")].map((details) => details.open);
-    said.set(part.id, part.innerHTML);
+    said.set(part.id, copy(part));
     shown.replaceChildren(...document.adoptNode(part).childNodes);
     drawAll(shown);
     shown.querySelectorAll("details").forEach((details, i) => { details.open = open[i] ?? false; });
   }
 }
 
-/** @param {string} html */
-function withoutTokens(html) {
-  return html.replace(/name="csrf_token" value="[^"]*"/g, "");
+/**
+ * A part with what the server says of it alone: each page has a form token of its own.
+ * @param {Element} part
+ */
+function copy(part) {
+  const copied = /** @type {Element} */ (part.cloneNode(true));
+  for (const token of copied.querySelectorAll("input[name=csrf_token]")) token.remove();
+  return copied;
 }
 
 /** @param {ParentNode} node */
