@@ -354,7 +354,7 @@ class RuleSettings:
     priors: bool = _key(
         False,  # noqa: FBT003
         "whether it also holds for older studies that came because [retrieve] priors asked for"
-        " them; what a person requests is sent anyway",
+        " them; what a person confirms or requests is sent anyway",
     )
 
 

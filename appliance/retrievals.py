@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, distinct, exists, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, case, distinct, exists, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
@@ -99,7 +99,8 @@ def ask(
     """Note that something is wanted of a peer; whether there was anything to note.
 
     Nothing is when the study is here, is coming in right now, or was asked for when the peer had as
-    much of it. A person may ask again for what failed, or did not bring what is lacking.
+    much of it. A person may ask again for what failed, or did not bring what is lacking. Once a
+    study was wanted for itself it is no mere prior any more, whatever asks next.
 
     Args:
         db: the caller's transaction.
@@ -110,6 +111,8 @@ def ask(
         expected: how many instances the peer says it has, 0 where it does not say; of priors, how
             many people's they are.
     """
+    if aim is Aim.STUDY and why is not Why.PRIOR:
+        _is_no_mere_prior(db, Retrieval.study_uid == study_uid, why)
     if aim is Aim.STUDY and not _lacking(db, destination, study_uid, expected):
         return False
     # Images may come from any peer; what one knows of priors another does not.
@@ -139,10 +142,14 @@ def ask(
     inserted = dialect.insert(Retrieval).values(**key, **again, created_at=now)
     noted = inserted.on_conflict_do_update(
         index_elements=list(key),
-        set_=again,
+        set_=again | {"why": case((Retrieval.why == Why.PRIOR, why), else_=Retrieval.why)},
         where=Retrieval.state.in_(ENDED),
     )
     return db.execute(noted.returning(Retrieval.id)).first() is not None
+
+
+def _is_no_mere_prior(db: Session, which: ColumnElement[bool], why: Why) -> None:
+    db.execute(update(Retrieval).where(which, Retrieval.why == Why.PRIOR).values(why=why))
 
 
 def held(db: Session, study_uid: str) -> int:
@@ -180,13 +187,21 @@ def came_as_prior(db: Session, study: Study) -> bool:
     """Whether a study came because it was asked for as a prior of another.
 
     One that was here before may have had missing images fetched as a prior: it came by itself. So
-    does one of these days, though a still newer one had it asked for.
+    did one that failed to come as a prior, one that was wanted for itself as well, and one of these
+    days, though a still newer one had it asked for.
     """
+    wanted = exists().where(
+        Retrieval.study_uid == study.study_uid,
+        Retrieval.aim == Aim.STUDY,
+        Retrieval.why != Why.PRIOR,
+    )
     asked = select(func.max(Retrieval.created_at)).where(
         Retrieval.study_uid == study.study_uid,
         Retrieval.aim == Aim.STUDY,
         Retrieval.why == Why.PRIOR,
+        Retrieval.state != RetrievalState.FAILED,
         Retrieval.created_at <= study.first_received_at,
+        ~wanted,
     )
     asked_at = db.scalar(asked)
     return asked_at is not None and study.study_date < f"{asked_at - NEW_FOR:%Y%m%d}"
@@ -290,7 +305,11 @@ def recent(db: Session, *, limit: int) -> Sequence[Retrieval]:
 
 
 def retry(db: Session, retrieval_id: int) -> bool:
-    """Try again at once what waits for its next try or was given up; whether there was such."""
+    """Try again at once what waits for its next try or was given up; whether there was such.
+
+    A person wants it now: what comes is no mere prior.
+    """
+    _is_no_mere_prior(db, Retrieval.id == retrieval_id, Why.BY_HAND)
     return _set(
         db,
         retrieval_id,

@@ -82,7 +82,7 @@ def objections(facts: Facts, rule: RuleSettings) -> list[str]:
     said = []
     if rule.outcome != facts.outcome:
         said.append(f"the study is not {rule.outcome}")
-    if facts.prior and not rule.priors and rule.when != "request":
+    if facts.prior and not rule.priors and rule.when == "analysed":
         said.append("the study came as a prior of another, and the rule lacks priors = true")
     if not fits(rule.source_ae, facts.source_ae):
         said.append(f"source_ae is not {rule.source_ae!r}")

@@ -175,7 +175,10 @@ def send_each(
         fruitless = 0
         while left and not over():
             taken = False
-            with associated(destination, contexts_of(left)) as assoc:
+            with (
+                _again(len(left) < len(batch)),
+                associated(destination, contexts_of(batch)) as assoc,
+            ):
                 for number in range(len(left)):
                     if over():
                         return
@@ -191,6 +194,16 @@ def send_each(
             fruitless = 0 if taken else fruitless + 1
             if left and fruitless == LOSSES:
                 raise AssociationError(LOST_AGAIN, retriable=True)
+
+
+@contextmanager
+def _again(lost: bool) -> Iterator[None]:  # noqa: FBT001
+    """Call no refusal final that follows a loss: the peer may be going down or coming up."""
+    try:
+        yield
+    except AssociationError as error:
+        error.retriable = error.retriable or lost
+        raise
 
 
 def batches(instances: Sequence[Item]) -> Iterator[list[Item]]:

@@ -1,16 +1,18 @@
 """What is asked of other nodes: once, again when there is more, later when it failed."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete
+import pytest
+from sqlalchemy import delete, select
 
 from appliance import retrievals
 from appliance.database import Database, utc_now
 from appliance.lifecycle import State
 from appliance.retrievals import Aim, Order, RetrievalState, Why
-from appliance.studies import PatientAttributes
-from appliance.tables import DeliveredObject, Delivery, Retrieval
+from appliance.studies import PatientAttributes, StudyAttributes
+from appliance.tables import DeliveredObject, Delivery, Retrieval, Study
 from tests.appliance import world
 
 SOON = timedelta(days=1)
@@ -138,6 +140,48 @@ def test_priors_bring_no_priors(database: Database):
     assert fresh(-SOON) == []
     ask(database, aim=Aim.PRIORS, why=Why.NEW_STUDY, expected=1)
     assert fresh(SOON) == []
+
+
+def retried(database: Database) -> bool:
+    with database.transaction() as db:
+        return retrievals.retry(db, 1)
+
+
+@pytest.mark.parametrize(
+    ("then", "prior"),
+    [
+        (lambda _: None, True),
+        (lambda database: ask(database, why=Why.PRIOR, expected=9), True),
+        (lambda database: ask(database, why=Why.STANDING_QUERY), False),
+        (lambda database: ask(database, destination="other", why=Why.BY_HAND), False),
+        (retried, False),
+        (lambda database: put_off(database, claimed(database), retriable=False), False),
+    ],
+    ids=["alone", "again", "standing query", "a person", "retried", "failed"],
+)
+def test_a_study_is_a_mere_prior_while_nothing_else_wanted_it(
+    database: Database, then: Callable[[Database], object], *, prior: bool
+):
+    ask(database, why=Why.PRIOR)
+    then(database)
+    old = StudyAttributes(study_date="20200101")
+    world.receive(database, world.instance(study_uid="1.2.3", study=old))
+
+    with database.snapshot() as db:
+        (study,) = db.scalars(select(Study))
+        assert retrievals.came_as_prior(db, study) is prior
+
+
+def test_what_was_fetched_by_hand_stays_no_prior(database: Database):
+    ask(database, why=Why.BY_HAND)
+    retrievals.finish(database, claimed(database))
+    old = StudyAttributes(study_date="20200101")
+    world.receive(database, world.instance(study_uid="1.2.3", study=old))
+    ask(database, why=Why.PRIOR, expected=9)
+
+    with database.snapshot() as db:
+        (study,) = db.scalars(select(Study))
+        assert not retrievals.came_as_prior(db, study)
 
 
 def test_what_kills_its_worker_lets_the_others_go_first(database: Database):

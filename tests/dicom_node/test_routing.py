@@ -30,7 +30,11 @@ def rule(**changes: Any) -> RuleSettings:
 
 @pytest.mark.parametrize(
     ("conditions", "holds"),
-    [({}, False), ({"priors": True}, True), ({"when": "request"}, True)],
+    [
+        ({}, False),
+        ({"priors": True}, True),
+        *(({"when": when}, True) for when in ("confirmed", "request")),
+    ],
 )
 def test_a_study_that_came_as_a_prior_is_no_new_result(
     conditions: dict[str, Any],

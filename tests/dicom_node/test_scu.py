@@ -8,7 +8,7 @@ from pynetdicom import _config
 
 from appliance import collection
 from dicom_node import scu
-from dicom_node.errors import SendError
+from dicom_node.errors import AssociationError, SendError
 from tests.support.instances import Names, as_file, ct_instance, encoded
 from tests.support.pacs import HOST, free_port, pacs
 
@@ -91,6 +91,34 @@ def test_what_a_peer_breaks_off_for_stays_behind_alone(
     problems = [result.problem for result in sent]
     assert problems.pop(2) == "no answer: the association was lost"
     assert set(problems) == {""}
+
+
+def test_after_a_loss_a_peer_is_not_taken_for_one_that_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", False)
+    as_file(ct_instance(Names.fresh()), tmp_path / "a.dcm")
+    as_file(ct_instance(Names.fresh(), SOPClassUID="1.2.3.4"), tmp_path / "b.dcm")
+    instances = collection.collect(tmp_path, scratch=tmp_path).instances
+    instances = tuple(sorted(instances, key=lambda one: one.sop_class_uid == "1.2.3.4"))
+
+    def lose(_uid: str) -> int:
+        running.abort_all()
+        return 0
+
+    with pacs(answer=lose) as running:
+        ct, private = scu.send(instances, to(running.port))
+
+    assert ct.problem == "no answer: the association was lost"
+    assert "takes no such SOP class" in private.problem
+
+
+def test_a_refusal_that_follows_a_loss_is_not_final():
+    for lost in (False, True):
+        with pytest.raises(AssociationError) as raised, scu._again(lost):
+            raise AssociationError("rejected", retriable=False)
+
+        assert raised.value.retriable is lost
 
 
 def test_a_rejection_is_told_in_the_peers_words(instances: tuple[collection.InstanceFile, ...]):
