@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from appliance import marks, reviews
 from appliance.database import utc_now
 from appliance.errors import ReviewConflictError, ReviewError
-from appliance.tables import Account, Analysis, ReviewDraft
+from appliance.tables import Account, ReviewDraft
 
 IN_ANOTHER_WINDOW: Final = (
     "You changed this review in another window since: choose which of the two you keep."
@@ -75,9 +75,7 @@ def save(
         ReviewError: a region is not there.
     """
     reviews.require_reviewer(account)
-    # The row of the analysis is held: two windows that save at once take turns.
-    held = select(Analysis.id).where(Analysis.id == analysis_id).with_for_update()
-    if db.scalar(held) is None:
+    if not marks.hold(db, analysis_id):
         raise ReviewError("There is no such result.")
     draft = find(db, analysis_id, account.id)
     if revision != (draft.revision if draft else 0):
@@ -95,6 +93,7 @@ def save(
 
 def discard(db: Session, analysis_id: int, account_id: int) -> None:
     """Forget a person's draft, because they confirmed it or do not want it."""
+    marks.hold(db, analysis_id)
     draft = find(db, analysis_id, account_id)
     if draft is not None:
         db.delete(draft)

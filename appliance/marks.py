@@ -12,7 +12,16 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from appliance.database import utc_now
-from appliance.tables import MarkedRegion, Review
+from appliance.tables import Analysis, MarkedRegion, Review
+
+
+def hold(db: Session, analysis_id: int) -> bool:
+    """Take turns with all who name or forget regions of an analysis, until the transaction ends.
+
+    Returns whether there is such an analysis.
+    """
+    held = select(Analysis.id).where(Analysis.id == analysis_id).with_for_update()
+    return db.scalar(held) is not None
 
 
 def keep(
@@ -72,7 +81,10 @@ def bits_of(row: MarkedRegion) -> bytes:
 def forget_unnamed(
     db: Session, *, analysis_id: int, account_id: int, named: Collection[str]
 ) -> None:
-    """Remove a person's regions that neither `named` nor any review of the analysis names."""
+    """Remove a person's regions that neither `named` nor any review of the analysis names.
+
+    The caller has taken `hold`: a review that is not committed yet may name one of them.
+    """
     reviewed = db.scalars(select(Review.marks).where(Review.analysis_id == analysis_id))
     kept = {*named, *(mark["digest"] for marks in reviewed for mark in marks)}
     db.execute(

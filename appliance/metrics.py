@@ -1,11 +1,13 @@
 """What Prometheus is told, read from the database at each scrape.
 
-So it is true with any number of processes and after a restart. No name, number or UID
-of a person, study or instance is in any of it. Labels are of closed sets, or are names that the
-settings gave: their number is bounded.
+So it is true with any number of processes and after a restart. What all rows are read for is at
+most `KEPT_S` old, however often somebody asks. No name, number or UID of a person, study or
+instance is in any of it. Labels are of closed sets, or are names that the settings gave: their
+number is bounded.
 """
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -39,6 +41,7 @@ from appliance.retrievals import RetrievalState
 from appliance.tables import CommitmentRequest, Delivery, Retrieval, Study
 
 PREFIX: Final = "chestct_"
+KEPT_S: Final = 15.0
 
 WAITING: Final = (State.RECEIVING, State.QUEUED, State.ANALYSING)
 
@@ -57,26 +60,34 @@ TOTALS: Final = {
 
 
 class Metrics(Collector):
-    """Everything, collected anew each time."""
+    """Everything; one for all threads of a process."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
+        self._lock = threading.Lock()
+        self._history: list[Metric] = []
+        self._read_at = float("-inf")
 
     def collect(self) -> Iterator[Metric]:
         """Yield each family of metrics."""
         build = {"version": version("chest-ct-appliance")}
         yield InfoMetricFamily(f"{PREFIX}build", "This release.", value=build)
         with self._database.snapshot() as db:
-            grown = tallies.grown(db)
-            yield from _totals(grown)
-            yield _steps(grown)
+            yield from self._of_all_rows(db)
             yield from _studies(db)
             yield from _exchanges(db)
             yield _leases(db)
-            yield _warnings(db, self._settings)
         yield from _disk(self._settings)
         yield from _processes(self._settings)
+
+    def _of_all_rows(self, db: Session) -> list[Metric]:
+        with self._lock:
+            if time.monotonic() - self._read_at > KEPT_S:
+                grown = tallies.grown(db)
+                self._history = [*_totals(grown), _steps(grown), _warnings(db, self._settings)]
+                self._read_at = time.monotonic()
+            return self._history
 
 
 def _totals(grown: dict[tallies.Key, int]) -> Iterator[Metric]:

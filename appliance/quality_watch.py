@@ -1,21 +1,22 @@
-"""What is followed of each analysis over months: `QualityRecord`, kept when its study is gone.
+"""What is followed of each result over months: `QualityRecord`, kept when its study is gone.
 
 A periodic task records what is not recorded yet, from the rows and the result's folder: results of
 this minute, those of earlier releases, and what a crash left out, all in the same way. A study that
-is removed by hand within the minute of its end leaves no record.
+is removed by hand within the minute of its end leaves no record. A newer result takes the place of
+the one before, so that a study counts once.
 """
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import structlog
 from celery import shared_task
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
-from sqlalchemy import exists, select, update
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -40,6 +41,7 @@ def record(database: Database, settings: Settings) -> int:
 
     Not for longer than `TURN_S`: the worker has more urgent things to do than old results.
     """
+    _forget_superseded(database)
     recorded, deadline = 0, time.monotonic() + TURN_S
     while time.monotonic() < deadline:
         with database.snapshot() as db:
@@ -57,12 +59,21 @@ def record(database: Database, settings: Settings) -> int:
     return recorded
 
 
+def _forget_superseded(database: Database) -> None:
+    of_superseded = QualityRecord.analysis_id.in_(select(Analysis.id).where(~Analysis.current))
+    with database.snapshot() as db:
+        if not db.scalar(select(exists().where(of_superseded))):
+            return
+    with database.transaction() as db:
+        db.execute(delete(QualityRecord).where(of_superseded))
+
+
 def _missing(db: Session) -> list[tuple[Analysis, int, str]]:
     known = exists().where(QualityRecord.analysis_id == Analysis.id)
     rows = (
         select(Analysis, Study.id, Study.source_ae)
         .join(Study, Analysis.study_id == Study.id)
-        .where(~known)
+        .where(Analysis.current, ~known)
         .order_by(Analysis.id)
         .limit(AT_ONCE)
     )
@@ -72,13 +83,10 @@ def _missing(db: Session) -> list[tuple[Analysis, int, str]]:
 def _values(
     db: Session, settings: Settings, analysis: Analysis, study_id: int, source_ae: str
 ) -> dict[str, Any]:
-    said = _result(settings.data_dir / analysis.folder / RESULT_FILE, analysis.id)
+    said = _Result.read(settings.data_dir / analysis.folder / RESULT_FILE, analysis.id)
     series = db.scalar(
-        select(Series).where(
-            Series.study_id == study_id, Series.series_uid == str(said.get("series_uid", ""))
-        )
+        select(Series).where(Series.study_id == study_id, Series.series_uid == said.series_uid)
     )
-    burden, quality = said.get("burden"), said.get("quality")
     return {
         "analysis_id": analysis.id,
         "at": analysis.created_at,
@@ -86,10 +94,10 @@ def _values(
         "manufacturer": "" if series is None else _text(series.manufacturer),
         "model": "" if series is None else _text(series.model),
         "kernel": "" if series is None else _kernel(db, settings, series.id),
-        "slice_spacing_mm": said["spacing"][0] if "spacing" in said else None,
+        "slice_spacing_mm": said.slice_spacing_mm,
         "lung_hu": analysis.lung_hu,
-        "noise_hu": None if quality is None else quality["noise_hu"],
-        "burden": None if burden is None else burden["both"]["share"],
+        "noise_hu": said.noise_hu,
+        "burden": said.burden,
         "probability": analysis.probability,
         "positive": analysis.positive,
         "lesion_count": analysis.lesion_count,
@@ -97,16 +105,32 @@ def _values(
     }
 
 
-def _result(path: Path, analysis_id: int) -> dict[str, Any]:
-    """What a result's file says; nothing, which is logged, where it cannot be read."""
-    try:
-        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        log.warning(
-            "quality.result_unreadable", analysis_id=analysis_id, reason=type(error).__name__
-        )
-        return {}
-    return said
+@dataclass(frozen=True)
+class _Result:
+    """What is followed of a result's file."""
+
+    series_uid: str = ""
+    slice_spacing_mm: float | None = None
+    noise_hu: float | None = None
+    burden: float | None = None
+
+    @classmethod
+    def read(cls, path: Path, analysis_id: int) -> Self:
+        """What a file says; nothing, which is logged, where it cannot be read."""
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            burden, quality = said.get("burden"), said.get("quality")
+            return cls(
+                series_uid=str(said.get("series_uid", "")),
+                slice_spacing_mm=float(said["spacing"][0]) if "spacing" in said else None,
+                noise_hu=None if quality is None else float(quality["noise_hu"]),
+                burden=None if burden is None else float(burden["both"]["share"]),
+            )
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            log.warning(
+                "quality.result_unreadable", analysis_id=analysis_id, reason=type(error).__name__
+            )
+            return cls()
 
 
 def _kernel(db: Session, settings: Settings, series_id: int) -> str:
@@ -123,10 +147,11 @@ def _kernel(db: Session, settings: Settings, series_id: int) -> str:
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=["ConvolutionKernel"])
         value = header.get("ConvolutionKernel")
-    except (OSError, InvalidDicomError, ValueError, KeyError, AttributeError, TypeError) as error:
+        kernel = "" if value is None else str(value)
+    except Exception as error:  # noqa: BLE001 - pydicom raises a dozen kinds; one header stops no other
         log.warning("quality.header_unreadable", series_id=series_id, reason=type(error).__name__)
         return ""
-    return _text("" if value is None else str(value))
+    return _text(kernel)
 
 
 def _site(source_ae: str) -> str:
@@ -150,17 +175,18 @@ def _insert(database: Database, found: list[dict[str, Any]]) -> None:
 def _note_reviews(database: Database) -> None:
     """Note what people said of results since the last look."""
     newer = (
-        select(Review)
+        select(Review, QualityRecord.lesion_count)
         .join(QualityRecord, QualityRecord.analysis_id == Review.analysis_id)
         .where(Review.version > QualityRecord.review)
         .order_by(Review.id)
     )
     with database.snapshot() as db:
-        found = db.scalars(newer).all()
+        found = db.execute(newer).all()
     if not found:
         return
     with database.transaction() as db:
-        for review in found:
+        for review, lesion_count in found:
+            added = review.added_count(lesion_count)
             noted = update(QualityRecord).where(
                 QualityRecord.analysis_id == review.analysis_id,
                 QualityRecord.review < review.version,
@@ -171,6 +197,8 @@ def _note_reviews(database: Database) -> None:
                     overridden=review.overridden,
                     reason=review.reason,
                     rejected_count=len(review.rejected),
+                    added_count=added,
+                    corrected_count=len(review.marks) - added,
                 )
             )
 

@@ -30,6 +30,8 @@ TEXT_LIMIT: Final = 2000
 """Characters of a comment, and of what is said beside a reason."""
 MOST_MARKS: Final = 200
 """Lesions that a person adds or corrects in one review."""
+HIGHEST_NUMBER: Final = 65_535
+"""Of a lesion: what a voxel of 16 bits says."""
 
 
 class Reason(StrEnum):
@@ -120,21 +122,13 @@ def confirm(
         ReviewConflictError: there is a newer version, or the analysis is not the study's result.
         ReviewError: the judgement is incomplete or contradicts itself.
     """
-    require_reviewer(account)
-    analysis = db.get(Analysis, analysis_id)
-    if analysis is None:
-        raise ReviewError("There is no such result.")
-    _hold_ready(db, analysis)
-    newest = current_review(db, analysis_id)
-    if seen != (newest.version if newest else 0):
-        raise ReviewConflictError(_changed(newest))
-    _check(judgement, analysis)
-    _check_marks(db, judgement, analysis)
+    _hold(db, analysis_id)
+    analysis = check(db, analysis_id, judgement, seen=seen, account=account)
     version = seen + 1
     audit.record(
         db,
         actor=account.name,
-        tag="reviews:analysis:amended" if newest else "reviews:analysis:confirmed",
+        tag="reviews:analysis:amended" if seen else "reviews:analysis:confirmed",
         subject=f"study {analysis.study_id}",
         detail={
             "analysis": analysis_id,
@@ -179,6 +173,27 @@ def confirm(
     return review
 
 
+def check(
+    db: Session, analysis_id: int, judgement: Judgement, *, seen: int, account: Account
+) -> Analysis:
+    """Refuse what `confirm` would refuse as things are now; changes nothing.
+
+    Returns the analysis; the arguments and the errors are those of `confirm`.
+    """
+    require_reviewer(account)
+    analysis = db.get(Analysis, analysis_id, populate_existing=True)
+    if analysis is None:
+        raise ReviewError("There is no such result.")
+    if problem := not_reviewable(db, analysis):
+        raise ReviewConflictError(problem)
+    newest = current_review(db, analysis_id)
+    if seen != (newest.version if newest else 0):
+        raise ReviewConflictError(_changed(newest))
+    _check(judgement, analysis)
+    _check_marks(db, judgement, analysis)
+    return analysis
+
+
 def require_reviewer(account: Account) -> None:
     """Refuse whoever may look at results but not judge them.
 
@@ -187,12 +202,6 @@ def require_reviewer(account: Account) -> None:
     """
     if not account.active or account.role not in MAY_CONFIRM:
         raise ReviewForbiddenError("Only a radiologist confirms results.")
-
-
-def lesion_count(review: Review, analysis: Analysis) -> int:
-    """How many lesions a result has after a review: not rejected, and those that were added."""
-    added = len([mark for mark in review.marks if mark["number"] > analysis.lesion_count])
-    return analysis.lesion_count - len(review.rejected) + added
 
 
 def current_review(db: Session, analysis_id: int) -> Review | None:
@@ -218,14 +227,13 @@ def moment(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
-def _hold_ready(db: Session, analysis: Analysis) -> None:
-    """Make sure that the analysis is its study's result until the transaction ends."""
+def _hold(db: Session, analysis_id: int) -> None:
+    """Keep what `check` reads as it is until the transaction ends."""
     # A late instance, and the end of an analysis, write this row: they wait for us, or we for them.
-    held = select(Study.state).where(Study.id == analysis.study_id)
-    state = db.scalar(held.with_for_update(of=Study, key_share=True))
-    db.refresh(analysis)
-    if problem := _replaced(analysis, str(state)):
-        raise ReviewConflictError(problem)
+    of_analysis = select(Analysis.study_id).where(Analysis.id == analysis_id)
+    held = select(Study.id).where(Study.id == of_analysis.scalar_subquery())
+    db.execute(held.with_for_update(of=Study, key_share=True))
+    marks.hold(db, analysis_id)
 
 
 def _replaced(analysis: Analysis, state: str) -> str | None:
@@ -278,6 +286,8 @@ def _check_marks(db: Session, judgement: Judgement, analysis: Analysis) -> None:
         raise ReviewError(f"There is no lesion {min(unknown)} for the signs that were chosen.")
     if min(judgement.marks, default=1) < 1:
         raise ReviewError("Lesions are numbered from 1.")
+    if max(judgement.marks, default=1) > HIGHEST_NUMBER:
+        raise ReviewError(f"Lesions are numbered up to {HIGHEST_NUMBER}.")
     digests = {mark.digest for mark in judgement.marks.values()}
     if digests - marks.regions(db, analysis.id, digests).keys():
         raise ReviewError("A marked lesion is not here: draw it again.")

@@ -184,9 +184,9 @@ class WorklistRow:
     """One line of the worklist.
 
     `shares_uid`: another person's images came under the same Study Instance UID. `stale`: the
-    result was made before the last instances came. `reviewed_by`, `reviewed_at`, `overridden` and
-    `confirmed_positive` are of the last review of the result; a study that is READY without one
-    waits for it.
+    result was made before the last instances came. `reviewed_by`, `reviewed_at`, `overridden`,
+    `confirmed_positive` and `confirmed_lesion_count` are of the last review of the result; a study
+    that is READY without one waits for it.
     """
 
     study_id: int
@@ -224,6 +224,7 @@ class WorklistRow:
     reviewed_at: datetime | None
     overridden: bool | None
     confirmed_positive: bool | None
+    confirmed_lesion_count: int | None
 
     @property
     def waits_for_review(self) -> bool:
@@ -934,4 +935,5 @@ def _worklist_row(
         reviewed_at=review.at if review else None,
         overridden=review.overridden if review else None,
         confirmed_positive=review.positive if review else None,
+        confirmed_lesion_count=review.lesion_count(analysis) if review and analysis else None,
     )

@@ -555,6 +555,15 @@ class Review(Base):
         """Whether the person decided the case otherwise than the analysis."""
         return self.reason is not None
 
+    def lesion_count(self, analysis: Analysis) -> int:
+        """How many lesions the result has by this: not rejected, and those that were added."""
+        added = self.added_count(analysis.lesion_count)
+        return analysis.lesion_count - len(self.rejected) + added
+
+    def added_count(self, of_analysis: int) -> int:
+        """How many lesions the person added to those that the analysis has."""
+        return len([mark for mark in self.marks if mark["number"] > of_analysis])
+
 
 class MarkedRegion(Base):
     """Voxels that a person marked on one analysis, and what was measured of them.
@@ -622,7 +631,7 @@ class Measurement(Base):
 
 
 class QualityRecord(Base):
-    """What is followed of one analysis over months, and what a person said of it.
+    """What is followed of a study's result over months, and what a person said of it.
 
     It outlives its study, so it refers to no row, names nobody, and holds nothing that was written
     about a person. None is what was not measured, or what nobody said yet.
@@ -650,6 +659,8 @@ class QualityRecord(Base):
     overridden: Mapped[bool | None]
     reason: Mapped[str | None] = mapped_column(Text)
     rejected_count: Mapped[int | None]
+    added_count: Mapped[int | None]
+    corrected_count: Mapped[int | None]
 
 
 class Tally(Base):

@@ -21,7 +21,8 @@ class OneLog(Logger):  # type: ignore[misc]
 
 worker_class = "gthread"
 workers = 1
-threads = 32
+# More than event streams, uploads and STOW-RS together hold for long: the rest is for pages.
+threads = 64
 timeout = 60
 graceful_timeout = 3
 keepalive = 5

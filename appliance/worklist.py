@@ -30,11 +30,13 @@ from appliance.database import utc_now
 from appliance.lifecycle import State
 from appliance.matching import contains
 from appliance.priority import Priority
+from appliance.retrievals import Aim, Why
 from appliance.studies import WorklistRow
-from appliance.tables import Analysis, AuditEntry, Patient, Review, Series, Study
+from appliance.tables import Analysis, AuditEntry, Patient, Retrieval, Review, Series, Study
 
 OLD_AFTER: Final = timedelta(days=30)
-"""A study of an earlier date is most likely here for comparison, not to be read."""
+"""A study of an earlier date that was asked for as a prior, or has been here as long, is here for
+comparison, not to be read."""
 
 WORDS_LIMIT: Final = 8
 SEPARATORS: Final = re.compile(r"[\s^=,*?]+")
@@ -268,7 +270,10 @@ def _keys(
 def _rank(today: date) -> ColumnElement[int]:
     """The rank of what nobody confirmed."""
     day = func.replace(Study.study_date, ".", "")  # ACR-NEMA wrote dates with dots
-    old = and_(day != "", day < f"{today - OLD_AFTER:%Y%m%d}")
+    border = today - OLD_AFTER
+    # The date alone may be a scanner's wrong clock.
+    long_here = Study.first_received_at < _midnight(border)
+    old = and_(day != "", day < f"{border:%Y%m%d}", or_(long_here, _asked_as_prior))
     return case(
         (Study.priority == Priority.URGENT, int(Rank.URGENT)),
         (old, int(Rank.OLD)),
@@ -304,6 +309,17 @@ def _at(stage: Stage) -> ColumnElement[bool]:
         )
     return Study.state.in_(states)
 
+
+_asked_as_prior: Final = (
+    exists()
+    .where(
+        Retrieval.study_uid == Study.study_uid,
+        Retrieval.aim == Aim.STUDY,
+        Retrieval.why == Why.PRIOR,
+        Retrieval.created_at <= Study.first_received_at,
+    )
+    .correlate(Study)
+)
 
 _OUTCOMES: Final[Mapping[Outcome, ColumnElement[bool]]] = {
     Outcome.SUSPICIOUS: Analysis.positive.is_(True),

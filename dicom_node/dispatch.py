@@ -163,7 +163,7 @@ def facts_of(db: Session, subject: Subject) -> Facts:
     if subject.review == 0:
         return machine
     person = reviews.history(db, subject.analysis_id)[subject.review - 1]
-    left = reviews.lesion_count(person, analysis)
+    left = person.lesion_count(analysis)
     return replace(machine, positive=person.positive, lesion_count=left)
 
 

@@ -50,7 +50,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             "Changes of accounts",
             ("accounts:account:%", "accounts:password:%", "accounts:role:%", "accounts:names:%"),
         ),
-        "exports": Kind("Exports", ("%:exported", "%:export:%")),
+        "exports": Kind("Exports", ("%:exported", "%:export:%", "web:report:downloaded")),
     }
 )
 

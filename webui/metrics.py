@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Final
 
 import structlog
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, abort, current_app, request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -20,6 +20,7 @@ from webui.resources import resources
 
 log = structlog.get_logger()
 
+EXTENSION: Final = "metrics"
 PROXY_HEADERS: Final = (
     "Forwarded",
     "Via",
@@ -39,7 +40,11 @@ def scrape() -> Response:
     if not (_is_from_here() or _has_token()):
         abort(HTTPStatus.FORBIDDEN)
     registry = CollectorRegistry()
-    registry.register(Metrics(resources().settings, resources().database))
+    registry.register(
+        current_app.extensions.setdefault(
+            EXTENSION, Metrics(resources().settings, resources().database)
+        )
+    )
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     return Response(encode(registry), content_type=content_type)
 

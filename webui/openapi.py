@@ -117,7 +117,9 @@ STUDY: Final[Mapping[str, Schema]] = {
     "positive": MAYBE,
     "lesion_count": _or_null(COUNT),
     "lesion_volume_ml": MAYBE_NUMBER,
-    "review": _or_null(_object(by=TEXT, at=MOMENT, positive=YES_OR_NO, overridden=YES_OR_NO)),
+    "review": _or_null(
+        _object(by=TEXT, at=MOMENT, positive=YES_OR_NO, overridden=YES_OR_NO, lesion_count=COUNT)
+    ),
 }
 """What is told of a study wherever it is named."""
 

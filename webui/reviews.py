@@ -1,5 +1,6 @@
 """What people confirmed of a result, and the way to confirm or amend it: JSON for the viewer."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 from appliance import accounts, drafts, marks, reviews, studies
 from appliance.errors import ReviewError
 from appliance.reviews import Judgement, Mark, Reason, Sign
-from appliance.tables import Analysis, Review
+from appliance.tables import Analysis, MarkedRegion, Review
 from pipelines.marks import clash
 from webui.drafts import status_of
 from webui.marks import described, lung_pieces, region_of, result_of
@@ -59,6 +60,14 @@ def confirm(analysis_id: int) -> Response:
         analysis = studies.analysis(db, analysis_id) or abort(HTTPStatus.NOT_FOUND)
     try:
         judgement, seen = _judgement(request.get_json(silent=True))
+        # What takes long is done before all who write have to wait for it: voxels never change.
+        with resources().database.snapshot() as db:
+            account = accounts.find(db, current_user.account_id) or abort(HTTPStatus.UNAUTHORIZED)
+            reviews.check(db, analysis_id, judgement, seen=seen, account=account)
+            rows = marks.regions(
+                db, analysis_id, {mark.digest for mark in judgement.marks.values()}
+            )
+        _check_outlines(analysis, judgement, rows)
         with resources().database.transaction() as db:
             account = accounts.find(db, current_user.account_id) or abort(HTTPStatus.UNAUTHORIZED)
             reviews.confirm(
@@ -69,7 +78,6 @@ def confirm(analysis_id: int) -> Response:
                 account=account,
                 organisation=resources().settings.dicom.organisation,
             )
-            _check_outlines(db, analysis, judgement)
             drafts.discard(db, analysis_id, account.id)
     except ReviewError as error:
         return make_response(jsonify(error=str(error)), status_of(error))
@@ -77,11 +85,12 @@ def confirm(analysis_id: int) -> Response:
         return make_response(jsonify(_state(db, analysis)), HTTPStatus.CREATED)
 
 
-def _check_outlines(db: Session, analysis: Analysis, judgement: Judgement) -> None:
+def _check_outlines(
+    analysis: Analysis, judgement: Judgement, rows: Mapping[str, MarkedRegion]
+) -> None:
     """Make sure that no voxel counts twice. Raises ReviewError."""
     if not judgement.marks:
         return
-    rows = marks.regions(db, analysis.id, {mark.digest for mark in judgement.marks.values()})
     outlined = {number: region_of(rows[mark.digest]) for number, mark in judgement.marks.items()}
     standing = [number for number, accepted in judgement.lesions.items() if accepted]
     result = result_of(analysis)

@@ -193,8 +193,13 @@ def take(name: str) -> Response:
         if upload.outcome is None:
             if upload.missing_bytes:
                 raise UploadError(INCOMPLETE)
-            with _taking, _room():
-                upload.finish(_taken(upload, person))
+            if not _taking.acquire(blocking=False):
+                raise UploadBusyError(BUSY)
+            try:
+                with _room():
+                    upload.finish(_taken(upload, person))
+            finally:
+                _taking.release()
     return jsonify(_state(upload))
 
 

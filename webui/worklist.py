@@ -270,4 +270,5 @@ def _review(row: WorklistRow) -> dict[str, Any] | None:
         "at": row.reviewed_at.isoformat(timespec="seconds"),
         "positive": row.confirmed_positive,
         "overridden": row.overridden,
+        "lesion_count": row.confirmed_lesion_count,
     }

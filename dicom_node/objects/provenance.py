@@ -179,6 +179,21 @@ class Provenance:
         return tuple(number for number in self.marks if number not in own)
 
     @cached_property
+    def first_outlines(self) -> Mapping[int, str]:
+        """The digest that each added lesion's outline had when it was added, by its number.
+
+        It tells lesions apart that two people added under one number.
+        """
+        first = {number: self.marks[number].digest for number in self.added}
+        version = self.verification
+        while version is not None:
+            first |= {
+                mark.lesion.id: mark.digest for mark in version.marks if mark.lesion.id in first
+            }
+            version = version.amends
+        return first
+
+    @cached_property
     def corrected(self) -> tuple[int, ...]:
         """The numbers of the lesions of the analysis that the person outlined anew."""
         return tuple(number for number in self.marks if number not in self.added)

@@ -125,7 +125,9 @@ def outlined_segments(provenance: Provenance) -> tuple[Segment, ...]:
         Segment(
             number=place,
             name=(name := f"Lesion {number}"),
-            tracking_uid=provenance.uid("tracking", name),
+            tracking_uid=provenance.uid(
+                "tracking", name, *filter(None, [provenance.first_outlines.get(number)])
+            ),
             side=mark.lesion.side,
             model=None,
             lesion=mark.lesion,

@@ -3,6 +3,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -25,7 +26,7 @@ from appliance.database import (
     utc_now,
 )
 from appliance.errors import ConfigError, TransientError
-from appliance.tables import Analysis, Patient, Retrieval, Review, Study
+from appliance.tables import Analysis, Patient, QualityRecord, Retrieval, Review, Study
 from tests.appliance import world
 from tests.support.databases import settings_in
 
@@ -125,6 +126,33 @@ def test_accounts_keep_what_refers_to_them_when_roles_are_added_and_taken_back(
         accounts.set_role(db, "bob", Role.INSPECTOR, actor="test")
     with pytest.raises(IntegrityError), database.transaction() as db:
         db.execute(text("UPDATE account SET role = 'boss' WHERE name = 'bob'"))
+
+
+@pytest.mark.parametrize(
+    "judged", [{"marks": [{"number": 1, "digest": "x", "grown": False}]}, {"signs": {"1": ["x"]}}]
+)
+def test_no_step_back_takes_what_a_person_confirmed(
+    settings: Settings, database: Database, judged: dict[str, Any]
+):
+    world.receive(database, world.instance())
+    with database.transaction() as db:
+        accounts.add(db, "ann", password="a long enough one", role=Role.RADIOLOGIST, actor="test")
+        db.add(Analysis(study_id=1, revision=1, current=True, folder="x", created_at=utc_now()))
+        db.flush()
+        row = {"analysis_id": 1, "version": 1, "account_id": 1, "reviewer": "ann", "at": utc_now()}
+        db.add(Review(**row, **judged, organisation="", positive=True))
+
+    with (
+        database.engine.connect() as connection,
+        pytest.raises(RuntimeError, match="stay with this release"),
+    ):
+        command.downgrade(migration_config(connection), "0013")
+
+    upgrade(settings)  # newer steps may have been taken back before this one refused
+    with database.snapshot() as db:
+        assert db.scalars(select(QualityRecord)).all() == []
+        review = db.scalars(select(Review)).one()
+    assert judged.items() <= {"marks": review.marks, "signs": review.signs}.items()
 
 
 def test_a_new_database_lacks_tables(tmp_path: Path):

@@ -1,5 +1,7 @@
 """What is judged and not confirmed: kept for one person, overwritten by nobody unseen."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -155,7 +157,7 @@ def test_a_confirmation_keeps_what_was_outlined_and_seen(database: Database):
     ]
     assert made.signs == {"1": ["ground-glass opacity", "honeycomb lung"]}
     with database.snapshot() as db:
-        assert reviews.lesion_count(made, db.get_one(Analysis, ANALYSIS)) == 3
+        assert made.lesion_count(db.get_one(Analysis, ANALYSIS)) == 3
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,7 @@ def test_a_confirmation_keeps_what_was_outlined_and_seen(database: Database):
     [
         ({"marks": {3: Mark("elsewhere")}}, "draw it again"),
         ({"marks": {0: Mark("there")}}, "numbered from 1"),
+        ({"marks": {65_536: Mark("there")}}, "numbered up to 65535"),
         ({"marks": {1: Mark("there")}, "lesions": {1: False, 2: True}}, "rejected and outlined"),
         ({"signs": {3: [Sign.HONEYCOMB]}}, "no lesion 3"),
         ({"signs": {1: [Sign.HONEYCOMB]}, "lesions": {1: False, 2: True}}, "no lesion 1"),
@@ -174,6 +177,66 @@ def test_what_contradicts_itself_is_refused(database: Database, said: Any, sente
 
     with pytest.raises(ReviewError, match=sentence):
         confirm(database, **said)
+
+    with database.snapshot() as db:
+        assert reviews.current_review(db, ANALYSIS) is None
+
+
+def forget_all(db: Any, analysis_id: int, account_id: int) -> None:
+    account = db.get_one(Account, account_id)
+    drafts.save(db, analysis_id, JUDGED, digests=(), revision=1, account=account)
+
+
+def discard(database: Database) -> None:
+    with database.transaction() as db:
+        account = accounts.named(db, "ann")
+        assert account is not None
+        drafts.discard(db, ANALYSIS, account.id)
+
+
+@pytest.mark.parametrize(
+    "in_the_other_window", [discard, lambda database: save(database, revision=1)]
+)
+def test_what_is_being_confirmed_is_taken_away_by_no_other_window(
+    database: Database, in_the_other_window: Callable[[Database], object]
+):
+    region(database, "there")
+    save(database, "there")
+
+    with ThreadPoolExecutor(1) as threads, database.transaction() as db:
+        account = accounts.named(db, "ann")
+        assert account is not None
+        judgement = Judgement(positive=True, lesions={1: True, 2: True}, marks={3: Mark("there")})
+        reviews.confirm(db, ANALYSIS, judgement, seen=0, account=account, organisation="Clinic")
+        other = threads.submit(in_the_other_window, database)
+        with pytest.raises(TimeoutError):
+            other.result(timeout=0.3)
+        db.commit()
+        other.result(timeout=30)
+
+    assert kept(database) == {"there"}
+
+
+@pytest.mark.parametrize(
+    "in_the_other_window",
+    [drafts.discard, forget_all],
+)
+def test_what_another_window_is_taking_away_is_not_confirmed(
+    database: Database, in_the_other_window: Callable[[Any, int, int], None]
+):
+    region(database, "there")
+    save(database, "there")
+
+    with ThreadPoolExecutor(1) as threads, database.transaction() as db:
+        account = accounts.named(db, "ann")
+        assert account is not None
+        in_the_other_window(db, ANALYSIS, account.id)
+        confirming = threads.submit(confirm, database, marks={3: Mark("there")})
+        with pytest.raises(TimeoutError):
+            confirming.result(timeout=0.3)
+        db.commit()
+        with pytest.raises(ReviewError, match="draw it again"):
+            confirming.result(timeout=30)
 
     with database.snapshot() as db:
         assert reviews.current_review(db, ANALYSIS) is None

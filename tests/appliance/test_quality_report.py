@@ -11,6 +11,7 @@ from sqlalchemy import select
 from appliance import (
     accounts,
     lifecycle,
+    marks,
     quality_report,
     quality_watch,
     retention,
@@ -21,10 +22,10 @@ from appliance.config import Settings
 from appliance.database import Database
 from appliance.lifecycle import State
 from appliance.quality_report import Report
-from appliance.reviews import Judgement, Reason
+from appliance.reviews import Judgement, Mark, Reason
 from appliance.store import Store
 from appliance.studies import SeriesAttributes
-from appliance.tables import Account, QualityRecord
+from appliance.tables import Account, Analysis, QualityRecord
 from tests.appliance import world
 from tests.support.instances import Names, as_file, ct_instance
 
@@ -229,6 +230,45 @@ def test_a_result_without_its_folder_is_recorded_as_far_as_it_is_known(
     assert (row.slice_spacing_mm, row.burden, row.kernel, row.positive) == (None, None, "", True)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[]",
+        "{}",
+        json.dumps(RESULT | {"spacing": []}),
+        json.dumps(RESULT | {"spacing": ["wide"]}),
+        json.dumps(RESULT | {"quality": {}}),
+        json.dumps(RESULT | {"burden": {"both": None}}),
+    ],
+)
+def test_an_odd_result_is_recorded_with_blanks(
+    settings: Settings, database: Database, analysis_id: int, said: str
+):
+    with database.snapshot() as db:
+        folder = db.get_one(Analysis, analysis_id).folder
+    (settings.data_dir / folder / quality_watch.RESULT_FILE).write_text(said, encoding="utf-8")
+
+    assert quality_watch.record(database, settings) == 1
+
+    row = recorded(database)
+    assert (row.slice_spacing_mm, row.noise_hu, row.burden) == (None, None, None)
+    assert (row.positive, row.lesion_count) == (True, 2)
+
+
+def test_a_header_that_pydicom_does_not_know_what_to_do_with_stops_nothing(
+    settings: Settings, database: Database, analysis_id: int, monkeypatch: pytest.MonkeyPatch
+):
+    def unheard_of(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(quality_watch, "dcmread", unheard_of)
+
+    assert quality_watch.record(database, settings) == 1
+
+    row = recorded(database)
+    assert (row.kernel, row.manufacturer, row.noise_hu) == ("", "Maker", 12.5)
+
+
 def confirm(database: Database, analysis_id: int, *, positive: bool, seen: int = 0) -> None:
     with database.transaction() as db:
         account = accounts.named(db, "ann")
@@ -260,6 +300,52 @@ def test_what_people_say_is_noted_and_what_they_amend(
 
     row = recorded(database)
     assert (row.review, row.overridden, row.reason) == (2, True, "artefact")
+
+
+def test_added_and_corrected_lesions_are_noted(
+    settings: Settings, database: Database, analysis_id: int
+):
+    confirm(database, analysis_id, positive=True)
+    with database.transaction() as db:
+        account = accounts.named(db, "ann")
+        assert account is not None
+        for digest in ("anew", "missed", "small"):
+            marks.keep(
+                db,
+                analysis_id=analysis_id,
+                account_id=account.id,
+                digest=digest,
+                box=(0, 0, 0, 1, 1, 1),
+                bits=b"\x01",
+                measures={},
+            )
+        db.flush()
+        judgement = Judgement(
+            positive=True,
+            lesions={1: True, 2: True},
+            marks={2: Mark("anew"), 3: Mark("missed"), 4: Mark("small")},
+        )
+        reviews.confirm(db, analysis_id, judgement, seen=1, account=account, organisation="here")
+
+    quality_watch.record(database, settings)
+
+    row = recorded(database)
+    assert (row.rejected_count, row.added_count, row.corrected_count) == (0, 2, 1)
+
+
+def test_a_study_that_was_analysed_again_counts_once(
+    settings: Settings, database: Database, analysis_id: int
+):
+    quality_watch.record(database, settings)
+    world.receive(database, world.instance(2))
+    lifecycle.move(database, None, 1, State.RECEIVING, State.QUEUED)
+    lifecycle.finish(database, world.reclaimed(database), world.result("analyses/1/b"))
+
+    quality_watch.record(database, settings)
+
+    row = recorded(database)
+    assert row.analysis_id != analysis_id
+    assert quality_watch.record(database, settings) == 0
 
 
 def test_a_record_outlives_its_study_and_names_nobody(

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from appliance import accounts, audit, lifecycle, priority, reviews, studies, worklist
+from appliance import accounts, audit, lifecycle, priority, retrievals, reviews, studies, worklist
 from appliance.database import Database
 from appliance.lifecycle import State
 from appliance.priority import Priority
@@ -84,9 +84,38 @@ def confirm(database: Database, study_id: int, *, name: str = "ann") -> None:
         reviews.confirm(db, analysis.id, judgement, seen=0, account=account, organisation="Test")
 
 
+def prior(database: Database, study_uid: str) -> None:
+    """Ask for a study as a prior of another one."""
+    with database.transaction() as db:
+        assert retrievals.ask(
+            db,
+            destination="pacs",
+            aim=retrievals.Aim.STUDY,
+            study_uid=study_uid,
+            why=retrievals.Why.PRIOR,
+            expected=9,
+        )
+
+
+def test_a_scanners_wrong_clock_buries_nothing_suspicious(database: Database):
+    wrong, before = (
+        ready(database, 1, 0.9, date="20000101"),
+        ready(database, 2, 0.9, date="20000101"),
+    )
+    with database.transaction() as db:
+        since = datetime(2026, 9, 1, tzinfo=UTC)
+        db.execute(update(Study).where(Study.id == before).values(first_received_at=since))
+
+    assert [(line.row.study_id, line.rank) for line in lines(database)] == [
+        (wrong, Rank.SUSPICIOUS),
+        (before, Rank.OLD),
+    ]
+
+
 def test_what_is_urgent_and_suspicious_comes_first_and_says_why(database: Database):
     confirmed = ready(database, 1, 0.99)
     confirm(database, confirmed)
+    prior(database, "2.25.2")
     old = ready(database, 2, 0.95, date="2026.10.20")
     below = ready(database, 3, 0.2)
     likely, likelier = ready(database, 4, 0.6), ready(database, 5, 0.9)

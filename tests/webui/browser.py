@@ -67,6 +67,8 @@ class Reader:
     page: Page
     address: str
     troubles: list[str] = field(default_factory=list)
+    asked_to_stay: int = 0
+    """How often the browser asked whether to leave a page with something unsaved."""
 
     @classmethod
     def signed_in(cls, browser: Browser, address: str, *, name: str = NAME) -> "Reader":
@@ -98,6 +100,10 @@ class Reader:
         self.troubles.append(trouble)
 
     def _dismiss(self, dialog: Any) -> None:
+        if dialog.type == "beforeunload":
+            self.asked_to_stay += 1
+            dialog.accept()
+            return
         self.troubles.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -116,3 +118,39 @@ def test_a_table_has_the_same_and_no_formula(boss: FlaskClient):
 
 def test_no_other_format_is_there(boss: FlaskClient):
     assert boss.get("/audit/export/xml").status_code == 404
+
+
+OF_NO_KIND = {
+    "deliveries:delivery:{action}",
+    "dicom:instance:conflict",
+    "dicom:study:retrieved",
+    "import:medium:taken",
+    "lifecycle:study:requeued",
+    "messages:result:told",
+    "priority:study:marked",
+    "reception:patient:completed",
+    "retention:study:removed",
+    "web:instances:stored",
+    "web:node:asked",
+    "web:retrieval:{what}",
+    "web:rules:asked",
+}
+"""Found by person, study and time alone."""
+
+
+def test_each_tag_is_of_a_kind_or_meant_to_be_of_none():
+    packages = [Path(audit_log.__file__).parent, Path(audit.__file__).parent]
+    packages += [packages[0].parent / name for name in ("dicom_node", "pipelines")]
+    written = re.compile(r'"((?!urn:)[a-z_-]+:[a-z_-]+:(?:[a-z_-]+|\{\w+\}))"')
+    tags = {
+        tag
+        for package in packages
+        for path in package.rglob("*.py")
+        for tag in written.findall(path.read_text(encoding="utf-8"))
+    }
+    kinds = [
+        re.compile(tag.replace("%", ".*")) for kind in audit_log.KINDS.values() for tag in kind.tags
+    ]
+
+    assert "reviews:analysis:confirmed" in tags
+    assert {tag for tag in tags if not any(kind.fullmatch(tag) for kind in kinds)} == OF_NO_KIND

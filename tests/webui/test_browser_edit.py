@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 from sqlalchemy import select
 
 from appliance import accounts, marks
@@ -17,6 +17,7 @@ from tests.webui.browser import Reader, chromium, needs_chromium, serving
 from tests.webui.geometry import on_screen
 from tests.webui.world import NAME, PASSWORD, World
 from webui.marks import region_of
+from webui.results import open_result
 
 pytestmark = needs_chromium
 
@@ -59,8 +60,8 @@ def reader(browser: Browser, address: str, study_id: int) -> Iterator[Reader]:
 
 
 @pytest.fixture
-def healthy(chest: tuple[CTVolume, Analysis]) -> Voxel:
-    """A voxel (z, y, x) in the lungs, far from every lesion."""
+def free(chest: tuple[CTVolume, Analysis]) -> Mask:
+    """The lungs far from every lesion."""
     volume, found = chest
     free = found.lung_mask > 0
     reach = [round(30 / mm) for mm in volume.spacing]
@@ -70,10 +71,26 @@ def healthy(chest: tuple[CTVolume, Analysis]) -> Voxel:
             for low, high, by in zip(*lesion.bbox, reach, strict=True)
         ]
         free[tuple(box)] = False
+    return free
+
+
+@pytest.fixture
+def healthy(free: Mask) -> Voxel:
+    """A voxel (z, y, x) in the lungs, far from every lesion."""
     places = np.argwhere(free)
     middle = places.mean(axis=0)
     z, y, x = places[np.abs(places - middle).sum(axis=1).argmin()]
     return int(z), int(y), int(x)
+
+
+@pytest.fixture
+def elsewhere(chest: tuple[CTVolume, Analysis], free: Mask, healthy: Voxel) -> Voxel:
+    """Another one in the same slice, further away than a brush is wide."""
+    z, *place = healthy
+    places = np.argwhere(free[z])
+    away = np.linalg.norm((places - place) * chest[0].spacing[1:], axis=1)
+    y, x = places[np.abs(away - 3 * BRUSH_MM).argmin()]
+    return z, int(y), int(x)
 
 
 def looking(browser: Browser, address: str, study_id: int, *, name: str = NAME) -> Reader:
@@ -342,3 +359,80 @@ def test_two_people_see_each_other_and_what_the_other_began(
     assert reader.page.locator(".lesions.added li").count() == 0
     assert bob.troubles == []
     bob.page.close()
+
+
+def test_who_amends_with_their_marks_keeps_what_another_person_confirmed(
+    reader: Reader,
+    browser: Browser,
+    address: str,
+    study_id: int,
+    world: World,
+    chest: tuple[CTVolume, Analysis],
+    healthy: Voxel,
+    elsewhere: Voxel,
+):
+    volume, found = chest
+    number = len(found.lesions) + 1
+    bob = looking(browser, address, study_id, name="bob")
+    for each, place, sign in (
+        (reader, healthy, "Crazy paving"),
+        (bob, elsewhere, "Honeycomb lung"),
+    ):
+        go_to(each, volume, healthy)
+        each.press("b")
+        dab(each, volume, "axial", place)
+        each.page.click(".lesions.added li .signs summary")
+        each.page.get_by_label(sign).last.check()
+        each.until(SAVED)
+    reader.page.click(".review .rest")
+    reader.page.click(".review .answers button >> text=Positive")
+    reader.page.fill(".review textarea", "On both sides.")
+    reader.page.click(".review .confirm")
+
+    bob.page.click(".review .amend")
+    bob.page.click(".review .confirm")
+    bob.page.wait_for_selector(".review .history")
+
+    with world.database.snapshot() as db:
+        first, second = db.scalars(select(Review).order_by(Review.version)).all()
+    (anns,) = first.marks
+    assert [mark["number"] for mark in second.marks] == [number, number + 1]
+    assert second.marks[0] == anns
+    assert second.signs == {str(number): ["crazy paving"], str(number + 1): ["honeycomb lung"]}
+    assert (second.reviewer, second.comment) == ("bob", "On both sides.")
+    assert bob.troubles == []
+    bob.page.close()
+
+
+def test_nothing_is_painted_before_all_that_the_analysis_found_is_there(
+    browser: Browser,
+    address: str,
+    study_id: int,
+    world: World,
+    chest: tuple[CTVolume, Analysis],
+    healthy: Voxel,
+):
+    reader = Reader.signed_in(browser, address)
+    facts = open_result(world.settings.data_dir / "analyses" / f"{study_id}-1").facts
+    held: list[Route] = []
+    last = f"**/{facts['lesions'][-1]['mask']['file']}"
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    reader.page.route(last, hold)
+    reader.page.goto(f"{address}/studies/{study_id}")
+    reader.page.wait_for_selector(".review .form")
+    go_to(reader, chest[0], healthy)
+    reader.press("b")
+
+    dab(reader, chest[0], "axial", healthy)
+
+    assert "Wait until" in reader.page.inner_text(".edit-options .message")
+    assert reader.page.locator(".lesions.added li").count() == 0
+    held[0].continue_()
+    reader.mark("volume")
+    dab(reader, chest[0], "axial", healthy)
+    reader.page.wait_for_selector(".lesions.added li")
+    assert reader.troubles == []
+    reader.page.close()

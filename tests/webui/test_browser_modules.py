@@ -364,3 +364,45 @@ def test_a_key_is_named_as_it_is_pressed(page: Page):
         "space",
         "shift+arrowup",
     ]
+
+
+def test_who_undoes_a_stroke_takes_back_what_it_judged(page: Page):
+    told = run(
+        page,
+        "edit_regions",
+        """const { LesionMask } = await import(`${path}/masks.js`);
+        const regions = new module.EditRegions([8, 8, 4], [1]);
+        regions.addMachine(new LesionMask(1, [0, 0, 0], [1, 0, 0], new Uint8Array([3])));
+        const told = [];
+        regions.onChange((number, judged) => {
+          regions.judged = { [number]: judged };
+          told.push(judged ?? null);
+        });
+        const paint = () => { regions.paint(1, [2], true); regions.endStroke(); };
+        paint();
+        regions.eraseAll(1);
+        regions.undo();
+        regions.undo();
+        paint();
+        regions.judged = { 1: false };
+        regions.undo();
+        return told;""",
+    )
+
+    # The last was rejected after the stroke: that stays.
+    assert told == [True, False, True, None, True, False]
+
+
+def test_an_added_lesion_gives_way_to_one_of_the_same_number(page: Page):
+    numbers = run(
+        page,
+        "edit_regions",
+        """const regions = new module.EditRegions([8, 8, 4], [1]);
+        regions.paint(2, [2], true);
+        regions.paint(4, [9], true);
+        regions.taken = new Set([2, 3]);
+        const moved = regions.renumber([2, 3]);
+        return [[...moved], regions.standing().map(([number]) => number), regions.canUndo];""",
+    )
+
+    assert numbers == [[[2, 5]], [4, 5], False]

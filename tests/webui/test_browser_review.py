@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 from sqlalchemy import select
 
 from appliance import accounts
 from appliance.accounts import Role
-from appliance.tables import Review
+from appliance.tables import Review, ReviewDraft
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
 from tests.webui.browser import Reader, chromium, needs_chromium, serving
@@ -169,9 +169,9 @@ def test_another_open_viewer_sees_it_without_a_reload_and_loses_no_marks(
     assert "You have marks that were not confirmed; bob confirmed" in said(reader)
     reader.page.click("text=Amend with your marks")
     assert marked(reader)[0] == "✗"
+    # The rest stands as bob left it.
+    assert set(marked(reader)[1:]) == {"✓"}
     assert reader.page.input_value(".review textarea") == "Mine."
-    reader.page.click(".review .rest")
-    answer(reader, "Positive")
     reader.page.click(MAKE_CONFIRM)
     says(bob, "version 2")
     assert [each.reviewer for each in versions(world)] == ["bob", NAME]
@@ -214,6 +214,8 @@ def test_marks_survive_a_reload_and_the_end_of_the_session(reader: Reader, world
     reader.page.fill("#password", PASSWORD)
     reader.page.click("text=Sign in >> nth=-1")
     reader.mark("volume")
+    reader.page.wait_for_selector(MAKE_CONFIRM)
+    assert versions(world) == []
     reader.page.click(MAKE_CONFIRM)
 
     says(reader, "Overridden: negative")
@@ -258,3 +260,72 @@ def test_late_images_close_the_form_of_an_open_viewer(reader: Reader, world: Wor
 
     assert reader.page.locator(MAKE_CONFIRM).count() == 0
     assert marked(reader)[0] == ""
+
+
+def test_nothing_changes_while_it_is_being_confirmed(reader: Reader, world: World):
+    held: list[Route] = []
+    reader.page.route("**/draft", lambda route: route.continue_() if held else held.append(route))
+    reader.page.click(".review .rest")
+    answer(reader, "Positive")
+
+    reader.page.click(MAKE_CONFIRM)
+    reader.until("() => document.querySelector('.review .form').inert")
+    reader.press("x")
+
+    assert set(marked(reader)) == {"✓"}
+    assert reader.page.is_disabled(MAKE_CONFIRM)
+    while not held:
+        reader.frames()
+    held[0].continue_()
+    says(reader, "Confirmed: positive")
+    (review,) = versions(world)
+    assert review.rejected == []
+
+
+def test_who_leaves_at_once_is_asked_and_loses_nothing_nor_does_who_was_here_before(
+    reader: Reader, world: World
+):
+    before = "() => ['review:1:4711', 'measurements:/m:4711'].map((key) => sessionStorage[key])"
+    reader.page.evaluate(
+        "() => { sessionStorage['review:1:4711'] = '{}';"
+        " sessionStorage['measurements:/m:4711'] = '[]'; }"
+    )
+    reader.page.reload()
+    reader.mark("volume")
+    reader.page.wait_for_selector(".review .form")
+
+    reader.page.keyboard.press("x")
+    reader.page.goto(reader.address)
+
+    assert reader.asked_to_stay == 1
+    reader.page.wait_for_selector("#worklist")
+    drafts = select(ReviewDraft.judged)
+    while True:
+        with world.database.snapshot() as db:
+            if (judged := db.scalar(drafts)) is not None:
+                break
+        reader.frames()
+    assert judged["lesions"] == {"1": False}
+    assert reader.page.evaluate(before) == ["{}", "[]"]
+
+
+def test_a_duplicated_tab_and_the_first_never_overwrite_each_other_unseen(
+    reader: Reader, address: str, study_id: int
+):
+    reader.page.keyboard.press("x")
+    unsaved = reader.page.evaluate("() => ({ ...sessionStorage })")
+    assert any(key.startswith("review:") for key in unsaved)
+    reader.until(f"() => !({UNSAVED})()")
+
+    second = reader.page.context.new_page()
+    second.goto(f"{address}/account")
+    second.evaluate("(kept) => Object.assign(sessionStorage, kept)", unsaved)
+    with second.expect_response(lambda answer: answer.url.endswith("/draft") and answer.ok):
+        second.goto(f"{address}/studies/{study_id}")
+    reader.press("n", "y")
+
+    reader.page.wait_for_selector(".review .keep-here")
+    # The browser itself reports the refusals.
+    assert all("409" in text for text in reader.troubles)
+    reader.troubles.clear()
+    second.close()

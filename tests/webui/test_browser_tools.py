@@ -1,6 +1,7 @@
 """The reading tools of the viewer: measurements, views, the prior study, keys and what is kept."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -448,14 +449,29 @@ def bar_mm_per_pixel(reader: Reader) -> float:
 
 def test_one_key_leads_to_the_next_study_or_says_that_there_is_none(reader: Reader):
     # What the worklist answers is its own affair; here it is who follows.
-    pattern = "**/api/worklist/next?after=2"
-    reader.page.route(pattern, lambda route: route.fulfill(status=204))
+    pattern = re.compile(r"/api/worklist/next\?after=2&")
+    nothing = {"study_id": None, "url": None}  # as webui.worklist.next_to_review says it
+    reader.page.route(pattern, lambda route: route.fulfill(json=nothing))
     reader.press("Shift+N")
     reader.page.wait_for_selector("#notice", state="visible")
     assert reader.page.inner_text("#notice") == "No other study waits for a review."
     reader.page.unroute(pattern)
 
-    reader.page.route(pattern, lambda route: route.fulfill(json={"url": "/studies/1"}))
+    asked: list[str] = []
+    reader.page.on("request", lambda request: asked.append(request.url))
+    reader.page.evaluate(
+        "() => sessionStorage.setItem('worklist.view', 'state=review&order=-date')"
+    )
+    reader.page.route(
+        pattern, lambda route: route.fulfill(json={"study_id": 1, "url": "/studies/1"})
+    )
+    reader.press("x")
     reader.page.keyboard.press("Shift+N")
     reader.page.wait_for_url("**/studies/1")
     reader.page.unroute(pattern)
+    # What was judged is saved before, and the view is the one that the study was opened from.
+    saved, following = (
+        next(place for place, url in enumerate(asked) if part in url)
+        for part in ("/draft", "/next?after=2&state=review&order=-date")
+    )
+    assert saved < following

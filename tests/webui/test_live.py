@@ -11,7 +11,8 @@ from sqlalchemy import event
 
 from appliance import studies, web_server
 from tests.webui.world import World
-from webui import live
+from webui import live, upload
+from webui.dicomweb.services import UPLOADS_AT_ONCE
 from webui.live import LiveFeed
 from webui.resources import resources
 
@@ -152,5 +153,8 @@ def test_the_stream_is_an_event_stream_that_nobody_buffers(client: FlaskClient):
         assert next(iter(answer.response)).startswith(b"retry")
 
 
-def test_the_web_server_has_a_thread_for_every_stream_and_some_for_pages():
-    assert web_server.threads >= live.MOST_STREAMS + 8
+def test_the_web_server_has_a_thread_for_all_that_lasts_and_some_for_pages():
+    uploads = upload.AT_ONCE + 1  # one is taken in
+    held = live.MOST_STREAMS + uploads + UPLOADS_AT_ONCE
+
+    assert web_server.threads >= held + 8

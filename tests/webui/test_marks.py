@@ -7,10 +7,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from appliance import accounts, marks
+from appliance import accounts, audit, marks
 from appliance.accounts import Role
 from pipelines.findings import Analysis
-from pipelines.marks import Region, measure
+from pipelines.marks import Region, clash, measure
 from pipelines.volume import CTVolume
 from tests.webui.world import NAME, PASSWORD, World, sign_in
 from webui.presence import GONE_AFTER_S, Presence
@@ -232,6 +232,33 @@ def test_a_confirmation_shows_who_added_what(
     assert (version["marks"], version["signs"]) == (outlined, dict(sorted(signs.items())))
     assert answer.json["regions"][digest]["by"] == NAME
     assert answer.json["draft"] is None
+
+
+def test_outlines_are_compared_before_anybody_has_to_wait(
+    client: FlaskClient,
+    world: World,
+    analysis_id: int,
+    missed: Region,
+    chest: tuple[CTVolume, Analysis],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    compared = []
+
+    def compare_while_others_write(*asked: Any) -> Any:
+        with world.database.transaction() as db:
+            audit.record(db, actor="bob", tag="tests:marks:compared", subject="study 1")
+        compared.append(asked)
+        return clash(*asked)
+
+    monkeypatch.setattr("webui.reviews.clash", compare_while_others_write)
+    digest = upload(client, analysis_id, missed).json["digest"]
+
+    answer = confirm(
+        client, analysis_id, chest[1], marks={"90": {"digest": digest, "grown": False}}
+    )
+
+    assert answer.status_code == 201
+    assert len(compared) == 1
 
 
 def test_lesions_that_overlap_are_refused_and_nothing_is_kept(

@@ -12,7 +12,7 @@ import yaml
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from appliance import deliveries, lifecycle, maintenance, queue, vital_signs
+from appliance import deliveries, lifecycle, maintenance, metrics, queue, vital_signs
 from appliance.deliveries import Content, Kind
 from appliance.lifecycle import FinishedAnalysis
 from appliance.supervisor import ChildReport, Report
@@ -90,6 +90,22 @@ def test_a_study_under_way_holds_a_lease(world: World):
 
     key = (("kind", "analysis"), ("standing", "held"))
     assert told["chestct_leases", key] == 1
+
+
+def test_who_asks_often_has_all_rows_read_once_in_a_while(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    client = world.app().test_client()
+    told = []
+    for number in range(2):
+        world.receive(f"1.2.{number}")
+        told.append(samples(client))
+    monkeypatch.setattr(metrics, "KEPT_S", 0)
+    told.append(samples(client))
+
+    assert [one["chestct_studies_received_total", ()] for one in told] == [1, 1, 2]
+    receiving = "chestct_studies", (("state", "RECEIVING"),)
+    assert [one[receiving] for one in told] == [1, 2, 2]
 
 
 def test_nobody_is_named(busy: World):

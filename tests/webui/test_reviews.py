@@ -77,6 +77,7 @@ def test_a_confirmation_is_kept_and_shown(
     assert (version["comment"], version["reason"]) == ("Seen.", None)
     row = client.get("/api/worklist").json["rows"][0]
     assert (row["review"]["by"], row["review"]["overridden"]) == (NAME, False)
+    assert (row["lesion_count"], row["review"]["lesion_count"]) == (len(lesions), len(lesions) - 1)
     assert not row["waits_for_review"]
     with world.database.snapshot() as db:
         assert audit.verify(db) is None

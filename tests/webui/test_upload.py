@@ -145,6 +145,19 @@ def test_a_file_goes_on_where_the_last_piece_ended(sender: Sender, tmp_path: Pat
     assert sender.piece(place, b"", len(content)).json["error"] == upload.TAKEN
 
 
+def test_who_comes_while_another_upload_is_taken_in_tries_again(sender: Sender, tmp_path: Path):
+    content = dicom(Names.fresh(), tmp_path)
+    begun = sender.begin({"IM1": content}).json
+    assert sender.piece(begun["files"][0], content, 0).status_code == 204
+
+    with upload._taking:
+        busy = sender.take(begun)
+
+    assert (busy.status_code, busy.json["error"]) == (429, upload.BUSY)
+    assert busy.headers["Retry-After"] == "2"
+    assert sender.take(begun).json["outcome"]["new"] == 1
+
+
 def test_a_nifti_volume_becomes_a_study_of_whom_the_person_names(
     world: World, sender: Sender, tmp_path: Path
 ):

@@ -4,7 +4,8 @@
  * marked, for the page stays where it is.
  *
  * All requests of a page go through here. One that meets a locked or ended session waits for the
- * password and is sent again, so that what was confirmed just then is confirmed. What a page changes
+ * password and is sent again, so that what was confirmed just then is confirmed. Who signs in at another
+ * server leaves the page, and what they were confirming is not. What a page changes
  * is marked with the account for which it was made: another person who signed in meanwhile, in
  * another tab, does not get it.
  */
@@ -125,7 +126,7 @@ function ask() {
     const other = element("a", { href: `/sign-in?next=${here}`, text: external === undefined ? "Sign in as somebody else" : "Sign in again" });
     const form = element("form", { class: "stacked" },
       element("h2", { id: "lock-title", text: "Locked" }),
-      element("p", { text: external === undefined ? "Everything is where you left it. Give your password to go on." : "What you confirmed and marked is kept. Sign in again to go on." }),
+      element("p", { text: external === undefined ? "Everything is where you left it. Give your password to go on." : "What you marked is kept. What you were just confirming is not confirmed. Sign in again to go on." }),
       element("p", { class: "who", text: name }),
       problem,
       ...(external === undefined ? [element("label", { for: "lock-password", text: "Password" }), password, open] : []),

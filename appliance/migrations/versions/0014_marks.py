@@ -59,6 +59,15 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    judged = sa.text(
+        "SELECT count(*) FROM review"
+        " WHERE CAST(marks AS TEXT) <> '[]' OR CAST(signs AS TEXT) <> '{}'"
+    )
+    if op.get_bind().scalar(judged):
+        raise RuntimeError(
+            "Confirmed reviews hold lesions or signs that the release before cannot keep:"
+            " stay with this release."
+        )
     op.drop_table("review_draft")
     op.drop_table("marked_region")
     op.drop_column("review", "signs")

@@ -14,14 +14,15 @@ from pydicom import dcmread
 
 from appliance.reviews import Sign
 from dicom_node.errors import ObjectError
-from dicom_node.objects.segmentation import PERSONS_LABEL
+from dicom_node.objects.build import trace
+from dicom_node.objects.segmentation import PERSONS_LABEL, outlined_segments
 from dicom_node.objects.verification import Verification
 from pipelines.findings import LEFT_LUNG, Analysis, Lesion, Side
 from pipelines.marks import Mark, Region
 from pipelines.measures import Grid, measure_region
 from pipelines.report.key_images import draw_key_image
 from pipelines.severity import measure_burden
-from tests.dicom_node.objects.conftest import Study
+from tests.dicom_node.objects.conftest import ANALYSED_AT, EQUIPMENT, Study
 from tests.support.phantom import small_chest
 from tests.support.validators import (
     dcentvfy_errors,
@@ -132,6 +133,27 @@ def test_what_a_person_outlined_names_no_network(files):
     assert "SegmentAlgorithmName" not in ds.SegmentSequence[0]
     assert "U-Net" not in str(ds.SegmentSequence)
     assert "tiny" not in str(ds.SegmentSequence)
+
+
+def test_lesions_that_two_people_added_under_one_number_are_tracked_apart(review: Review):
+    study, first = review.study, review.verification
+    other = review.masks[ADDED].copy()
+    other[np.argwhere(other)[0][0]] = False
+    moved = replace(first, marks=(mark(study.analysis, ADDED, other),))
+
+    def tracked(verification: Verification) -> str:
+        provenance = trace(
+            study.analysis,
+            study.paths,
+            analysed_at=ANALYSED_AT,
+            equipment=EQUIPMENT,
+            verification=verification,
+        )
+        return outlined_segments(provenance)[-1].tracking_uid
+
+    assert tracked(moved) != tracked(first)
+    # Who outlines it anew means the same lesion.
+    assert tracked(replace(moved, amends=first)) == tracked(first)
 
 
 def test_the_report_measures_what_was_outlined(review: Review, files, tmp_path):

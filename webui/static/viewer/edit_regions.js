@@ -28,12 +28,15 @@
  * @property {RegionFacts | null} facts  null until the server has measured it as it is now
  * @property {RegionFacts | null} kept  as the server has it, perhaps without the last strokes
  *
+ * @typedef {{number: number, mask: LesionMask, grown: boolean, facts: RegionFacts | null}} Kept  an outline that was kept
+ *
  * @typedef {object} Step  one stroke: what it put in or took out
  * @property {number} number
  * @property {boolean} first  before it the person had not outlined this lesion
  * @property {boolean} inside  put in
  * @property {number[]} voxels
  * @property {[boolean, boolean]} grown  before and after
+ * @property {boolean | undefined} judged  whether the lesion was accepted before it
  */
 import { distanceTo, EditMask } from "./edit_mask.js";
 
@@ -46,7 +49,7 @@ export class EditRegions {
   #undone = [];
   /** The lesion of the stroke under way. @type {number | null} */
   #painted = null;
-  /** @type {Set<(number: number) => void>} */
+  /** @type {Set<(number: number, judged: boolean | undefined) => void>} */
   #listeners = new Set();
 
   /**
@@ -60,11 +63,15 @@ export class EditRegions {
     this.regions = new Map();
     /** Numbers that other versions of the review gave away. @type {Set<number>} */
     this.taken = new Set();
-    /** Lesions of the analysis that the reader rejected: they keep no voxel from another. @type {Set<number>} */
-    this.rejected = new Set();
+    /** Lesions of the analysis that the reader accepted or not; those rejected keep no voxel from another. @type {Record<number, boolean>} */
+    this.judged = {};
   }
 
-  /** Called with the lesion whose outline was changed by the person, at the end of a stroke. @param {(number: number) => void} listener */
+  /**
+   * Called with the lesion whose outline was changed by the person, at the end of a stroke, and with what that makes of the judgement:
+   * who outlines a lesion takes it for one, who erases all of it does not, who undoes that did neither.
+   * @param {(number: number, judged: boolean | undefined) => void} listener
+   */
   onChange(listener) {
     this.#listeners.add(listener);
   }
@@ -72,6 +79,11 @@ export class EditRegions {
   /** A lesion's mask as the network marked it. @param {LesionMask} mask */
   addMachine(mask) {
     this.#machine.set(mask.lesion, mask);
+  }
+
+  /** Whether all masks of the analysis are here: before, a stroke could take voxels of a lesion. */
+  get complete() {
+    return this.lesions.every((number) => this.#machine.has(number));
   }
 
   /** @param {number} number */
@@ -101,7 +113,7 @@ export class EditRegions {
     const [x, y, z] = [voxel % nx, Math.floor(voxel / nx) % ny, Math.floor(voxel / (nx * ny))];
     for (const [number, { mask }] of this.regions) if (number !== except && mask.has(voxel)) return number;
     for (const [number, mask] of this.#machine) {
-      if (number === except || this.regions.has(number) || this.rejected.has(number)) continue;
+      if (number === except || this.regions.has(number) || this.judged[number] === false) continue;
       if (mask.holds(x, y, z)) return number;
     }
     return null;
@@ -131,7 +143,7 @@ export class EditRegions {
     if (joined && last !== undefined && last.number === number && last.inside === inside) {
       for (const voxel of changed) last.voxels.push(voxel);
     } else {
-      this.#done.push({ number, first, inside, voxels: changed, grown: [before, region.grown] });
+      this.#done.push({ number, first, inside, voxels: changed, grown: [before, region.grown], judged: this.judged[number] });
     }
     this.#undone = [];
     region.facts = null;
@@ -142,7 +154,7 @@ export class EditRegions {
   endStroke() {
     const number = this.#painted;
     this.#painted = null;
-    if (number !== null) this.#tell(number);
+    if (number !== null) this.#tell(number, this.#outlined(number));
   }
 
   /** Take out all that an outline has. @param {number} number */
@@ -175,12 +187,15 @@ export class EditRegions {
     const step = this.#done.pop();
     if (step === undefined) return null;
     const region = /** @type {Region} */ (this.regions.get(step.number));
+    // What was judged after the stroke stays.
+    const now = this.judged[step.number];
+    const judged = now === this.#outlined(step.number) ? step.judged : now;
     region.mask.change(step.voxels, !step.inside);
     region.grown = step.grown[0];
     region.facts = null;
     if (step.first) this.regions.delete(step.number);
     this.#undone.push(step);
-    this.#tell(step.number);
+    this.#tell(step.number, judged);
     return step.number;
   }
 
@@ -193,18 +208,44 @@ export class EditRegions {
     region.grown = step.grown[1];
     region.facts = null;
     this.#done.push(step);
-    this.#tell(step.number);
+    this.#tell(step.number, this.#outlined(step.number));
     return step.number;
   }
 
   /**
    * Take over what was kept, in place of all that is here.
-   * @param {readonly {number: number, mask: LesionMask, grown: boolean, facts: RegionFacts | null}[]} kept
+   * @param {readonly Kept[]} kept
    */
   take(kept) {
-    this.regions = new Map(kept.map(({ number, mask, grown, facts }) => [number, { mask: EditMask.of(this.size, mask), grown, facts, kept: facts }]));
+    this.regions = new Map();
+    this.add(kept);
     this.#done = [];
     this.#undone = [];
+  }
+
+  /** Show beside what is here what another version has. @param {readonly Kept[]} kept */
+  add(kept) {
+    for (const { number, mask, grown, facts } of kept) this.regions.set(number, { mask: EditMask.of(this.size, mask), grown, facts, kept: facts });
+  }
+
+  /**
+   * Give added lesions other numbers, for somebody else gave theirs away.
+   * @param {readonly number[]} numbers
+   * @returns {Map<number, number>} the new ones by the old
+   */
+  renumber(numbers) {
+    const moved = new Map();
+    for (const number of numbers) {
+      const region = this.regions.get(number);
+      if (region === undefined) continue;
+      const fresh = this.nextNumber();
+      this.regions.delete(number);
+      this.regions.set(fresh, region);
+      moved.set(number, fresh);
+    }
+    this.#done = [];
+    this.#undone = [];
+    return moved;
   }
 
   /** The server may have forgotten outlines that it had: they are all sent again. */
@@ -231,8 +272,13 @@ export class EditRegions {
     return made;
   }
 
-  /** @param {number} number */
-  #tell(number) {
-    for (const listener of this.#listeners) listener(number);
+  /** Whether an outline has a voxel left. @param {number} number */
+  #outlined(number) {
+    return (this.regions.get(number)?.mask.count ?? 0) > 0;
+  }
+
+  /** @param {number} number @param {boolean | undefined} judged */
+  #tell(number, judged) {
+    for (const listener of this.#listeners) listener(number, judged);
   }
 }

@@ -22,6 +22,7 @@ const RADIUS_MM = { least: 5, most: 60, step: 1, first: 20 };
 /** A stroke that begins this near to the chosen lesion's box changes it; further away it adds another. */
 const NEAR_MM = 10;
 const NOT_NOW = "Lesions can be outlined while you review or amend.";
+const NOT_YET = "Wait until all images have arrived.";
 
 export class EditTools {
   /** The lesion that the stroke under way changes. @type {number | null} */
@@ -44,8 +45,8 @@ export class EditTools {
     this.layer = layer;
     /** Whether the reader may outline lesions now; set by the review. */
     this.open = false;
-    /** @type {LesionMask[]} */
-    this.lungs = [];
+    /** Null until all are here; set by the review. @type {readonly LesionMask[] | null} */
+    this.lungs = null;
     this.brushMm = slider("Brush size", "mm", BRUSH_MM, () => this.#showBrush(null));
     this.toleranceHu = slider("Tolerance", "HU", TOLERANCE_HU, () => this.#growAgain());
     this.radiusMm = slider("Largest radius", "mm", RADIUS_MM, () => this.#growAgain());
@@ -131,7 +132,7 @@ export class EditTools {
    */
   #brush(name, label, key, inside) {
     const paint = (/** @type {Viewport} */ { plane }, /** @type {Triple} */ at, /** @type {boolean} */ joined) => {
-      if (this.#target === null) return;
+      if (this.#target === null || !this.open) return;
       const voxels = stroke(this.volume, plane, this.#from ?? at, at, this.brushMm.value);
       this.regions.paint(this.#target, voxels, inside, { joined });
       this.#from = at;
@@ -169,9 +170,11 @@ export class EditTools {
   /** Whether lesions can be outlined there now; if not, it says why. @param {Viewport} viewport */
   #mayEdit(viewport) {
     const here = viewport.state === this.state;
+    const ready = this.regions.complete && this.lungs !== null;
     if (!this.open) this.#say(NOT_NOW);
-    else this.#say(here ? "" : "Lesions are outlined on the current study, not on the prior one.");
-    return this.open && here;
+    else if (!here) this.#say("Lesions are outlined on the current study, not on the prior one.");
+    else this.#say(ready ? "" : NOT_YET);
+    return this.open && here && ready;
   }
 
   /** The lesion that a stroke of the brush adds to: the chosen one if it is near. @param {Triple} at */
@@ -194,7 +197,7 @@ export class EditTools {
 
   /** @param {number | null} number @param {Triple} at */
   #near(number, at) {
-    const away = number === null || this.regions.rejected.has(number) ? null : this.regions.distance(number, nearestVoxel(at));
+    const away = number === null || this.regions.judged[number] === false ? null : this.regions.distance(number, nearestVoxel(at));
     if (away === null) return false;
     return Math.hypot(...away.map((voxels, axis) => voxels * this.volume.spacingMm[axis])) <= NEAR_MM;
   }
@@ -207,7 +210,7 @@ export class EditTools {
 
   /** With other limits, the region of the last seed is another one. */
   #growAgain() {
-    if (this.#seeded === null) return;
+    if (this.#seeded === null || !this.open) return;
     const { seed, number } = this.#seeded;
     this.regions.undo();
     this.#grow(seed, number);
@@ -218,8 +221,8 @@ export class EditTools {
     const { volume, regions, lungs } = this;
     const [nx, ny] = volume.size;
     this.#seeded = null;
-    if (volume.huAt(seed) === null || volume.arrivedCount < volume.size[2]) {
-      this.#say("Wait until all images have arrived.");
+    if (lungs === null || volume.huAt(seed) === null || volume.arrivedCount < volume.size[2]) {
+      this.#say(NOT_YET);
       return;
     }
     const place = (seed[2] * ny + seed[1]) * nx + seed[0];

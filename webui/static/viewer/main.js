@@ -92,7 +92,7 @@ function open(manifest) {
     ...editTools.commands,
     { name: "reset", key: "0", does: "Everything as it was at first", run: resetAll },
     { name: "prior", key: "o", does: prior ? "Prior study beside this one" : "Prior study: there is none here", run: () => prior?.toggle() },
-    { name: "next-study", key: "shift+n", does: "Next study to review", run: () => openNext(facts.next ?? "", tell) },
+    { name: "next-study", key: "shift+n", does: "Next study to review", run: () => openNext(facts.next ?? "", review.flush, tell) },
     { name: "help", key: "?", does: "This help", run: () => toggleHelp(help) },
   ];
   const commands = commandTable({ reading, layout, toolbox, cine, windows: windows.commands(), page, jumpBy, markChosen: review.markChosen });

@@ -39,7 +39,6 @@ export class Measurements {
     this.volume = volume;
     this.state = state;
     this.#storageKey = `${PREFIX}${url}:${account}`;
-    forgetOthers(account);
     /** @type {Measurement[]} */
     this.all = [];
     /** What is being drawn now. @type {Shape | null} */
@@ -197,11 +196,4 @@ export class Measurements {
 function newKey() {
   // Not crypto.randomUUID, which plain HTTP does not have.
   return Array.from(crypto.getRandomValues(new Uint8Array(KEY_BYTES)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-/** Another person's measurements are none of this one's business. @param {string} account */
-function forgetOthers(account) {
-  for (const key of Object.keys(sessionStorage)) {
-    if (key.startsWith(PREFIX) && !key.endsWith(`:${account}`)) sessionStorage.removeItem(key);
-  }
 }

@@ -1,19 +1,26 @@
 /**
  * On to the next study that waits for a review, without the way over the worklist.
  */
+import { RefusedError } from "./review_server.js";
+
+/** Where the worklist keeps the view that a study was opened from (worklist.js). */
+const VIEW_STORED = "worklist.view";
 
 /**
- * @param {string} url  answers with the address of the next study, or with nothing
+ * @param {string} url  answers with the address of the next study of a view, null for none
+ * @param {() => Promise<void>} flush  saves what was judged here
  * @param {(sentence: string) => void} tell
  */
-export async function openNext(url, tell) {
+export async function openNext(url, flush, tell) {
   try {
-    const response = await fetch(url);
-    if (response.status === 204) tell("No other study waits for a review.");
-    else if (response.ok) location.assign((await response.json()).url);
-    else throw new Error(`${url}: status ${response.status}`);
+    await flush();
+    const response = await fetch(`${url}&${sessionStorage.getItem(VIEW_STORED) ?? ""}`);
+    if (!response.ok) throw new Error(`${url}: status ${response.status}`);
+    const next = (await response.json()).url;
+    if (next === null) tell("No other study waits for a review.");
+    else location.assign(next);
   } catch (error) {
     console.warn(error);
-    tell("The next study could not be asked for. Try again, or go to the worklist.");
+    tell(error instanceof RefusedError ? error.message : "The next study could not be asked for. Try again, or go to the worklist.");
   }
 }

@@ -1,7 +1,8 @@
 /**
  * What a reader has judged and not yet confirmed. The server keeps it, a second after each change;
  * until it has, this tab's session storage does, outlines and all, under the row ids of the result
- * and the account: neither a closed window, a sign-out nor a lost connection loses anything.
+ * and the account: neither a sign-out, whoever signs in then, nor a lost connection loses anything.
+ * Who closes the window before all is saved is asked whether they mean it.
  *
  * @typedef {import("./edit_regions.js").EditRegions} EditRegions
  * @typedef {import("./edit_regions.js").Mark} Mark
@@ -27,6 +28,7 @@
  * @property {Judged} judged
  * @property {number} revision
  * @property {string} window
+ * @property {string | null} after
  * @property {Record<string, Outline>} outlines
  */
 import { RefusedError } from "./review_server.js";
@@ -52,6 +54,8 @@ export class ReviewDraft {
   #revision = 0;
   /** Tells what this window saved, though its answer was lost, from what another one did. */
   #window = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  /** This tab before it was loaded anew, whose last save may have been answered to nobody; a tab that was duplicated has the same. @type {string | null} */
+  #after = null;
   /** Counts changes here, and up to which the server has them. */
   #changes = 0;
   #savedChanges = 0;
@@ -69,7 +73,6 @@ export class ReviewDraft {
     this.#key = `${PREFIX}${analysis}:${account}`;
     this.#server = server;
     this.#regions = regions;
-    forgetOthers(account);
     this.judged = nothing();
     /** Why it is not saved; null while all is well. @type {RefusedError | null} */
     this.problem = null;
@@ -107,10 +110,11 @@ export class ReviewDraft {
       return {};
     }
     this.judged = kept.judged;
-    this.#window = kept.window;
-    const ours = served?.judged.window === kept.window;
+    this.#after = kept.window;
+    const ours = [kept.window, kept.after].includes(served?.judged.window ?? "");
     this.#revision = ours ? revision : kept.revision;
     this.#changes += 1;
+    sessionStorage.setItem(this.#key, JSON.stringify({ ...kept, window: this.#window, after: this.#after, revision: this.#revision }));
     if (revision === this.#revision) this.#saveSoon();
     else this.overtaken = true;
     return kept.outlines;
@@ -172,6 +176,13 @@ export class ReviewDraft {
     if (this.problem !== null) throw this.problem;
   }
 
+  /** The page goes: send what one request can take; outlines that are not saved stay in this tab. */
+  leave() {
+    if (this.saved || this.overtaken) return;
+    const judged = { ...this.judged, marks: this.#regions.marks(), window: this.#window };
+    this.#server.saveLast({ revision: this.#revision, judged });
+  }
+
   /** It was confirmed: the server has forgotten it. */
   confirmed() {
     this.#settle(0, nothing());
@@ -212,6 +223,7 @@ export class ReviewDraft {
       this.judged = { ...this.judged, marks, window: this.#window };
       this.#revision = await this.#send(this.judged);
       this.#savedChanges = changes;
+      this.#after = null;
       this.problem = null;
       if (this.saved) sessionStorage.removeItem(this.#key);
       else this.#keepHere();
@@ -237,7 +249,7 @@ export class ReviewDraft {
     } catch (error) {
       if (!(error instanceof RefusedError) || error.status !== 409) throw error;
       const { draft } = await this.#server.state();
-      if (draft === null || draft.judged.window !== this.#window) throw error;
+      if (draft === null || ![this.#window, this.#after].includes(draft.judged.window ?? "")) throw error;
       // The server has what this window saved before, only its answer was lost.
       return (await this.#server.saveDraft({ revision: draft.revision, judged })).revision;
     }
@@ -257,7 +269,7 @@ export class ReviewDraft {
 
   #keepHere() {
     /** @type {Kept} */
-    const kept = { judged: { ...this.judged, marks: this.#regions.marks() }, revision: this.#revision, window: this.#window, outlines: {} };
+    const kept = { judged: { ...this.judged, marks: this.#regions.marks() }, revision: this.#revision, window: this.#window, after: this.#after, outlines: {} };
     for (const [number, { mask, grown, facts }] of this.#regions.standing()) {
       const packed = facts === null ? mask.packed() : null;
       if (packed !== null) kept.outlines[number] = { box: packed.box, bits: toBase64(packed.bits), grown };
@@ -287,11 +299,4 @@ function toBase64(bytes) {
 /** @param {string} base64 */
 export function fromBase64(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-}
-
-/** Another person's marks are none of this one's business. @param {string} account */
-function forgetOthers(account) {
-  for (const key of Object.keys(sessionStorage)) {
-    if (key.startsWith(PREFIX) && !key.endsWith(`:${account}`)) sessionStorage.removeItem(key);
-  }
 }

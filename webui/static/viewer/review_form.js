@@ -6,7 +6,7 @@
  *
  * @typedef {object} ReviewForm
  * @property {HTMLElement} box
- * @property {() => void} show  brings the form up to date with the draft
+ * @property {(open: boolean) => void} show  brings the form up to date with the draft; `open`: it can be changed
  */
 import { element } from "../dom.js";
 
@@ -56,14 +56,12 @@ export function reviewForm(draft, analysisSays, review, { confirm, cancel }) {
     comment,
     element("p", { class: "left" }, left, rest),
     element("p", { class: "actions" }, submit, back));
-  submit.addEventListener("click", async () => {
-    submit.disabled = true; // one press is one review
-    await confirm();
-    show();
-  });
+  submit.addEventListener("click", () => confirm());
 
-  function show() {
+  /** @param {boolean} open */
+  function show(open) {
     const { judged } = draft;
+    box.inert = !open;
     for (const { positive, button } of answers) button.setAttribute("aria-pressed", String(judged.positive === positive));
     why.hidden = judged.positive === null || judged.positive === analysisSays;
     // Only what differs: setting a value moves the cursor of whoever is typing in it.
@@ -73,7 +71,7 @@ export function reviewForm(draft, analysisSays, review, { confirm, cancel }) {
     const judgedLesions = lesions.filter((lesion) => judged.lesions[lesion] !== undefined).length;
     left.textContent = `${judgedLesions} of ${lesions.length} lesions judged`;
     rest.hidden = judgedLesions === lesions.length;
-    submit.disabled = judged.positive === null || judgedLesions < lesions.length;
+    submit.disabled = !open || judged.positive === null || judgedLesions < lesions.length;
   }
 
   return { box, show };

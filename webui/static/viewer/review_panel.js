@@ -75,7 +75,7 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
   const draft = new ReviewDraft(facts.analysis, facts.account, server, mine);
   const others = othersHere(server);
   const marks = lesionMarks(rows, (lesion, accepted) => {
-    if (editing()) judge(lesion, accepted);
+    if (changing()) judge(lesion, accepted);
   });
   const outlines = outlineList(state, list, rows, {
     remove: (number) => mine.eraseAll(number),
@@ -94,8 +94,13 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
   /** Whether the reader's own outlines are here: before, what is judged would be kept without them. */
   let drawn = false;
   let begun = false;
+  /** What is confirmed is what is shown: meanwhile nothing is changed. */
+  let confirming = false;
 
-  /** Whether the reader may judge now: nobody has confirmed, or this reader is amending what they saw. */
+  /** Whether the reader may change their judgement now. */
+  const changing = () => editing() && !confirming;
+
+  /** Whether the reader may judge: nobody has confirmed, or this reader is amending what they saw. */
   function editing() {
     if (!drawn || review === null || !review.may_confirm || review.problem !== null) return false;
     return draft.judged.seen === review.version && (review.version === 0 || amending);
@@ -117,7 +122,7 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
     mine.taken = new Set(fresh.history.flatMap((version) => Object.keys(version.marks).map(Number)));
     if (!begun) {
       begun = true;
-      for (const { mask_url, first, last } of fresh.lungs) bringLung(mask_url, first, last);
+      bringLungs(fresh.lungs);
       const unsaved = draft.begin(fresh.draft);
       await bringMine(draft.judged.marks, unsaved);
     }
@@ -126,9 +131,10 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
     showMarks();
   }
 
-  /** @type {(url: string, first: Triple, last: Triple) => Promise<void>} */
-  async function bringLung(url, first, last) {
-    tools.lungs.push(await fetchAgain(url, async (response) => new LesionMask(0, first, last, await bytesOf(response))));
+  /** @param {Review["lungs"]} lungs */
+  async function bringLungs(lungs) {
+    tools.lungs = await Promise.all(lungs.map(({ mask_url, first, last }) =>
+      fetchAgain(mask_url, async (response) => new LesionMask(0, first, last, await bytesOf(response)))));
   }
 
   /**
@@ -141,9 +147,14 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
       await bring(mine, kept, unsaved);
       drawn = true;
     } catch (error) {
-      console.error(error);
-      say(new RefusedError(0, "Your outlines could not be loaded: reload the page to go on with them."));
+      notLoaded(error);
     }
+  }
+
+  /** @param {unknown} error */
+  function notLoaded(error) {
+    console.error(error);
+    say(new RefusedError(0, "Your outlines could not be loaded: reload the page to go on with them."));
   }
 
   /**
@@ -153,19 +164,26 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
    * @param {Record<string, Outline>} [unsaved]
    */
   async function bring(regions, kept, unsaved = {}) {
-    const known = review?.regions ?? {};
-    const fetched = Object.entries(kept).filter(([number]) => !(number in unsaved)).map(async ([number, { digest, grown }]) => {
-      const region = known[digest];
-      const { first, last, mask_url } = region;
-      const mask = await fetchAgain(mask_url, async (response) => new LesionMask(Number(number), first, last, await bytesOf(response)));
-      return { number: Number(number), mask, grown, facts: region };
-    });
+    const fetched = fetchOutlines(kept, (number) => !(number in unsaved));
     const own = Object.entries(unsaved).map(([number, { box: [x0, y0, z0, x1, y1, z1], bits, grown }]) => {
       const mask = new LesionMask(Number(number), [x0, y0, z0], [x1 - 1, y1 - 1, z1 - 1], fromBase64(bits));
       return { number: Number(number), mask, grown, facts: null };
     });
-    regions.take([...(await Promise.all(fetched)), ...own]);
+    regions.take([...(await fetched), ...own]);
     state.redraw();
+  }
+
+  /**
+   * @param {Record<string, Mark>} kept  by the server
+   * @param {(number: string) => boolean} wanted
+   */
+  function fetchOutlines(kept, wanted) {
+    const known = review?.regions ?? {};
+    return Promise.all(Object.entries(kept).filter(([number]) => wanted(number)).map(async ([number, { digest, grown }]) => {
+      const facts = known[digest];
+      const mask = await fetchAgain(facts.mask_url, async (response) => new LesionMask(Number(number), facts.first, facts.last, await bytesOf(response)));
+      return { number: Number(number), mask, grown, facts };
+    }));
   }
 
   /** @param {Review} fresh */
@@ -189,16 +207,16 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
 
   function showMarks() {
     if (review === null) return;
-    form?.show();
+    form?.show(!confirming);
     const last = review.history.at(-1);
     const open = editing();
     const { lesions, signs } = draft.judged;
-    mine.rejected = new Set(Object.keys(lesions).filter((lesion) => lesions[lesion] === false).map(Number));
-    if (open) marks.show(lesions, true);
+    mine.judged = lesions;
+    if (open) marks.show(lesions, !confirming);
     else marks.show(last ? judgedIn(last, rows.keys()) : {}, false);
-    tools.open = open && drawn;
+    tools.open = changing();
     layer.regions = open ? mine : confirmedRegions;
-    outlines.show({ regions: layer.regions, signs: open ? signs : last?.signs ?? {}, open, you: review.you, words: review.signs });
+    outlines.show({ regions: layer.regions, signs: open ? signs : last?.signs ?? {}, open: changing(), you: review.you, words: review.signs });
     showProblem();
     state.redraw();
   }
@@ -256,19 +274,56 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
   function amendment(last, fresh) {
     const button = element("button", { type: "button", class: "amend", text: draft.begun ? "Amend with your marks" : "Amend" });
     button.addEventListener("click", async () => {
-      const anew = !draft.begun;
+      button.disabled = true; // one press is one amendment
       silence();
-      if (anew) await bringMine(last.marks);
-      if (!drawn) return;
+      let judged;
+      if (draft.begun) {
+        judged = draft.judged.seen === fresh.version ? {} : await merged(last, fresh);
+      } else {
+        await bringMine(last.marks);
+        judged = asJudged(last, rows.keys());
+      }
+      button.disabled = false;
+      if (!drawn || review?.version !== fresh.version) return;
       amending = true;
-      draft.change(anew ? { ...asJudged(last, rows.keys()), seen: fresh.version } : { seen: fresh.version });
-      draw(fresh);
+      draft.change({ ...judged, seen: fresh.version });
+      draw(review);
     });
     if (!draft.begun) return [button];
     const discard = element("button", { type: "button", class: "discard", text: "Discard them" });
     discard.addEventListener("click", stopAmending);
     const overtaken = `You have marks that were not confirmed; ${last.reviewer} confirmed this result on ${localTime(last.at)}.`;
     return [element("p", { class: "caution", text: overtaken }), button, discard];
+  }
+
+  /**
+   * The confirmed version with the reader's own marks over it: nothing of it goes but what they judged otherwise.
+   * @param {Version} last
+   * @param {Review} fresh
+   */
+  async function merged(last, fresh) {
+    drawn = false;
+    const { seen, lesions, positive, reason, reason_text, comment, signs } = draft.judged;
+    const numbersOf = (/** @type {Version[]} */ versions) => versions.flatMap(({ marks }) => Object.keys(marks).map(Number));
+    const before = numbersOf(fresh.history.slice(0, seen));
+    const theirs = numbersOf(fresh.history.slice(seen)).filter((number) => mine.isAdded(number) && !before.includes(number));
+    try {
+      const kept = await fetchOutlines(last.marks, (number) => theirs.includes(Number(number)) || !mine.regions.has(Number(number)));
+      const moved = mine.renumber([...new Set(theirs)]);
+      mine.add(kept);
+      drawn = true;
+      const ownSigns = Object.fromEntries(Object.entries(signs).map(([number, seenThere]) => [moved.get(Number(number)) ?? number, seenThere]));
+      const base = asJudged(last, rows.keys());
+      return {
+        ...base,
+        ...(positive === null ? {} : { positive, reason, reason_text }),
+        lesions: { ...base.lesions, ...lesions },
+        comment: comment || base.comment,
+        signs: { ...base.signs, ...ownSigns },
+      };
+    } catch (error) {
+      notLoaded(error);
+    }
   }
 
   async function stopAmending() {
@@ -285,11 +340,15 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
   }
 
   async function confirm() {
-    const { seen, lesions, positive, reason, reason_text, comment, signs } = draft.judged;
-    const otherwise = positive !== facts.positive;
+    if (confirming) return; // one press is one review
+    mine.endStroke();
+    confirming = true;
     silence();
+    showMarks();
     try {
       await draft.flush();
+      const { seen, lesions, positive, reason, reason_text, comment, signs } = draft.judged;
+      const otherwise = positive !== facts.positive;
       const outlined = standing(mine.marks());
       const present = Object.fromEntries(Object.entries(signs).filter(([number]) => number in outlined || lesions[number]));
       const fresh = await server.confirm({
@@ -309,6 +368,9 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
     } catch (error) {
       say(error);
       await refresh();
+    } finally {
+      confirming = false;
+      showMarks();
     }
   }
 
@@ -324,12 +386,10 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
   }
 
   draft.onChange(showMarks);
-  mine.onChange((number) => {
-    const region = mine.regions.get(number);
+  mine.onChange((number, judged) => {
     const { [number]: _, ...rest } = draft.judged.lesions;
-    // Who outlines a lesion of the machine's takes it for one; who erases all of it does not.
-    if (region === undefined || mine.isAdded(number)) draft.change({});
-    else draft.change({ lesions: { ...rest, [number]: region.mask.count > 0 } });
+    if (mine.isAdded(number)) draft.change({});
+    else draft.change({ lesions: judged === undefined ? rest : { ...rest, [number]: judged } });
   });
 
   return {
@@ -343,11 +403,17 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
       }, refresh);
       refresh();
       others.ask();
+      addEventListener("beforeunload", (event) => {
+        if (!draft.saved) event.preventDefault();
+      });
+      addEventListener("pagehide", () => draft.leave());
     },
     /** Accept or reject the chosen lesion. @param {boolean} accepted */
     markChosen(accepted) {
-      if (state.lesion !== null && editing()) judge(state.lesion, accepted);
+      if (state.lesion !== null && changing()) judge(state.lesion, accepted);
     },
+    /** Save what is judged and not saved yet. */
+    flush: () => draft.flush(),
   };
 }
 

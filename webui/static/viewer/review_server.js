@@ -43,6 +43,11 @@ export class ReviewServer {
     return this.#change("PUT", `${this.base}/draft`, JSON.stringify(draft));
   }
 
+  /** Save a draft while the page goes: nobody waits for the answer. @param {object} draft */
+  saveLast(draft) {
+    this.#ask("PUT", `${this.base}/draft`, JSON.stringify(draft), true).catch((error) => console.warn(error));
+  }
+
   async discardDraft() {
     await this.#change("DELETE", `${this.base}/draft`);
   }
@@ -80,15 +85,16 @@ export class ReviewServer {
    * @param {string} method
    * @param {string} url
    * @param {string | Uint8Array} [body]
+   * @param {boolean} [keepalive]  also when the page goes
    */
-  async #ask(method, url, body) {
+  async #ask(method, url, body, keepalive = false) {
     /** @type {Record<string, string>} */
     const headers = method === "GET" ? {} : { "X-CSRFToken": this.#token };
     if (body !== undefined) headers["Content-Type"] = typeof body === "string" ? "application/json" : "application/octet-stream";
     let response;
     let said;
     try {
-      response = await fetch(url, { method, headers, body: /** @type {BodyInit | undefined} */ (body) });
+      response = await fetch(url, { method, headers, keepalive, body: /** @type {BodyInit | undefined} */ (body) });
       if (response.status !== 204) said = await response.json();
     } catch (error) {
       console.warn(error);

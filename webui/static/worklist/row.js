@@ -11,6 +11,7 @@
  * @property {string} at  ISO 8601, UTC
  * @property {boolean} positive
  * @property {boolean} overridden
+ * @property {number} lesion_count
  *
  * @typedef {object} Study  what is told of a study wherever it is named
  * @property {number} study_id
@@ -228,16 +229,15 @@ function result(row) {
 }
 
 /**
- * How many lesions, and how much of them.
+ * How many lesions, as last confirmed, and how much of them, which the analysis alone says.
  * @param {Study} study
  */
-function found({ has_result, lesion_count, lesion_volume_ml }) {
+function found({ has_result, lesion_count, lesion_volume_ml, review }) {
   if (!has_result || lesion_count === null) return [];
-  if (lesion_count === 0) return ["No lesion"];
-  return [
-    lesion_count === 1 ? "1 lesion" : `${lesion_count} lesions`,
-    `${(lesion_volume_ml ?? 0).toFixed(1)} ml`,
-  ];
+  const count = review?.lesion_count ?? lesion_count;
+  if (count === 0) return ["No lesion"];
+  const ml = (lesion_volume_ml ?? 0).toFixed(1);
+  return [count === 1 ? "1 lesion" : `${count} lesions`, review === null ? `${ml} ml` : `${ml} ml by the analysis`];
 }
 
 /** @param {string} text */
