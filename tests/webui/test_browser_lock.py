@@ -19,7 +19,9 @@ from tests.webui.world import NAME, PASSWORD, World
 pytestmark = needs_chromium
 
 LOCK = "dialog.lock"
-DRAFTS = "() => Object.keys(sessionStorage).filter((key) => key.startsWith('review:')).length"
+ACCOUNT = "() => document.body.dataset.account"
+DRAFTS_OF = """(account) => Object.keys(sessionStorage)
+  .filter((key) => key.startsWith('review:') && key.endsWith(`:${account}`)).length"""
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,7 @@ def test_who_signs_in_instead_gets_nothing_of_the_judgement(
 ):
     left_alone(world)
     reader.page.click(".review .confirm")
+    first = reader.page.evaluate(ACCOUNT)
     reader.page.click(f"{LOCK} a")
     reader.page.fill("#name", "bob")
     reader.page.fill("#password", PASSWORD)
@@ -108,7 +111,10 @@ def test_who_signs_in_instead_gets_nothing_of_the_judgement(
     reader.page.wait_for_selector(".review .answers")
 
     assert reader.page.url.endswith(f"/studies/{study_id}")
-    assert reader.page.evaluate(DRAFTS) == 0
+    second = reader.page.evaluate(ACCOUNT)
+    assert second != first
+    assert reader.page.evaluate(DRAFTS_OF, first) == 1  # kept for whom it belongs to
+    assert reader.page.evaluate(DRAFTS_OF, second) == 0
     assert reader.page.input_value(".review textarea") == ""
     assert reader.page.locator(".mark[aria-pressed=true]").count() == 0
     assert reviews(world) == []
