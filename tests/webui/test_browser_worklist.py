@@ -2,7 +2,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Route
+from playwright.sync_api import APIResponse, Browser, Route
 
 from appliance import accounts, lifecycle, priority, studies
 from appliance.lifecycle import State
@@ -255,6 +255,30 @@ def test_no_row_moves_under_the_pointer_and_what_came_is_announced(reader: Reade
     reader.page.wait_for_selector("#arrivals >> text=1 new study")
     reader.page.mouse.move(5, 5)
     shows_only(reader, fourth, third, second, first)
+
+
+def test_what_the_reader_took_note_of_is_not_announced_again(reader: Reader, world: World):
+    study_id = world.receive("1.1")
+    reader.page.wait_for_selector("#arrivals >> text=1 new study")
+    late: list[tuple[Route, APIResponse]] = []
+
+    def hold_one(route: Route) -> None:
+        if late:
+            route.continue_()
+        else:
+            late.append((route, route.fetch()))
+
+    reader.page.route("**/api/worklist*", hold_one)
+    world.claim(study_id)
+    while not late:
+        reader.page.wait_for_timeout(20)
+
+    reader.page.click("#show")
+    with reader.page.expect_response(lambda answer: answer.url.endswith(f"since={study_id}")):
+        late[0][0].fulfill(response=late[0][1])
+    reader.frames()
+
+    assert reader.page.inner_text("#arrivals") == ""
 
 
 def test_keys_go_from_line_to_line_and_to_the_search(

@@ -91,6 +91,11 @@ function go(values, { instead = false, since = 0 } = {}) {
   open(since);
 }
 
+/** What to ask for: the view, and what is new to the reader. */
+function query() {
+  return shown === null ? address : `${address}&since=${seen}`;
+}
+
 async function refresh() {
   clearTimeout(retry);
   outdated = true;
@@ -99,10 +104,9 @@ async function refresh() {
   try {
     while (outdated) {
       outdated = false;
-      const wanted = address;
-      const since = shown === null ? "" : `&since=${seen}`;
-      const page = /** @type {Page} */ (await fetchJson(`${rowsUrl}?${wanted}${since}`));
-      if (wanted === address) take(page);
+      const wanted = query();
+      const page = /** @type {Page} */ (await fetchJson(`${rowsUrl}?${wanted}`));
+      if (wanted === query()) take(page);
       else outdated = true;
     }
     say("");
