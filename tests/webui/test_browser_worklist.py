@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import APIResponse, Browser, Route
 
-from appliance import accounts, lifecycle, priority, studies
+from appliance import accounts, lifecycle, priority, retrievals, studies
 from appliance.lifecycle import State
 from appliance.studies import PatientAttributes, SeriesAttributes, StudyAttributes
 from pipelines.findings import Analysis
@@ -285,6 +285,14 @@ def test_keys_go_from_line_to_line_and_to_the_search(
     reader: Reader, world: World, chest: tuple[CTVolume, Analysis]
 ):
     volume, found = chest
+    with world.database.transaction() as db:
+        assert retrievals.ask(
+            db,
+            destination="pacs",
+            aim=retrievals.Aim.STUDY,
+            study_uid="1.1",
+            why=retrievals.Why.PRIOR,
+        )
     prior = world.receive("1.1")
     world.finish(prior, volume, found)
     now = world.receive("1.2", study=StudyAttributes(description="New", study_date="20261122"))
