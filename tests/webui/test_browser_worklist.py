@@ -179,6 +179,10 @@ def shows_only(reader: Reader, *study_ids: int) -> None:
     )
 
 
+COUNTS_SIZES = """() => new Set([...document.querySelectorAll('#counts a')]
+  .map((link) => getComputedStyle(link).fontSize)).size"""
+
+
 def test_filters_search_and_order_live_in_the_address(reader: Reader, world: World):
     jane = PatientAttributes(patient_id="17", name="DOE^JANE")
     first = world.receive("1.1", patient=jane, source_ae="CT2")
@@ -186,6 +190,7 @@ def test_filters_search_and_order_live_in_the_address(reader: Reader, world: Wor
     world.fail(world.claim(second), "The disk is full.")
     shows_only(reader, second, first)
 
+    assert reader.page.evaluate(COUNTS_SIZES) == 1
     reader.page.click("#counts >> text=failed")
     shows_only(reader, second)
     assert reader.page.url.endswith("?state=failed")

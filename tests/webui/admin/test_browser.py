@@ -15,6 +15,27 @@ pytestmark = [
 
 MODULE = "const chart = await import(`${path}/admin/chart.js`);"
 
+CUT_OFF = (
+    "async (value) => {"
+    + MODULE
+    + """
+  const figure = document.createElement("figure");
+  figure.dataset.chart = "line";
+  const table = figure.appendChild(document.createElement("table"));
+  const rows = [[table.createTHead(), ["Hour", "Minutes"]], [table.createTBody(), ["12", value]]];
+  for (const [part, cells] of rows) {
+    const row = part.insertRow();
+    for (const text of cells) row.insertCell().textContent = text;
+  }
+  document.body.append(figure);
+  chart.draw(figure);
+  const cut = [...figure.querySelectorAll("svg text")].filter((text) => text.getBBox().x < 0);
+  figure.remove();
+  return cut.map((text) => text.textContent);
+}"""
+)
+"""The numbers beside the axis that have no room."""
+
 
 def test_an_administrator_at_work(world: World):
     app = world.app()
@@ -54,8 +75,10 @@ def test_an_administrator_at_work(world: World):
         page.evaluate("(path) => { window.path = path; }", str(app.static_url_path))
         axis = page.evaluate(f"async () => {{ {MODULE} return chart.nice(-812, -788); }}")
         assert axis == {"low": -820, "high": -780, "step": 10}
-        flat = page.evaluate(f"async () => {{ {MODULE} return chart.nice(2, 2); }}")
-        assert flat["low"] <= 2 <= flat["high"]
+        for value in (0, 0.04, 2, -812, 12345):  # a line that never moves
+            flat = page.evaluate(f"async () => {{ {MODULE} return chart.nice({value}, {value}); }}")
+            assert flat["low"] <= value <= flat["high"] > flat["low"]
+            assert page.evaluate(CUT_OFF, value) == []
         runs = page.evaluate(
             f"async () => {{ {MODULE} return chart.runs([1, null, 2, 0, null]); }}"
         )

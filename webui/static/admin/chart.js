@@ -54,10 +54,11 @@ function number(text) {
  * @param {number} high
  */
 export function nice(low, high) {
-  const wanted = Math.max(high - low, Math.abs(high) * 1e-6, 1e-9) / GRID;
+  const wanted = Math.max(high - low, Math.abs(high) / 100, 0.01) / GRID;
   const power = 10 ** Math.floor(Math.log10(wanted));
   const step = power * ([1, 2, 5].find((each) => each * power >= wanted) ?? 10);
-  return { low: Math.floor(low / step) * step, high: Math.ceil(high / step) * step || step, step };
+  const from = Math.floor(low / step) * step;
+  return { low: from, high: Math.max(Math.ceil(high / step) * step, from + step), step };
 }
 
 /**
