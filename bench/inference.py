@@ -32,12 +32,12 @@ from pipelines.engines.choice import EngineChoice
 from pipelines.engines.engine import Engine
 from pipelines.engines.torch import TorchEngine
 from pipelines.evaluation.metrics import dice
-from pipelines.inference import RIM, Model
+from pipelines.inference import RIM, Model, predict_stack
 from pipelines.phantom import chest
 from pipelines.preprocessing import pad_to_multiple
 from pipelines.series import load_input
 from pipelines.volume import CTVolume
-from pipelines.weights import Precision
+from pipelines.weights import Bundle, Precision
 
 PAPERS_PATCH = (128, 256, 256)
 OVERLAP = 0.25
@@ -118,16 +118,23 @@ def measure_ours(source: Path, engine: str, lesions: Path) -> Figures:
     models = Models.open(None, EngineChoice(engine))
     opening = time.perf_counter() - began
     cold = sum(analyse(volume, models).timings_s.values())
-    engines = {p: Recorded(getattr(models, p).engine) for p in PURPOSES}
-    recorded = {p: Model(getattr(models, p).bundle, engines[p]) for p in PURPOSES}
+    shipped: dict[str, Model] = {p: getattr(models, p) for p in PURPOSES}
+    recorded = {
+        purpose: Model(model.bundle, tuple(map(Recorded, model.engines)))
+        for purpose, model in shipped.items()
+    }
     found = analyse(volume, replace(models, **recorded))
     np.save(lesions, found.lesion_labels > 0)
     figures = {"opening the models": opening, "reading": reading, **found.timings_s}
     figures |= {COLD_S: cold, RUN_S: sum(found.timings_s.values()), PEAK_GIB: peak_gib()}
     for purpose in PURPOSES:
-        figures[f"{purpose}, bare network"] = bare_s(engines[purpose])
+        figures[f"{purpose}, bare network"] = sum(map(bare_s, recorded[purpose].engines))
     figures[NETWORKS_S] = sum(figures[f"{purpose}, bare network"] for purpose in PURPOSES)
-    figures[GFLOP] = sum(gflop(recorded[p], engines[p].shapes) for p in PURPOSES)
+    figures[GFLOP] = sum(
+        gflop(member, engine.shapes)
+        for model in recorded.values()
+        for member, engine in zip(model.bundle.members, model.engines, strict=True)
+    )
     return figures
 
 
@@ -140,11 +147,11 @@ def bare_s(recorded: Recorded) -> float:
     )
 
 
-def gflop(model: Model, shapes: list[tuple[int, ...]]) -> float:
+def gflop(bundle: Bundle, shapes: list[tuple[int, ...]]) -> float:
     """Return the floating-point operations of passes over `shapes`, in billions."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    net = model.bundle.network().eval().to("meta")
+    net = bundle.network().eval().to("meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         for shape in shapes:
             net(torch.empty(shape, device="meta"))
@@ -157,10 +164,13 @@ def measure_reference(source: Path, lesions: Path) -> Figures:
     device = torch.device("cuda" if GPU else "cpu")
     models = Models.open(None, EngineChoice.TORCH)
     in_fp32 = {
-        purpose: Model(bundle, TorchEngine(bundle.network(), device, Precision.FP32))
+        purpose: Model(
+            bundle,
+            tuple(TorchEngine(one.network(), device, Precision.FP32) for one in bundle.members),
+        )
         for purpose, bundle in ((p, getattr(models, p).bundle) for p in PURPOSES)
     }
-    in_fp32["lesions"] = SlidingWindow(in_fp32["lesions"].bundle, in_fp32["lesions"].engine)
+    in_fp32["lesions"] = SlidingWindow(in_fp32["lesions"].bundle, in_fp32["lesions"].engines)
     models = replace(models, **in_fp32)
     cold = sum(analyse(volume, models).timings_s.values())
     found = analyse(volume, models)
@@ -169,24 +179,35 @@ def measure_reference(source: Path, lesions: Path) -> Figures:
 
 
 class SlidingWindow(Model):
-    """A segmentation model that is read as MONAI does: patches that overlap, blended."""
+    """A segmentation model whose 3-D networks MONAI runs: patches that overlap, blended."""
 
     def probability(self, image: np.ndarray) -> np.ndarray:
-        from monai.inferers import sliding_window_inference
+        said = [
+            blended(engine, image)
+            if member.dimensions == 3
+            else predict_stack(engine, image, dimensions=2, channels=member.in_channels)
+            for engine, member in zip(self.engines, self.config.members, strict=True)
+        ]
+        return np.mean(said, axis=0)
 
-        z, y, x = image.shape
-        seen = pad_to_multiple(np.pad(image, ((0, 0), (RIM, RIM), (RIM, RIM))))
-        # A patch no larger than the image, or MONAI fills it up with nothing and computes that too.
-        patch = [min(lengths) for lengths in zip(PAPERS_PATCH, seen.shape, strict=True)]
-        with torch.inference_mode():
-            blended = sliding_window_inference(
-                torch.from_numpy(seen)[None, None].to(self.engine.device),
-                patch,
-                sw_batch_size=1,
-                predictor=self.engine.net,
-                overlap=OVERLAP,
-            )
-        return torch.sigmoid(blended)[0, 0, :z, RIM : RIM + y, RIM : RIM + x].cpu().numpy()
+
+def blended(engine: TorchEngine, image: np.ndarray) -> np.ndarray:
+    """Return the probabilities (z, y, x) by MONAI's sliding window."""
+    from monai.inferers import sliding_window_inference
+
+    z, y, x = image.shape
+    seen = pad_to_multiple(np.pad(image, ((0, 0), (RIM, RIM), (RIM, RIM))))
+    # A patch no larger than the image, or MONAI fills it up with nothing and computes that too.
+    patch = [min(lengths) for lengths in zip(PAPERS_PATCH, seen.shape, strict=True)]
+    with torch.inference_mode():
+        logits = sliding_window_inference(
+            torch.from_numpy(seen)[None, None].to(engine.device),
+            patch,
+            sw_batch_size=1,
+            predictor=engine.net,
+            overlap=OVERLAP,
+        )
+    return torch.sigmoid(logits)[0, 0, :z, RIM : RIM + y, RIM : RIM + x].cpu().numpy()
 
 
 def measure_machine() -> Figures:

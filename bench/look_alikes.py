@@ -3,9 +3,9 @@
 Usage: python -m bench.look_alikes SETS, the folder of `appliance prepare`. Two of the public sets
 name no patients (SARS-CoV-2, MedSeg) and one names papers (COVID-CT), so neighbours of one scan may
 stand on both sides of a split. Each test picture is compared with all that are not: the highest
-correlation at 48 x 48 pixels. The figures of the shipped models' `metrics.json` are then taken once
-more without the pictures above a correlation. Printed and kept in
-`bench/results/look_alikes.json`.
+correlation at 48 x 48 pixels. The figures of the shipped models' `metrics.json`, one for each
+network that marks lesions, are then taken once more without the pictures above a correlation.
+Printed and kept in `bench/results/look_alikes.json`.
 """
 
 import json
@@ -30,8 +30,9 @@ def main() -> None:
     sets = Path(sys.argv[1])
     classified = [open_manifest(sets / f"{name}.json") for name in ("ucsd", "sars")]
     medseg = open_manifest(sets / "medseg.json")
-    scored = _metrics("screening")["test"]
-    dice = _metrics("lesions")["slice_dice"]
+    scored = _metrics(shipped_weights() / "screening")["test"]
+    networks = sorted(path.parent for path in shipped_weights().glob("lesions/*/metrics.json"))
+    dice = {network.name: _metrics(network)["slice_dice"] for network in networks}
     report: dict[str, dict[str, object]] = {}
     for manifest in (*classified, medseg):
         tests = [case for case in manifest.cases if case.part is Part.TEST]
@@ -40,8 +41,12 @@ def main() -> None:
         for limit in LIMITS:
             kept = likeness < limit
             if manifest is medseg:
-                values = np.array([dice[case.id] for case in tests])
-                figure = {"Dice": round(float(values[kept].mean()), 3)}
+                figure = {
+                    f"Dice, {network}": round(
+                        float(np.array([each[case.id] for case in tests])[kept].mean()), 3
+                    )
+                    for network, each in dice.items()
+                }
             else:
                 rows = [row for row in scored if row[0] == manifest.name]
                 assert [row[1] for row in rows] == [case.group for case in tests]
@@ -53,9 +58,9 @@ def main() -> None:
     RESULT.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _metrics(model: str) -> dict[str, list[list[object]] | dict[str, float]]:
+def _metrics(model: Path) -> dict[str, list[list[object]] | dict[str, float]]:
     found: dict[str, list[list[object]] | dict[str, float]]
-    found = json.loads((shipped_weights() / model / "metrics.json").read_text())
+    found = json.loads((model / "metrics.json").read_text())
     return found
 
 

@@ -105,7 +105,8 @@ class Models:
     @property
     def engine(self) -> str:
         """What computes the networks: one description, or several where precisions differ."""
-        return ", ".join(dict.fromkeys(model.engine.description for model in self.each))
+        engines = (engine for model in self.each for engine in model.engines)
+        return ", ".join(dict.fromkeys(engine.description for engine in engines))
 
 
 def _bundle(root: Path, purpose: str) -> Bundle:

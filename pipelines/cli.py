@@ -195,6 +195,23 @@ def train(config: Path, sets: Path, work: Path | None, models: Path | None, thre
 
 
 @click.command()
+@click.argument("settings", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def average(settings: Path) -> None:
+    """Make one model of several trained ones, for example weights/lesions/ensemble.toml.
+
+    SETTINGS names the model, its decision and the folders of the trained networks, whose
+    probabilities it averages. The model is written beside SETTINGS.
+    """
+    from pipelines.training.ensemble import write_ensemble
+
+    try:
+        write_ensemble(settings, settings.parent)
+    except (PipelineError, OSError) as error:
+        raise click.ClickException(told_of(error, settings.parent)) from error
+    click.echo(f"Written: {settings.parent}. Now `appliance evaluate SETS/*.json --out REPORT`.")
+
+
+@click.command()
 @click.argument("comparison", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @of_sets
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the report.")

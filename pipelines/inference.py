@@ -34,15 +34,22 @@ SLICES_A_BATCH: Final = 16
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle and the engine that runs it."""
+    """A bundle and the engines that run it, one for each network."""
 
     bundle: Bundle
-    engine: Engine
+    engines: tuple[Engine, ...]
 
     @classmethod
     def open(cls, bundle: Bundle, choice: EngineChoice, *, threads: int = 0) -> "Model":
         """Return the model ready to run."""
-        return cls(bundle, open_engine(bundle, choice, threads=threads))
+        engines = (open_engine(member, choice, threads=threads) for member in bundle.members)
+        return cls(bundle, tuple(engines))
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of a model of one network, as every classifier is."""
+        (engine,) = self.engines
+        return engine
 
     @property
     def config(self) -> ModelConfig:
@@ -50,9 +57,19 @@ class Model:
         return self.bundle.config
 
     def probability(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what a segmentation model says of `image` (z, y, x) in [0, 1], on its voxels."""
-        dimensions, channels = self.config.dimensions, self.config.in_channels
-        return predict_stack(self.engine, image, dimensions=dimensions, channels=channels)
+        """Return what a segmentation model says of `image` (z, y, x) in [0, 1], on its voxels.
+
+        Several networks say the mean of what they say alone, as nnU-Net's do (Isensee 2021,
+        doi:10.1038/s41592-020-01008-z).
+        """
+        said = (
+            predict_stack(engine, image, dimensions=one.dimensions, channels=one.in_channels)
+            for engine, one in zip(self.engines, self.config.members, strict=True)
+        )
+        mean = next(said)
+        for count, probability in enumerate(said, start=2):
+            mean += (probability - mean) / count
+        return mean
 
 
 def predict_stack(

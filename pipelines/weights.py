@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +42,9 @@ from pipelines.networks.library import SEGMENTERS, NetworkConfig, build, configu
 WEIGHTS_FILE: Final = "weights.safetensors"
 CONFIG_FILE: Final = "config.json"
 SUMS_FILE: Final = "SHA256SUMS"
+
+ENSEMBLE: Final = "ensemble"
+"""In place of an architecture: several networks, `members`, whose probabilities are averaged."""
 
 GRID: Final = ("spacing_mm", "window_hu")
 SUBSETS: Final = ("subsets", "slices", "size", "clip_hu", "mean_hu", "std_hu")
@@ -92,11 +95,15 @@ class Shape:
     in_channels: int
     neighbours: bool = False
     """Whether a network of two dimensions may see the slices beside its own as further channels."""
+    ensemble: bool = False
+    """Whether several networks may be averaged."""
 
 
 SHAPES: Final[Mapping[str, Shape]] = {
     "lungs": Shape(segments=True, dimensions=(2,), in_channels=1),
-    "lesions": Shape(segments=True, dimensions=(2, 3), in_channels=1, neighbours=True),
+    "lesions": Shape(
+        segments=True, dimensions=(2, 3), in_channels=1, neighbours=True, ensemble=True
+    ),
     "screening": Shape(segments=False, dimensions=(2,), in_channels=2),
     "pneumonia": Shape(segments=False, dimensions=(3,), in_channels=1),
     "severity": Shape(segments=False, dimensions=(3,), in_channels=1),
@@ -115,7 +122,8 @@ class ModelConfig:
     """What a model is and how its input must be prepared: `config.json`.
 
     `precision` is the lowest one in which the weights are as true as in fp32, measured on the test
-    groups; no engine computes them in a lower one.
+    groups; no engine computes them in a lower one. A model of several networks has `members`, each
+    with its own, and none of the properties of its one network.
     """
 
     name: str
@@ -138,12 +146,28 @@ class ModelConfig:
         low, high = (float(limit) for limit in self.preprocessing["window_hu"])
         return low, high
 
+    @property
+    def members(self) -> tuple["ModelConfig", ...]:
+        """One configuration for each network, in the order of their weights."""
+        if self.network.get("architecture") != ENSEMBLE:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                network={k: v for k, v in member.items() if k != "precision"},
+                precision=Precision(member["precision"]),
+            )
+            for member in self.network["members"]
+        )
+
     def network_with_random_weights(self) -> nn.Module:
-        """Return the architecture named in the configuration.
+        """Return the architecture named in the configuration; of an ensemble, all of them.
 
         Raises:
             WeightsError: there is none of this name, or it cannot be configured so.
         """
+        if len(self.members) > 1:
+            return nn.ModuleList(member.network_with_random_weights() for member in self.members)
         return build(*self._architecture())
 
     @property
@@ -200,7 +224,10 @@ class ModelConfig:
             for key, value in values.items():
                 self._require(LIMITS[key], f"{table}.{key}", value)
         self._check_decision()
-        self._check_network()
+        if self.network.get("architecture") == ENSEMBLE:
+            self._check_ensemble()
+        for member in self.members:
+            self._check_network(member)
 
     def _require(self, limit: Limit, key: str, value: object) -> None:
         if not limit.holds(value):
@@ -223,9 +250,29 @@ class ModelConfig:
                 f"classes {', '.join(classes)}."
             )
 
-    def _check_network(self) -> None:
-        shape, config = SHAPES[self.purpose], self.network_config
-        architecture = self.network["architecture"]
+    def _check_ensemble(self) -> None:
+        if not SHAPES[self.purpose].ensemble:
+            raise WeightsError(f"'{self.name}' is for {self.purpose}, which takes one network.")
+        members = self.network.get("members")
+        if not isinstance(members, list) or len(members) < 2 or not all(map(TABLE.holds, members)):
+            raise WeightsError(
+                f"'{self.name}' is an ensemble: network.members must be a list of two or more "
+                "networks, each with its architecture."
+            )
+        for member in members:
+            if member.get("architecture") == ENSEMBLE:
+                raise WeightsError(
+                    f"'{self.name}' has an ensemble within an ensemble: name them all."
+                )
+            if member.get("precision") not in list(Precision):
+                raise WeightsError(
+                    f"'{self.name}' is an ensemble: each of network.members needs its precision, "
+                    f"one of {', '.join(Precision)}."
+                )
+
+    def _check_network(self, member: "ModelConfig") -> None:
+        shape, config = SHAPES[self.purpose], member.network_config
+        architecture = member.network["architecture"]
         if (architecture in SEGMENTERS) is not shape.segments:
             raise WeightsError(
                 f"'{self.name}' is for {self.purpose}, which '{architecture}' cannot do: it "
@@ -276,8 +323,19 @@ class Bundle:
             digest=self.digest,
         )
 
+    @property
+    def members(self) -> tuple["Bundle", ...]:
+        """The bundle of each network alone; an ensemble's tensors begin with their number."""
+        configs = self.config.members
+        if len(configs) == 1:
+            return (self,)
+        return tuple(
+            Bundle(config, f"{self.digest}.{i}", _below(self.tensors, f"{i}."))
+            for i, config in enumerate(configs)
+        )
+
     def network(self) -> nn.Module:
-        """Return the network in single precision, ready to infer.
+        """Return the network in single precision, ready to infer; of an ensemble, all of them.
 
         Raises:
             WeightsError: the tensors do not fit the architecture.
@@ -291,6 +349,10 @@ class Bundle:
                 f"The weights of '{self.config.name}' do not fit its network: {error}"
             ) from error
         return net.eval()
+
+
+def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def shipped_weights() -> Path:

@@ -30,7 +30,7 @@ over the test groups of some sets, as `appliance evaluate` does, and adds its re
     single_cases = false        # a report to give away, without pictures; true if left out
     shipped = true              # false if left out
 
-With `shipped` a winner that has the network and preprocessing of the shipped model gives way to it,
+With `shipped` a winner with a network and the preprocessing of the shipped model gives way to it,
 there and in the contests that come after: it is the same trained for longer. The reports and the
 console say so each time: the shipped model may have learnt from what is a test group here.
 """
@@ -292,7 +292,7 @@ def _laid_over(base: Tables, own: Tables) -> dict[str, Any]:
 def _models(folder: Path, winners: Iterable[Path], *, shipped: bool) -> tuple[Path, list[str]]:
     """Return a folder of models, the winners and the shipped ones for all other purposes.
 
-    With `shipped` a winner of a shipped model's network and preprocessing gives way to it; what is
+    With `shipped` a winner that is one of a shipped model's networks gives way to it; what is
     returned besides says so, a sentence for each.
     """
     sources = {purpose: shipped_weights() / purpose for purpose in PURPOSES}
@@ -300,7 +300,8 @@ def _models(folder: Path, winners: Iterable[Path], *, shipped: bool) -> tuple[Pa
     for winner in winners:
         won = open_bundle(winner).config
         like = open_bundle(sources[won.purpose]).config
-        if shipped and (won.network, won.preprocessing) == (like.network, like.preprocessing):
+        alike = [(member.network, member.preprocessing) for member in like.members]
+        if shipped and (won.network, won.preprocessing) in alike:
             notes.append(
                 f"Not the winner '{won.name}' but the shipped {like.name} {like.version} is used "
                 f"for {won.purpose}, as the comparison asks for: it may know the test cases."

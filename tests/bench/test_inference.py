@@ -32,7 +32,7 @@ def test_a_sliding_window_says_of_a_voxel_what_the_network_says():
     engine = TorchEngine(net, CPU, Precision.FP32)
     image = np.random.default_rng(0).random((20, 300, 40), dtype=np.float32)
 
-    found = SlidingWindow(LESIONS, engine).probability(image)
+    found = SlidingWindow(LESIONS, (engine,)).probability(image)
 
     one_pass = engine.predict(image[None, None])[0, 0]
     np.testing.assert_allclose(found, one_pass, atol=1e-6)
@@ -44,13 +44,13 @@ def test_what_a_run_needed_is_recorded_and_counted():
     )
     recorded = Recorded(TorchEngine(bundle.network(), CPU, Precision.FP32))
 
-    Model(bundle, recorded).probability(np.zeros((40, 32, 48), np.float32))
+    Model(bundle, (recorded,)).probability(np.zeros((40, 32, 48), np.float32))
     for _ in range(2):
-        Model(bundle, recorded).probability(np.ones((40, 32, 48), np.float32))
+        Model(bundle, (recorded,)).probability(np.ones((40, 32, 48), np.float32))
 
     assert recorded.shapes == [(1, 1, 48, 64, 80)] * 2
-    one = gflop(Model(bundle, recorded), recorded.shapes[:1])
-    assert gflop(Model(bundle, recorded), recorded.shapes) == pytest.approx(2 * one)
+    one = gflop(bundle, recorded.shapes[:1])
+    assert gflop(bundle, recorded.shapes) == pytest.approx(2 * one)
     assert one > 0
 
 

@@ -20,7 +20,6 @@ from structlog.testing import capture_logs
 
 from pipelines.engines import openvino as engine_module
 from pipelines.engines.choice import EngineChoice, open_engine
-from pipelines.engines.engine import Engine
 from pipelines.engines.openvino import UNUSED_DAYS, converted
 from pipelines.engines.torch import TorchEngine
 from pipelines.evaluation.metrics import dice
@@ -69,15 +68,15 @@ def lung_image(lesions: Bundle) -> tuple[np.ndarray, np.ndarray]:
 def reference(lesions: Bundle, lung_image: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """What PyTorch finds in fp32."""
     image, _ = lung_image
-    found = lesions_by(lesions, TorchEngine(lesions.network(), CPU, Precision.FP32), image)
+    engines = (TorchEngine(one.network(), CPU, Precision.FP32) for one in lesions.members)
+    found = lesions_by(Model(lesions, tuple(engines)), image)
     assert found.sum() > 500, "the shipped net finds the phantom's lesion"
     return found
 
 
-def lesions_by(bundle: Bundle, engine: Engine, image: np.ndarray) -> np.ndarray:
-    decision = bundle.config.decision
-    found = without_faint(Model(bundle, engine).probability(image), decision)
-    return found > decision["threshold"]
+def lesions_by(model: Model, image: np.ndarray) -> np.ndarray:
+    decision = model.config.decision
+    return without_faint(model.probability(image), decision) > decision["threshold"]
 
 
 def test_the_lesions_in_fp32_agree_with_pytorch(lesions, lung_image, reference):
@@ -85,7 +84,7 @@ def test_the_lesions_in_fp32_agree_with_pytorch(lesions, lung_image, reference):
         lesions, config=dataclasses.replace(lesions.config, precision=Precision.FP32)
     )
 
-    found = lesions_by(exact, open_engine(exact, EngineChoice.OPENVINO), lung_image[0])
+    found = lesions_by(Model.open(exact, EngineChoice.OPENVINO), lung_image[0])
 
     assert dice(found, reference) >= ACCEPTED
 
@@ -96,11 +95,11 @@ def test_the_lesions_are_as_true_in_the_precision_that_ships(
 ):
     image, truth = lung_image
 
-    engine = open_engine(lesions, choice)
-    if engine.precision is not Precision.BF16:
+    model = Model.open(lesions, choice)
+    if Precision.BF16 not in {engine.precision for engine in model.engines}:
         pytest.skip("this processor does not compute bf16: the shipped precision is fp32 here")
 
-    found = lesions_by(lesions, engine, image)
+    found = lesions_by(model, image)
 
     assert dice(reference, truth) > 0.3
     assert dice(found, truth) >= dice(reference, truth) - LESS_TRUE
@@ -115,7 +114,7 @@ def test_the_lungs_agree_with_pytorch_in_fp32(choice):
     )
 
     mask, reference = (
-        segment_lungs(volume, Model(bundle, engine)) > 0
+        segment_lungs(volume, Model(bundle, (engine,))) > 0
         for engine in (
             open_engine(bundle, choice),
             TorchEngine(bundle.network(), CPU, Precision.FP32),
@@ -163,10 +162,10 @@ def test_no_engine_goes_below_the_precision_that_the_weights_allow(choice):
     assert engine.precision is Precision.FP32
 
 
-def test_auto_takes_openvino_where_there_is_no_gpu(lesions, monkeypatch):
+def test_auto_takes_openvino_where_there_is_no_gpu(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
-    assert open_engine(lesions, EngineChoice.AUTO).description.startswith("OpenVINO")
+    assert open_engine(tiny, EngineChoice.AUTO).description.startswith("OpenVINO")
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_a_model_is_given_a_stack_as_it_learnt_to_see(dimensions, shapes):
     config = replace(CONFIGS["lesions"], network=network)
     image = np.random.default_rng(0).random((40, 33, 31), dtype=np.float32)
 
-    out = Model(Bundle(config, "0" * 64, {}), engine).probability(image)
+    out = Model(Bundle(config, "0" * 64, {}), (engine,)).probability(image)
 
     assert engine.shapes == shapes
     np.testing.assert_array_equal(out, image * 2)

@@ -73,7 +73,7 @@ def test_what_is_faint_throughout_is_no_lesion_of_a_study():
         box, hu.astype(np.float32), np.ones(hu.shape, bool), (2.0, 1.0, 1.0)
     )
 
-    labels = segment_lesions(volume(hu), extraction, Model(Bundle(config, "", {}), Echo()))
+    labels = segment_lesions(volume(hu), extraction, Model(Bundle(config, "", {}), (Echo(),)))
 
     expected = np.zeros(hu.shape, dtype=np.uint16)
     expected[4:10, 30:40, 30:40] = 1

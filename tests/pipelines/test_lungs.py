@@ -238,7 +238,7 @@ def test_the_sides_do_not_depend_on_the_window_of_the_network(model, window_hu):
     config = dataclasses.replace(model.config, preprocessing=preprocessing)
     bundle = dataclasses.replace(model.bundle, config=config)
 
-    found = segment_lungs(volume, Model(bundle, Blind(lungs, np.zeros(shape, dtype=bool))))
+    found = segment_lungs(volume, Model(bundle, (Blind(lungs, np.zeros(shape, dtype=bool)),)))
 
     assert set(np.unique(found[:, :, :39])) == {0, RIGHT_LUNG}
     assert set(np.unique(found[:, :, 39:])) == {0, LEFT_LUNG}
@@ -303,7 +303,7 @@ def test_a_consolidation_inside_the_lung_stays_in_the_lung(model):
     hu = np.where(lungs & ~opacity, -850, 40).astype(np.int16)
     volume = CTVolume.from_input(hu, AFFINE, series_uid="1.2.3")
 
-    found = segment_lungs(volume, Model(model.bundle, Blind(lungs, opacity)))
+    found = segment_lungs(volume, Model(model.bundle, (Blind(lungs, opacity),)))
 
     assert (found[opacity] == RIGHT_LUNG).mean() > 0.9
 

@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 def model(folder: Path, purpose: str, engine: Answers, **decision: object) -> Model:
     bundle = open_bundle(folder / purpose)
     config = dataclasses.replace(bundle.config, decision={**bundle.config.decision, **decision})
-    return Model(dataclasses.replace(bundle, config=config), engine)
+    return Model(dataclasses.replace(bundle, config=config), (engine,))
 
 
 def opinion(pneumonia: Model, severity: Model | None):
@@ -178,7 +178,7 @@ def test_an_analysis_without_an_opinion_says_why(folder: Path):
     settings = {**SUBSETS, "slices": 200}
     config = dataclasses.replace(models.opinion.pneumonia.config, preprocessing=settings)
     bundle = dataclasses.replace(models.opinion.pneumonia.bundle, config=config)
-    kind = Model(bundle, models.opinion.pneumonia.engine)
+    kind = Model(bundle, (models.opinion.pneumonia.engine,))
     models = dataclasses.replace(models, opinion=OpinionModels(kind, None))
 
     found = analyse(small_chest().volume, models)

@@ -372,7 +372,7 @@ def test_a_stack_in_hu_is_measured_as_the_pipeline_segments_it(tmp_path, models)
             decision={"threshold": 0.5, "peak": 0.5, "minimum_ml": 0.0},
         ),
     )
-    model = Model(bundle, TorchEngine(Dense(), CPU, Precision.FP32))
+    model = Model(bundle, (TorchEngine(Dense(), CPU, Precision.FP32),))
     extraction = extract_lungs(
         stack.image, stack.lung.view(np.uint8), stack.spacing, target=(8, 4, 4), margin_mm=0.0
     )
@@ -535,7 +535,7 @@ def test_the_classifier_learns_from_what_an_evaluation_shows_it(labelled_sets, t
     small = dataclasses.replace(
         bundle, config=dataclasses.replace(bundle.config, preprocessing={"size": 32})
     )
-    models = dataclasses.replace(models, screening=Model(small, recorder))
+    models = dataclasses.replace(models, screening=Model(small, (recorder,)))
     manifest = open_manifest(labelled_sets / "one.json")
 
     for which in manifest.cases:

@@ -34,7 +34,7 @@ def recorder() -> Recorder:
 @pytest.fixture
 def model(tmp_path: Path, recorder: Recorder) -> Model:
     bundle = open_bundle(write_models(tmp_path) / "screening")
-    return Model(bundle, recorder)
+    return Model(bundle, (recorder,))
 
 
 def lesions() -> tuple[Lesion, ...]:
@@ -69,7 +69,7 @@ def test_the_threshold_belongs_to_the_positives(tmp_path, model):
     bundle = dataclasses.replace(model.bundle, config=at_score)
 
     result = screen(
-        chest.volume, chest.lungs, chest.lesions, lesions(), Model(bundle, model.engine)
+        chest.volume, chest.lungs, chest.lesions, lesions(), Model(bundle, (model.engine,))
     )
 
     assert result.positive
@@ -93,7 +93,9 @@ class Growing:
 def test_every_region_has_the_mean_of_its_slices_and_the_case_that_of_all(model):
     chest, found = small_chest(), lesions()
 
-    result = screen(chest.volume, chest.lungs, chest.lesions, found, Model(model.bundle, Growing()))
+    result = screen(
+        chest.volume, chest.lungs, chest.lesions, found, Model(model.bundle, (Growing(),))
+    )
 
     def share(z: int, number: int) -> float:
         asked = question(chest.volume, chest.lungs, chest.lesions, z, number, model.config)
