@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509 import Certificate, load_pem_x509_certificates
 
 from appliance.config import DicomSettings
@@ -32,7 +32,8 @@ def look(dicom: DicomSettings, *, now: datetime) -> Look | None:
     certificate, key, authorities = dicom.tls_certificate, dicom.tls_key, dicom.tls_authorities
     if certificate is None or key is None or authorities is None:
         return Look("[dicom] tls_port needs tls_certificate, tls_key and tls_authorities")
-    if problem := _unreadable(certificate, key, authorities):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if problem := load(context, certificate, key, authorities):
         return Look(problem)
     try:
         chain = load_pem_x509_certificates(certificate.read_bytes())
@@ -46,22 +47,24 @@ def look(dicom: DicomSettings, *, now: datetime) -> Look | None:
     return Look(f"{certificate} has expired" if left <= timedelta(0) else "", left)
 
 
-def _unreadable(certificate: Path, key: Path, authorities: Path) -> str:
-    for file in (certificate, key, authorities):
-        try:
-            file.read_bytes()
-        except OSError as error:
-            return f"{file} cannot be read: {error.strerror}"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def load(
+    context: ssl.SSLContext, certificate: Path | None, key: Path | None, authorities: Path
+) -> str:
+    """Load files into a context; returns what is wrong with them, "" for nothing."""
     try:
-        context.load_cert_chain(certificate, key, password="")  # it would be asked for otherwise
+        for file in filter(None, (certificate, key, authorities)):
+            file.read_bytes()
+        if certificate is not None:  # without a password one would be asked for
+            context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             return f"the key {key} does not belong to the certificate {certificate}"
         return f"{certificate} and {key} are no certificate and its key without a password, in PEM"
+    except OSError as error:
+        return f"{error.filename or certificate} cannot be read: {error.strerror}"
     try:
         context.load_verify_locations(authorities)
-    except ssl.SSLError:
+    except OSError:
         return f"{authorities} holds no certificate in PEM"
     return ""
 
@@ -69,6 +72,8 @@ def _unreadable(certificate: Path, key: Path, authorities: Path) -> str:
 def _issued(one: Certificate, by: Certificate) -> bool:
     try:
         one.verify_directly_issued_by(by)
+    except UnsupportedAlgorithm:  # OpenSSL knows it, and nothing speaks against it
+        return True
     except (InvalidSignature, TypeError, ValueError):
         return False
     return True

@@ -200,7 +200,7 @@ def import_(source: Path) -> None:
         f" {len(imported.refused)} refused,"
         f" {len(collected.skipped) - len(collected.refused)} other files"
     )
-    _tell(imported.refused)
+    _tell((*imported.refused, *imported.mended))
     if imported.refused:
         sys.exit(1)
 

@@ -15,10 +15,12 @@ it expires or is ended, because its worker died, the next claim goes on with the
 left.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, text, true, update
@@ -31,6 +33,7 @@ from appliance.tables import DeliveredObject, Delivery, Occasion, Study
 
 LONGEST_DELAY_S: Final = 3600.0
 CLAIM_LOCK: Final = 0x64656C69  # "deli": the advisory lock that orders claims on PostgreSQL
+ROWS_AT_ONCE: Final = 1000  # of a list that may be of years
 SUPERSEDED: Final = "a newer result came before this one was sent"
 
 
@@ -338,16 +341,17 @@ def note_answer(
     state: ObjectState,
     *,
     problem: str | None,
+    answered: bool = True,
     lease_s: float,
 ) -> bool:
-    """Keep what the destination said to one object; whether the order still held."""
+    """Keep what the destination said to one object, if it did; whether the order still held."""
     statement = (
         update(DeliveredObject)
         .where(DeliveredObject.id == object_id)
         .values(
             state=state,
             problem=None if problem is None else storable(problem),
-            answered_at=utc_now(),
+            answered_at=utc_now() if answered else DeliveredObject.answered_at,
         )
     )
     with database.transaction() as db:
@@ -488,12 +492,21 @@ def count_unfinished(db: Session) -> int:
     return db.scalar(select(func.count(Delivery.id)).where(UNFINISHED)) or 0
 
 
-def listed(db: Session, *, study_id: int | None = None) -> Sequence[Delivery]:
-    """Every delivery, of one study or of all, oldest first."""
-    chosen = select(Delivery).order_by(Delivery.id)
+def listed(
+    db: Session, *, study_id: int | None = None
+) -> Iterator[tuple[Delivery, Sequence[DeliveredObject]]]:
+    """Yield every delivery with its objects, of one study or of all, oldest first."""
+    chosen = (
+        select(Delivery, DeliveredObject)
+        .outerjoin(DeliveredObject, DeliveredObject.delivery_id == Delivery.id)
+        .order_by(Delivery.id, DeliveredObject.id)
+        .execution_options(yield_per=ROWS_AT_ONCE)
+    )
     if study_id is not None:
         chosen = chosen.where(Delivery.study_id == study_id)
-    return db.scalars(chosen).all()
+    found: Iterable[tuple[Delivery, DeliveredObject | None]] = db.execute(chosen)
+    for delivery, rows in groupby(found, key=itemgetter(0)):
+        yield delivery, [each for _, each in rows if each is not None]
 
 
 def counts(db: Session) -> dict[DeliveryState, int]:

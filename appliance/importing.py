@@ -15,23 +15,28 @@ from appliance import audit
 from appliance.collection import Collected, InstanceFile
 from appliance.database import Database
 from appliance.errors import OutOfResourcesError, SourceError, StoreError
+from appliance.part10 import DEFLATED
 from appliance.reception import Command, Reception
 from appliance.studies import Recorded
 
 SOURCE_AE: Final = "import"
 TAG: Final = "import:medium:taken"
 PIECE_BYTES: Final = 1 << 20
+PADDING: Final = (b"\0", b" ")  # PS3.5 section 6.2
+PADDED: Final = "a padding byte too many at its end was left out; the rest was taken"
 
 
 @dataclass(frozen=True)
 class Imported:
     """What became of the instances: how many of each kind, and which were refused, with why.
 
-    `study_uids` are those of the instances that were taken, each once, in their order.
+    `mended` are those taken that were not quite as they lay there, with what was done. `study_uids`
+    are those of the instances that were taken, each once, in their order.
     """
 
     taken: Counter[Recorded]
     refused: tuple[tuple[Path, str], ...]
+    mended: tuple[tuple[Path, str], ...]
     study_uids: tuple[str, ...]
 
 
@@ -58,6 +63,7 @@ def take(
     """
     taken: Counter[Recorded] = Counter()
     refused = list(collected.refused)
+    mended: list[tuple[Path, str]] = []
     study_uids: dict[str, None] = {}
     full = ""
     try:
@@ -66,9 +72,11 @@ def take(
                 if full:
                     refused.append((instance.origin, full))
                 else:
-                    recorded, study_uid = _take(instance, reception, source_ae)
+                    recorded, study_uid, padded = _take(instance, reception, source_ae)
                     taken[recorded] += 1
                     study_uids[study_uid] = None
+                    if padded:
+                        mended.append((instance.origin, PADDED))
             except OutOfResourcesError as error:
                 full = str(error)
                 refused.append((instance.origin, full))
@@ -80,11 +88,18 @@ def take(
         with database.transaction() as db:
             # No path: folders are named after patients.
             audit.record(db, actor=actor, tag=TAG, subject="import", detail=counts)
-    return Imported(taken, tuple(refused), tuple(study_uids))
+    return Imported(taken, tuple(refused), tuple(mended), tuple(study_uids))
 
 
-def _take(instance: InstanceFile, reception: Reception, source_ae: str) -> tuple[Recorded, str]:
-    """Take one file piece by piece and name its study; raises SourceError or StoreError."""
+def _take(
+    instance: InstanceFile, reception: Reception, source_ae: str
+) -> tuple[Recorded, str, bool]:
+    """Take one file piece by piece; raises SourceError or StoreError.
+
+    Returns what it was, its study, and whether it had a padding byte too many, as files from CDs
+    do. That is left out; where it was not too many, the data set is not whole without.
+    """
+    padded = False
     command = Command(
         sop_class_uid=instance.sop_class_uid,
         sop_instance_uid=instance.sop_instance_uid,
@@ -92,10 +107,15 @@ def _take(instance: InstanceFile, reception: Reception, source_ae: str) -> tuple
         source_ae=source_ae,
     )
     with reception.taking(command) as taking:
-        for piece in _dataset(instance.path):
-            taking.write(piece)
+        for piece in _dataset(instance.path):  # no piece but the last has an odd length
+            padded = (
+                len(piece) % 2 == 1
+                and instance.transfer_syntax_uid not in DEFLATED
+                and piece.endswith(PADDING)
+            )
+            taking.write(piece[:-1] if padded else piece)
         study_uid = taking.header().study_uid
-        return taking.finish(), study_uid
+        return taking.finish(), study_uid, padded
 
 
 def _dataset(path: Path) -> Iterator[bytes]:

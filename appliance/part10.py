@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import SEEK_END, BytesIO
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.config import disable_value_validation
@@ -69,6 +69,7 @@ ITEM_GROUP: Final = 0xFFFE
 ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 EXPLICIT_HEAD: Final = struct.Struct("<HH2sH")  # PS3.5 section 7.1.2
 LONG_LENGTH: Final = struct.Struct("<L")
+FRAGMENTS_LIMIT: Final = 4_000_000  # the largest whole slides have some hundred thousand
 FRAGMENT_HEAD: Final = struct.Struct("<HHL")  # PS3.5 section A.4
 LONG_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 SHORT_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
@@ -119,7 +120,8 @@ TAGS: Final[Mapping[str, int]] = {
 }
 FRAMES: Final = Tag("NumberOfFrames")
 SAMPLES: Final = Tag("SamplesPerPixel")
-ROWS_COLUMNS_BITS: Final = (Tag("Rows"), Tag("Columns"), Tag("BitsAllocated"))
+ROWS: Final = Tag("Rows")
+ROWS_COLUMNS_BITS: Final = (ROWS, Tag("Columns"), Tag("BitsAllocated"))
 WANTED: Final = frozenset(
     {SPECIFIC_CHARACTER_SET, *TAGS.values(), FRAMES, SAMPLES, *ROWS_COLUMNS_BITS}
 )
@@ -144,7 +146,10 @@ class PixelData:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a data set says about itself; its SOP UIDs may be "", as the command has them too."""
+    """What a data set says about itself; its SOP UIDs may be "", as the command has them too.
+
+    `is_image` is also what has rows, and lost its pixel data on the way.
+    """
 
     study_uid: str
     series_uid: str
@@ -154,6 +159,7 @@ class Header:
     study: StudyAttributes
     series: SeriesAttributes
     pixels: PixelData | None
+    is_image: bool
 
 
 def file_head(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -337,7 +343,10 @@ def require_whole(
     if transfer_syntax_uid in DEFLATED:  # positions are those of what is packed in it
         return
     position = pixels.position
-    while len(head := read_at(position, FRAGMENT_HEAD.size)) == FRAGMENT_HEAD.size:
+    for _ in range(FRAGMENTS_LIMIT):
+        head = read_at(position, FRAGMENT_HEAD.size)
+        if len(head) < FRAGMENT_HEAD.size:
+            raise UnreadableDatasetError("the pixel data are cut short: send the original again")
         group, element, length = FRAGMENT_HEAD.unpack(head)
         tag = group << 16 | element
         if tag == SEQUENCE_DELIMITER:
@@ -345,7 +354,7 @@ def require_whole(
         if tag != ITEM:
             raise UnreadableDatasetError("the compressed pixel data are no sequence of fragments")
         position += FRAGMENT_HEAD.size + length
-    raise UnreadableDatasetError("the pixel data are cut short: send the original again")
+    raise UnreadableDatasetError(f"the pixel data have more than {FRAGMENTS_LIMIT} fragments")
 
 
 def _header(found: "_Found", transfer_syntax_uid: str) -> Header:
@@ -357,6 +366,7 @@ def _header(found: "_Found", transfer_syntax_uid: str) -> Header:
         study=StudyAttributes(**values.texts(STUDY)),
         series=SeriesAttributes(**values.texts(SERIES)),
         pixels=_pixels(found, ">H" if transfer_syntax_uid == ExplicitVRBigEndian else "<H"),
+        is_image=found.pixels is not None or any(found.elements.get(ROWS, b"")),
     )
 
 
@@ -546,6 +556,8 @@ def _elements(
         if not whole and stream.getbuffer().nbytes < INFLATED_HEADER_BYTES:
             raise UnreadableDatasetError("the deflated data set is cut short")
     start = stream.tell()
+    if whole:
+        stream = cast("BinaryIO", _WithWholeHeads(stream))
     bulk: list[tuple[int, int, int]] = []
 
     def reached_bulk(tag: int, vr: str | None, length: int) -> bool:
@@ -571,8 +583,27 @@ def _elements(
         if tag in PIXEL_DATA:
             pixels.append((end + head_bytes - start, length))
         end += 0 if length == UNDEFINED_LENGTH else head_bytes + length
-    if whole and end > stream.seek(0, SEEK_END):
+    size = stream.seek(0, SEEK_END)
+    if whole and end > size:
         raise UnreadableDatasetError("data set ends within an element")
+    if whole and not bulk and end < size:
+        raise UnreadableDatasetError("data set goes on after its last element")
+
+
+class _WithWholeHeads:
+    """A stream that ends within no element's head, which pydicom would take for the end."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        if 0 < len(data) < size == EXPLICIT_HEAD.size:
+            raise UnreadableDatasetError("data set ends within the head of an element")
+        return data
 
 
 def _inflated(stream: BinaryIO) -> tuple[BytesIO, bool]:

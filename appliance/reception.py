@@ -325,7 +325,7 @@ def _received(header: Header, command: Command, stored: StoredObject) -> Receive
         digest=stored.digest,
         size_bytes=stored.size_bytes,
         source_ae=command.source_ae,
-        has_pixels=header.pixels is not None,
+        is_image=header.is_image,
         patient=header.patient,
         study=header.study,
         series=header.series,

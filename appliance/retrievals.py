@@ -113,7 +113,7 @@ def ask(
     """
     if aim is Aim.STUDY and why is not Why.PRIOR:
         _is_no_mere_prior(db, Retrieval.study_uid == study_uid, why)
-    if aim is Aim.STUDY and not _lacking(db, destination, study_uid, expected):
+    if aim is Aim.STUDY and not _lacking(db, destination, study_uid, expected, why):
         return False
     # Images may come from any peer; what one knows of priors another does not.
     same = [Retrieval.destination == destination]
@@ -385,16 +385,19 @@ def _due(table: Any, moment: datetime) -> ColumnElement[bool]:
     return or_(waiting, left)
 
 
-def _lacking(db: Session, destination: str, study_uid: str, expected: int) -> bool:
+def _lacking(db: Session, destination: str, study_uid: str, expected: int, why: Why) -> bool:
     """Whether something of a study is still to be had, and nobody is sending it right now.
 
-    The results that we sent there are among what the peer counts, and need not come back.
+    The results that we sent there are among what the peer counts, and need not come back, unless a
+    person asks, who may know that images are lacking.
     """
     coming = select(Study.id).where(Study.study_uid == study_uid, Study.state == State.RECEIVING)
     if db.scalar(coming.limit(1)) is not None:
         return False
     here = held(db, study_uid)
-    return here + _ours(db, destination, study_uid) < expected if expected else here == 0
+    if here < expected and why is not Why.BY_HAND:
+        here += _ours(db, destination, study_uid)
+    return here < (expected or 1)
 
 
 def _ours(db: Session, destination: str, study_uid: str) -> int:

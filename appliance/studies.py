@@ -107,7 +107,7 @@ class ReceivedInstance:
     digest: str
     size_bytes: int
     source_ae: str
-    has_pixels: bool = True
+    is_image: bool = True
     patient: PatientAttributes = field(default_factory=PatientAttributes)
     study: StudyAttributes = field(default_factory=StudyAttributes)
     series: SeriesAttributes = field(default_factory=SeriesAttributes)
@@ -289,7 +289,7 @@ def record_instance(
     now = utc_now()
     instance = _clean(received)
     kind = (instance.study_uid, instance.series_uid, instance.patient)
-    known = routes.of(kind) if routes is not None and instance.has_pixels else None
+    known = routes.of(kind) if routes is not None and instance.is_image else None
     if known is not None and _follow(db, known, instance, now):
         return Recorded.NEW
     returned = _is_delivered(db, instance)
@@ -433,7 +433,7 @@ def _record(db: Session, instance: ReceivedInstance, now: datetime, *, returned:
         study_id = part.id
         _fill_in(db, part, instance)
     _add(db, instance, study_id, now)
-    document = part is not None and part.state in ANALYSED and not instance.has_pixels
+    document = part is not None and part.state in ANALYSED and not instance.is_image
     if returned or (document and not _is_passed_on(db, study_id)):
         return Recorded.NEW
     lifecycle.reopen(db, study_id)
@@ -639,7 +639,7 @@ def _clean(received: ReceivedInstance) -> ReceivedInstance:
         digest=received.digest,
         size_bytes=received.size_bytes,
         source_ae=storable(received.source_ae).strip(),
-        has_pixels=received.has_pixels,
+        is_image=received.is_image,
         patient=PatientAttributes(**_texts(received.patient)),
         study=StudyAttributes(**_texts(received.study)),
         series=SeriesAttributes(**_texts(received.series)),

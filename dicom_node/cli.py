@@ -401,18 +401,21 @@ def deliveries_(*, failed: bool, everything: bool, study_id: int | None) -> None
         if whole:
             rows = core.listed(db, study_id=study_id)
         else:
-            rows = core.unfinished(db, failed_only=failed)
-        for row in rows:
+            chosen = core.unfinished(db, failed_only=failed)
+            rows = ((row, core.objects_of(db, row.id)) for row in chosen)
+        count = 0
+        for row, objects in rows:
+            count += 1
             problem = f": {_shown(row.last_problem)}" if row.last_problem else ""
             due = f"  next try {_moment(row.next_try_at)}" if row.next_try_at else ""
             click.echo(
                 f"{row.id}  {row.state}  study {row.study_id}  {row.what} to {row.destination}"
                 f"  queued {_moment(row.queued_at)}{due}  failures {row.failures}{problem}"
             )
-            for each in core.objects_of(db, row.id):
+            for each in objects:
                 if whole or each.problem:
                     click.echo(_object_line(each))
-    click.echo(f"{len(rows)} deliveries")
+    click.echo(f"{count} deliveries")
 
 
 def _object_line(each: "DeliveredObject") -> str:

@@ -141,8 +141,11 @@ def _attempt(work: Work, order: Order) -> DeliveryState | None:
 def _send_by_dicom(work: Work, order: Order) -> DeliveryState | None:
     """Send what is left of a delivery by C-STORE."""
     node = work.settings.dicom.destination(order.destination)
-    if not _send_all(work, order, _outgoing(work, order)):
-        return _interrupted(work, order)
+    waiting = _outgoing(work, order)
+    came_to = _send_all(work, order, waiting)
+    # A turn that came to nothing is a failure, and not gone on with at once.
+    if len(came_to) < len(waiting) and set(came_to) != {ObjectState.WAITING}:
+        return DeliveryState.WAITING if deliveries.give_back(work.database, order) else None
     with work.database.snapshot() as db:
         objects = deliveries.objects_of(db, order.id)
     refused = [each for each in objects if each.state == ObjectState.REFUSED]
@@ -170,7 +173,10 @@ SENDERS: Final[Mapping[Kind, Callable[[Work, Order], DeliveryState | None]]] = {
 
 
 def _outgoing(work: Work, order: Order) -> list[Outgoing]:
-    """Return the objects that are left, which are prepared and noted at the first try."""
+    """Return the objects that are left, which are prepared and noted at the first try.
+
+    What got no answer before comes last: the association may be lost for it again.
+    """
     with work.database.snapshot() as db:
         objects = deliveries.objects_of(db, order.id)
     if not objects:
@@ -185,13 +191,13 @@ def _outgoing(work: Work, order: Order) -> list[Outgoing]:
             work.settings.data_dir / each.file,
             (each.sop_class_uid, each.transfer_syntax_uid),
         )
-        for each in objects
+        for each in sorted(objects, key=lambda each: each.problem == NO_ANSWER)
         if each.state == ObjectState.WAITING
     ]
 
 
-def _send_all(work: Work, order: Order, waiting: Sequence[Outgoing]) -> bool:
-    """Send objects and note each answer; false when the turn was over before the last.
+def _send_all(work: Work, order: Order, waiting: Sequence[Outgoing]) -> list[ObjectState]:
+    """Send objects and note each answer; returns what they came to, until the turn was over.
 
     Raises:
         AssociationError: there is no association, or it was lost again and again.
@@ -200,7 +206,6 @@ def _send_all(work: Work, order: Order, waiting: Sequence[Outgoing]) -> bool:
     # Process-wide switch of pynetdicom: files are sent as they are, without decoding.
     _config.STORE_SEND_CHUNKED_DATASET = True
     destination = Destination.configured(work.settings.dicom, order.destination)
-    answered = 0
     sending = send_each(
         waiting,
         destination,
@@ -208,23 +213,23 @@ def _send_all(work: Work, order: Order, waiting: Sequence[Outgoing]) -> bool:
         over=lambda: work.over,
     )
     with closing(sending):
-        for each, answer in sending:
-            _note(work, order, each, answer)
-            answered += 1
-    return answered == len(waiting)
+        return [_note(work, order, each, answer) for each, answer in sending]
 
 
-def _note(work: Work, order: Order, each: Outgoing, answer: Answer) -> None:
+def _note(work: Work, order: Order, each: Outgoing, answer: Answer) -> ObjectState:
+    state = judge(answer)
     held = deliveries.note_answer(
         work.database,
         order,
         each.object_id,
-        judge(answer),
+        state,
         problem=answer.problem or None,
+        answered=answer.status is not None,
         lease_s=LEASE_S,
     )
     if not held:
         raise OrderLostError
+    return state
 
 
 def judge(answer: Answer) -> ObjectState:
@@ -284,12 +289,8 @@ def _put_off(work: Work, order: Order, problem: str, *, retriable: bool) -> Deli
     )
 
 
-def _interrupted(work: Work, order: Order) -> DeliveryState | None:
-    return DeliveryState.WAITING if deliveries.give_back(work.database, order) else None
-
-
 def _summary(objects: Sequence[DeliveredObject], bad: Sequence[DeliveredObject]) -> str:
-    reasons = "; ".join(sorted({each.problem or NO_ANSWER for each in bad}))
+    reasons = "; ".join(sorted({each.problem for each in bad if each.problem}))
     return f"{len(bad)} of {len(objects)} objects not taken: {reasons}"
 
 

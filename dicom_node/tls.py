@@ -20,6 +20,7 @@ from typing import Any, Final, Self, cast
 
 import structlog
 
+from appliance import certificates
 from appliance.config import ANY_NAME, DestinationSettings, DicomSettings
 from dicom_node.errors import DicomNodeError
 
@@ -280,10 +281,5 @@ def _profile(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        if certificate is not None:
-            context.load_cert_chain(certificate, key)
-        context.load_verify_locations(authorities)
-    except (OSError, ssl.SSLError) as error:  # the text of the first may lack the file's name
-        files = ", ".join(str(path) for path in (certificate, key, authorities) if path)
-        raise DicomNodeError(f"DICOM TLS: {error} (files: {files})") from error
+    if problem := certificates.load(context, certificate, key, authorities):
+        raise DicomNodeError(f"DICOM TLS: {problem}")

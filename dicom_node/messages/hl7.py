@@ -156,8 +156,8 @@ def _connected(destination: Hl7Settings) -> socket.socket:
     with connection:  # until TLS has taken it over
         context = ssl.create_default_context(cafile=destination.tls_authorities)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if destination.tls_certificate is not None:
-            context.load_cert_chain(destination.tls_certificate, destination.tls_key)
+        if destination.tls_certificate is not None:  # without a password one would be asked for
+            context.load_cert_chain(destination.tls_certificate, destination.tls_key, password="")
         return context.wrap_socket(connection, server_hostname=destination.host)
 
 

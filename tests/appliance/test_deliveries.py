@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from appliance import audit, commitment_transactions, deliveries, doctor, lifecycle, status, studies
 from appliance.config import Settings
@@ -349,6 +350,26 @@ def test_counts_and_what_is_late(database: Database):
         assert deliveries.count_unfinished(db) == 2
         assert [each.id for each in deliveries.unfinished(db, failed_only=True)] == [1]
         assert deliveries.unfinished_results(db) == {(1, 0), (2, 0)}
+
+
+def test_everything_is_listed_with_its_objects_by_one_query(database: Database):
+    for number in range(3):
+        queue(database, ready(database, f"2.25.{number}"), destination=f"pacs{number}")
+        with_objects(database, claimed(database, f"pacs{number}"), count=number)
+    asked: list[str] = []
+    listen = event.listens_for(database.engine, "before_cursor_execute")
+    listen(lambda _connection, _cursor, statement, *_more: asked.append(statement))
+
+    with database.snapshot() as db:
+        found = [
+            (each.id, [one.sop_instance_uid for one in objects])
+            for each, objects in deliveries.listed(db)
+        ]
+        of_one = [each.id for each, _ in deliveries.listed(db, study_id=row(database, 2).study_id)]
+
+    assert found == [(1, []), (2, ["1.2.2.0"]), (3, ["1.2.3.0", "1.2.3.1"])]
+    assert of_one == [2]
+    assert len([one for one in asked if "delivered_object" in one]) == 2
 
 
 def sent_to_be_committed(database: Database) -> Order:

@@ -89,6 +89,40 @@ def test_conflicts_and_refusals_are_told(take, folder: Path, database: Database)
     assert audited(database)[0]["refused"] == 1
 
 
+@pytest.mark.parametrize("stray", [b"\0", b" "])
+def test_a_padding_byte_too_many_is_left_out_and_told(
+    take, folder: Path, stray: bytes, database: Database, store: Store
+):
+    take(folder)
+    for name in ("1.dcm", "2.dcm"):
+        with (folder / name).open("ab") as file:
+            file.write(stray)
+
+    imported = take(folder)
+
+    assert imported.taken == {Recorded.DUPLICATE: 4}
+    assert imported.refused == ()
+    assert [(path.name, said) for path, said in imported.mended] == [
+        ("1.dcm", importing.PADDED),
+        ("2.dcm", importing.PADDED),
+    ]
+    assert len(list(store.objects_dir.rglob("*.dcm"))) == 4
+
+
+@pytest.mark.parametrize(("lost", "stray"), [(0, b"x"), (2, b"\0"), (1, b"")])
+def test_another_byte_too_many_or_a_part_too_few_is_refused(
+    take, folder: Path, lost: int, stray: bytes
+):
+    file = as_file(ct_instance(Names.fresh(), PixelData=bytes(128)), folder / "cut.dcm")
+    file.write_bytes(file.read_bytes()[: -lost or None] + stray)
+
+    imported = take(folder)
+
+    assert imported.taken == {Recorded.NEW: 4}
+    assert [path.name for path, _ in imported.refused] == ["cut.dcm"]
+    assert imported.mended == ()
+
+
 def test_a_full_disk_ends_the_import_and_loses_nothing(
     take, reception: Reception, folder: Path, database: Database
 ):
@@ -168,6 +202,17 @@ def test_the_command_sums_up(invoke, folder: Path):
     assert first.exit_code == again.exit_code == 0, first.output
     assert "4 new, 0 there already" in first.output
     assert "0 new, 4 there already" in again.output
+
+
+def test_the_command_says_what_was_mended(invoke, folder: Path):
+    with (folder / "1.dcm").open("ab") as file:
+        file.write(b"\0")
+
+    result = invoke("import", folder)
+
+    assert result.exit_code == 0
+    assert "4 new" in result.output
+    assert f"1.dcm: {importing.PADDED}" in result.output
 
 
 def test_the_command_fails_when_something_was_refused(invoke, folder: Path):

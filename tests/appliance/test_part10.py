@@ -239,6 +239,50 @@ def test_a_data_set_cut_anywhere_within_an_element_is_refused(transfer_syntax_ui
             read_header(whole[:end], transfer_syntax_uid)
 
 
+@pytest.mark.parametrize("transfer_syntax_uid", UNCOMPRESSED)
+@pytest.mark.parametrize("undefined", [True, False])
+def test_a_data_set_cut_within_the_head_of_its_pixels_is_refused(
+    transfer_syntax_uid: str, *, undefined: bool
+):
+    ds = ct_instance(Names.fresh(), RequestAttributesSequence=[Dataset()])
+    ds["RequestAttributesSequence"].is_undefined_length = undefined
+    whole = encoded(ds, transfer_syntax_uid)
+    head = len(whole) - 128 - (8 if transfer_syntax_uid in IMPLICIT else 12)
+
+    for end in range(head + 1, len(whole) - 128):
+        with pytest.raises(UnreadableDatasetError):
+            read_header(whole[:end], transfer_syntax_uid)
+    assert read_header(whole[:head], transfer_syntax_uid).is_image
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", UNCOMPRESSED)
+def test_bytes_after_a_delimiter_that_delimits_nothing_are_refused(transfer_syntax_uid: str):
+    order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
+    ds = ct_instance(Names.fresh())
+    del ds.PixelData
+    delimiter = struct.pack(f"{order}HHL", 0xFFFE, 0xE00D, 0)
+
+    with pytest.raises(UnreadableDatasetError):
+        read_header(encoded(ds, transfer_syntax_uid) + delimiter + bytes(20), transfer_syntax_uid)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_image"),
+    [({}, True), ({"Rows": None}, False), ({"Rows": 0}, False), ({"Rows": 256}, True)],
+)
+@pytest.mark.parametrize("transfer_syntax_uid", UNCOMPRESSED)
+def test_what_has_rows_is_an_image_that_lost_its_pixels(
+    transfer_syntax_uid: str, attributes: dict[str, Any], *, is_image: bool
+):
+    ds = ct_instance(Names.fresh(), **attributes)
+    del ds.PixelData
+
+    header = read_header(encoded(ds, transfer_syntax_uid), transfer_syntax_uid)
+
+    assert header.pixels is None
+    assert header.is_image is is_image
+
+
 @pytest.mark.parametrize("lost", [2, 100])
 def test_a_deflated_data_set_that_is_cut_short_is_refused(lost: int):
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)

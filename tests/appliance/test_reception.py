@@ -30,7 +30,7 @@ from sqlalchemy import event, func, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from appliance import lifecycle, studies
+from appliance import lifecycle, part10, studies
 from appliance.config import Settings
 from appliance.database import Base, Database, open_database, utc_now
 from appliance.errors import DatasetMismatchError, OutOfResourcesError, UnreadableDatasetError
@@ -164,7 +164,7 @@ def test_what_is_no_image_opens_no_study_whose_images_were_looked_at(
             if source is not target:
                 lifecycle.advance(db, study_id, source, target)
     document = ct_instance(names, SOPClassUID=EncapsulatedPDFStorage, Modality="DOC")
-    del document.PixelData
+    del document.PixelData, document.Rows
 
     assert take(reception, document) is Recorded.NEW
     with database.snapshot() as db:
@@ -172,7 +172,9 @@ def test_what_is_no_image_opens_no_study_whose_images_were_looked_at(
         assert (study.state, study.revision) == (closed, 1)
         assert len(studies.instances_of(db, study_id)) == 2
 
-    take(reception, ct_instance(names))
+    cut = ct_instance(names)
+    del cut.PixelData
+    take(reception, cut)
     with database.snapshot() as db:
         study = db.get_one(Study, study_id)
         assert study.revision == 2
@@ -185,7 +187,7 @@ def test_late_documents_are_passed_on_where_the_studys_images_are(
     names = Names.fresh()
     take(reception, ct_instance(names))
     document = ct_instance(names, SOPClassUID=EncapsulatedPDFStorage, Modality="DOC")
-    del document.PixelData
+    del document.PixelData, document.Rows
     with database.transaction() as db:
         study = studies.named(db, names.study_uid)[0]
         for source, target in pairwise(
@@ -269,6 +271,23 @@ def test_a_compressed_image_that_is_cut_short_is_refused_and_leaves_nothing(
     assert (files(store), rows(database, Study)) == ([], 0)
 
     assert reception.take(whole, announced) is Recorded.NEW
+
+
+def test_more_fragments_than_anybody_makes_are_refused(
+    reception: Reception, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(part10, "FRAGMENTS_LIMIT", 5)
+
+    for fragments in (3, 4):  # and what says where each frame begins, and the end
+        ds = ct_instance(Names.fresh(), PixelData=compressed(*[b"\0\0"] * fragments))
+        ds["PixelData"].VR = "OB"
+        ds["PixelData"].is_undefined_length = True
+        if fragments == 3:
+            announced = command(ds, JPEG2000Lossless)
+            assert reception.take(encoded(ds), announced) is Recorded.NEW
+
+    with pytest.raises(UnreadableDatasetError, match="more than 5 fragments"):
+        reception.take(encoded(ds), command(ds, JPEG2000Lossless))
 
 
 def test_what_is_no_fragment_among_fragments_is_refused(reception: Reception):

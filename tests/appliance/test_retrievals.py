@@ -5,14 +5,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from appliance import retrievals
 from appliance.database import Database, utc_now
 from appliance.lifecycle import State
 from appliance.retrievals import Aim, Order, RetrievalState, Why
 from appliance.studies import PatientAttributes, StudyAttributes
-from appliance.tables import DeliveredObject, Delivery, Retrieval, Study
+from appliance.tables import DeliveredObject, Delivery, Study
 from tests.appliance import world
 
 SOON = timedelta(days=1)
@@ -252,11 +252,10 @@ def test_a_problem_holds_no_nul(database: Database):
         assert retrievals.unfinished(db)[0].last_problem == "ab"
 
 
-def test_what_we_sent_there_ourselves_is_not_fetched(database: Database):
+def results_sent(database: Database) -> None:
+    """A study with one image, of which a PACS took two results and refused one."""
     study_id = world.queued(database, study_uid="1.2.3")
-    assert ask(database, expected=3, why=Why.PRIOR)
     with database.transaction() as db:
-        db.execute(delete(Retrieval))
         delivery = Delivery(
             study_id=study_id,
             revision=1,
@@ -280,6 +279,18 @@ def test_what_we_sent_there_ourselves_is_not_fetched(database: Database):
                 )
             )
 
+
+def test_what_we_sent_there_ourselves_is_not_fetched(database: Database):
+    results_sent(database)
+
     assert not ask(database, expected=3, why=Why.PRIOR)
     assert ask(database, expected=3, destination="other")
     assert ask(database, expected=4, why=Why.PRIOR)
+
+
+def test_a_person_may_fetch_what_lacks_whatever_was_sent_there(database: Database):
+    results_sent(database)
+
+    assert not ask(database, expected=3)
+    assert not ask(database, expected=1, why=Why.BY_HAND)
+    assert ask(database, expected=3, why=Why.BY_HAND)

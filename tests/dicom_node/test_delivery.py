@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ from appliance.reception import Command, Reception
 from appliance.tables import Delivery
 from dicom_node import delivery, dispatch
 from dicom_node.scp import Listener
-from dicom_node.scu import Answer
+from dicom_node.scu import LOSSES, Answer
 from tests.appliance import world
 from tests.dicom_node.messages.test_hl7 import acknowledging, receiving
 from tests.support.instances import Names, ct_instance, encoded
@@ -117,6 +117,23 @@ def problem(database: Database) -> str:
 def objects(database: Database) -> list[str]:
     with database.snapshot() as db:
         return [each.state for each in deliveries.objects_of(db, 1)]
+
+
+@dataclass
+class Clock:
+    """What the delivery takes for the monotonic clock."""
+
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def slow(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that goes on when the test says so."""
+    clock = Clock()
+    monkeypatch.setattr(delivery, "time", clock)
+    return clock
 
 
 class Counted:
@@ -236,6 +253,9 @@ def test_an_association_that_is_lost_is_gone_on_with(
         assert states(database) == ["WAITING"]
         assert "the association was lost" in problem(database)
         assert objects(database) == ["SENT", "SENT", "WAITING", "SENT"]
+        with database.snapshot() as db:
+            answered = [each.answered_at is not None for each in deliveries.objects_of(db, 1)]
+        assert answered == [True, True, False, True]
 
         turn(chosen, database)
 
@@ -243,6 +263,77 @@ def test_an_association_that_is_lost_is_gone_on_with(
     # The third was taken, and its answer lost.
     assert answer.asked[2] == answer.asked[4]
     assert len(answer.asked) == len(set(answer.asked)) + 1 == COUNT + 1
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(None, "4 of 4 objects not taken: no answer"), (0xA700, "4 of 4 objects not taken: 0xA700")],
+)
+def test_a_turn_in_which_nothing_was_taken_is_followed_by_a_pause(
+    settings: Settings,
+    database: Database,
+    images: list[Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+    status: int | None,
+    said: str,
+):
+    clock = slow(monkeypatch)
+
+    def say(_number: int, _uid: str) -> int:
+        clock.now += delivery.TURN_S / 2
+        if status is None:
+            running.abort_all()
+        return status or SUCCESS
+
+    answer = Counted(say)
+    with pacs(answer=answer) as running:
+        turn(routed(settings, running.port), database)
+
+    assert len(answer.asked) == 2
+    assert states(database) == ["WAITING"]
+    assert problem(database).startswith(said)
+    with database.snapshot() as db:
+        delivered = db.get_one(Delivery, 1)
+        assert delivered.failures == 1
+        assert delivered.next_try_at is not None
+        assert delivered.next_try_at > utc_now()
+
+
+def test_a_turn_in_which_something_was_taken_is_gone_on_with_at_once(
+    settings: Settings, database: Database, images: list[Dataset], monkeypatch: pytest.MonkeyPatch
+):
+    clock = slow(monkeypatch)
+
+    def say(_number: int, _uid: str) -> int:
+        clock.now += delivery.TURN_S
+        return SUCCESS
+
+    answer = Counted(say)
+    with pacs(answer=answer) as running:
+        turn(routed(settings, running.port), database)
+
+    assert states(database) == ["SENT"]
+    assert len(answer.asked) == COUNT
+
+
+def test_what_associations_break_for_holds_up_nothing_that_comes_after_it(
+    settings: Settings, database: Database, images: list[Dataset]
+):
+    def break_off(_number: int, uid: str) -> int:
+        if uid in answer.asked[:LOSSES]:
+            running.abort_all()
+        return SUCCESS
+
+    answer = Counted(break_off)
+    with pacs(answer=answer) as running:
+        chosen = routed(settings, running.port)
+        turn(chosen, database)
+        assert objects(database) == ["WAITING"] * COUNT
+        assert "again and again" in problem(database)
+
+        turn(chosen, database)
+
+    assert objects(database) == ["WAITING"] * LOSSES + ["SENT"]
 
 
 def test_what_the_peer_takes_no_class_of_is_told(

@@ -25,7 +25,7 @@ from dicom_node.cli import send
 from dicom_node.errors import AssociationError, SendError
 from dicom_node.scp import listening
 from dicom_node.tls import Credentials, Trust
-from tests.support.certificates import authority, signed
+from tests.support.certificates import authority, openssl, signed
 from tests.support.instances import Names, as_file, ct_instance
 from tests.support.pacs import DCMTK_ENVIRONMENT, HOST, await_port, free_port, pacs
 
@@ -260,6 +260,18 @@ def test_files_that_cannot_be_read_are_named(ours: Credentials, tmp_path: Path):
     told = refusal(free_port(), trust(ours, tmp_path / "absent.crt"))
 
     assert "absent.crt" in told
+
+
+def test_a_key_with_a_password_is_told_and_nobody_is_asked_for_it(
+    ours: Credentials, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    locked = tmp_path / "locked.key"
+    openssl("pkey", "-in", ours.key, "-aes256", "-passout", "pass:secret", "-out", locked)
+
+    told = refusal(free_port(), trust(replace(ours, key=locked), ours.authorities))
+
+    assert "no certificate and its key without a password" in told
+    assert capfd.readouterr().err == ""
 
 
 def test_a_peer_that_stops_within_tls_does_not_hold_us(

@@ -252,6 +252,11 @@ def test_the_files_of_tls_are_looked_at_before_a_peer_finds_out(
     both.write_bytes(ours.certificate.read_bytes() + scanner.certificate.read_bytes())
     trusted = tmp_path / "trusted.crt"
     openssl("x509", "-in", ours.certificate, "-trustout", "-out", trusted)
+    # OpenSSL knows curves that nothing else here does.
+    rare = authority(tmp_path, "rare", curve="brainpoolP256t1")
+    leaf = signed(tmp_path, "leaf", rare)
+    chain = tmp_path / "chain.crt"
+    chain.write_bytes(leaf.certificate.read_bytes() + rare.read_bytes())
     absent = tmp_path / "absent.pem"
     good = replace(settings, dicom=replace(settings.dicom, tls_port=1, **vars_of(ours)))
     (soon,) = doctor.check_tls(good)
@@ -262,6 +267,7 @@ def test_the_files_of_tls_are_looked_at_before_a_peer_finds_out(
     assert "holds no certificate" in problem(tls_authorities=ours.key)
     assert "has expired" in problem(tls_certificate=late.certificate, tls_key=late.key)
     assert "is no chain" in problem(tls_certificate=both)
+    assert problem(tls_certificate=chain, tls_key=leaf.key) == ""
     assert "something else than plain X.509" in problem(tls_certificate=trusted)
     assert certificates.look(settings.dicom, now=utc_now()) is None
     assert (soon.well, soon.text) == (False, "the certificate is good for 1 days")

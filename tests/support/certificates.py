@@ -5,19 +5,21 @@ from pathlib import Path
 
 from dicom_node.tls import Credentials
 
-# Elliptic curves: their keys are made in no time.
-NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+def new_key(curve: str = "P-256") -> tuple[str, ...]:
+    """What makes a key on an elliptic curve, which takes no time."""
+    return ("-newkey", "ec", "-pkeyopt", f"ec_paramgen_curve:{curve}", "-nodes")
 
 
 def openssl(*arguments: object) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
 
-def authority(folder: Path, name: str) -> Path:
+def authority(folder: Path, name: str, *, curve: str = "P-256") -> Path:
     """Make an authority that signs certificates; returns its own."""
     certificate = folder / f"{name}.crt"
     openssl(
-        *("req", "-x509", *NEW_KEY, "-days", 2, "-subj", f"/CN={name}"),
+        *("req", "-x509", *new_key(curve), "-days", 2, "-subj", f"/CN={name}"),
         *("-keyout", folder / f"{name}.key", "-out", certificate),
     )
     return certificate
@@ -31,7 +33,7 @@ def signed(folder: Path, name: str, by: Path, *, bears: str = "", days: int = 2)
     key, certificate, asked, more = (
         folder / f"{name}.{end}" for end in ("key", "crt", "csr", "ext")
     )
-    openssl(*("req", *NEW_KEY, "-subj", f"/CN={name}"), *("-keyout", key, "-out", asked))
+    openssl(*("req", *new_key(), "-subj", f"/CN={name}"), *("-keyout", key, "-out", asked))
     more.write_text(f"subjectAltName={bears}\n" if bears else "")
     openssl(
         *("x509", "-req", "-in", asked, "-days", days, "-CA", by, "-CAkey", by.with_suffix(".key")),

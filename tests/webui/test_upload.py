@@ -121,6 +121,13 @@ def test_files_go_through_receptions_door_and_what_is_none_is_named(
     assert not list(world.settings.uploads_dir.rglob("*.dcm"))
 
 
+def test_a_padding_byte_that_was_left_out_is_told(sender: Sender, tmp_path: Path):
+    outcome = sender.all({"IM1": dicom(Names.fresh(), tmp_path) + bytes(1)})
+
+    assert (outcome["new"], outcome["left_out_count"]) == (1, 0)
+    assert outcome["left_out"] == [{"name": "IM1", "reason": importing.PADDED}]
+
+
 def test_a_file_goes_on_where_the_last_piece_ended(sender: Sender, tmp_path: Path):
     content = dicom(Names.fresh(), tmp_path)
     begun = sender.begin({"IM1": content}).json

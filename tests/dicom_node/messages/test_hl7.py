@@ -20,6 +20,7 @@ from dicom_node.errors import MessageError
 from dicom_node.messages import hl7
 from dicom_node.messages.result import Result
 from tests.dicom_node.messages.made import FINDING, HOSTILE, HOSTILE_RESULT, KINDS, RESULT
+from tests.support.certificates import openssl
 
 RIS = Hl7Settings(
     name="ris",
@@ -286,3 +287,19 @@ def test_over_tls_only_to_whom_the_authority_vouches_for(certificate: Path):
         with pytest.raises(MessageError, match="not trusted"):
             hl7.send(replace(trusted, tls_authorities=None), message)
         assert receiver.received == [message]
+
+
+def test_nobody_is_asked_for_the_password_of_a_key(
+    certificate: Path, capfd: pytest.CaptureFixture[str]
+):
+    locked = certificate.with_name("locked.key")
+    openssl(
+        *("pkey", "-in", certificate.with_suffix(".key"), "-out", locked),
+        *("-aes256", "-passout", "pass:secret"),
+    )
+    shown = replace(RIS, tls=True, tls_certificate=certificate, tls_key=locked)
+
+    with receiving(acknowledging("AA")) as receiver, pytest.raises(MessageError):
+        hl7.send(replace(shown, port=receiver.port), hl7.build(RESULT, RIS))
+
+    assert capfd.readouterr().err == ""

@@ -161,7 +161,7 @@ function showOutcome(outcome) {
     `New images: ${outcome.new}. There already: ${outcome.duplicate}. Kept aside as conflicts: ${outcome.conflict}. Left out: ${outcome.left_out_count}.`;
   byId("studies").replaceChildren(...outcome.studies.map(({ url, patient, patient_id, study_date, description }) =>
     element("li", {}, element("a", { href: url, text: patient }), ` ${patient_id} · ${study_date} · ${description}`)));
-  byId("left-out").hidden = outcome.left_out_count === 0;
+  byId("left-out").hidden = outcome.left_out.length === 0;
   byId("reasons").replaceChildren(...outcome.left_out.map(({ name, reason }) => element("li", {}, element("b", { text: name }), `: ${reason}`)));
 }
 
