@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Route
+from playwright.sync_api import Browser, Request, Route
 from sqlalchemy import delete, select
 
 from appliance import accounts, preferences
@@ -67,9 +67,31 @@ def opened(browser: Browser, world: World, chest: tuple[CTVolume, Analysis]) -> 
         reader.page.close()
 
 
+@pytest.fixture(scope="module")
+def fetching(opened: Reader) -> set[Request]:
+    """What the page has asked the server for and has no answer to."""
+    under_way: set[Request] = set()
+
+    def begun(request: Request) -> None:
+        if request.resource_type == "fetch":
+            under_way.add(request)
+
+    def ended(request: Request) -> None:
+        under_way.discard(request)
+
+    opened.page.on("request", begun)
+    opened.page.on("requestfinished", ended)
+    opened.page.on("requestfailed", ended)
+    return under_way
+
+
 @pytest.fixture
-def reader(opened: Reader, world: World) -> Reader:
+def reader(opened: Reader, fetching: set[Request], world: World) -> Reader:
     """The page as a reader finds it who has measured and set nothing."""
+    quiet = 0
+    while quiet < 2:  # between a form token and what is sent with it is a moment without a request
+        opened.frames()
+        quiet = 0 if fetching else quiet + 1
     opened.page.goto("about:blank")
     with world.database.transaction() as db:
         db.execute(delete(Measurement))
