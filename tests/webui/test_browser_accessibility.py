@@ -27,6 +27,7 @@ from tests.support.instances import Names, as_file, ct_instance
 from tests.webui.browser import WINDOW, Reader, chromium, needs_chromium, serving
 from tests.webui.test_browser_lock import LOCK, left_alone, unlock
 from tests.webui.world import NAME, PASSWORD, PATIENT, World, sign_in
+from webui import auth
 from webui.errors import FOR_PROGRAMS
 from webui.permissions import GRANTED, RULES, Permission
 
@@ -235,6 +236,12 @@ def scene(
         reader.page.close()
         yield Scene(app, world, address, MappingProxyType(studies), analyses)
     world.database.dispose()
+
+
+@pytest.fixture(autouse=True)
+def nobody_signed_in_lately(scene: Scene) -> None:
+    """Sign in more often in a minute than an address may."""
+    auth.limiter.reset()
 
 
 def confirm(reader: Reader, study_id: int) -> None:
