@@ -17,7 +17,7 @@ from tests.webui.test_fetching import NODES
 from tests.webui.world import NAME, World, sign_in
 from webui.permissions import NAMES_HIDDEN
 
-SECRETS = ("Zaphod", "Beeblebrox", "XQ-4711", "4242", "1952-03-1", "19520311", "1.2.777")
+SECRETS = ("Zaphod", "Beeblebrox", "XQ-4711", "ACC-4242", "1952-03-1", "19520311", "1.2.777")
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_no_address_tells_a_name_a_number_or_a_birth_date(
     with filled.database.transaction() as db:
         accounts.set_role(db, NAME, role, actor="test")
     shown = {secret for _, secret in told(everything(app, client))}
-    assert {"Zaphod", "XQ-4711", "4242", "1952-03-1"} <= shown, "the test looks in vain"
+    assert {"Zaphod", "XQ-4711", "ACC-4242", "1952-03-1"} <= shown, "the test looks in vain"
 
     hide(client)
 
