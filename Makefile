@@ -7,7 +7,7 @@ PACKAGES := appliance pipelines dicom_node webui updater
 SOURCES := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check fix faults fuzz soak bench-inference bench-reception bench-worklist bench-viewer ohif screenshots
+.PHONY: help setup demo serve test check fix faults fuzz soak bench-inference bench-reception bench-worklist bench-viewer ohif screenshots translations
 
 help:             ## Say what there is to do.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ bench-viewer: $(INSTALLED)  ## Time the viewer beside OHIF on Orthanc, at 100 Mb
 
 ohif: $(INSTALLED)  ## Show a Segmentation of ours in OHIF on Orthanc: bench/results/ohif.png. Downloads OHIF once. ARGS=--box
 	$(BIN)/python -m bench.ohif $(ARGS)
+
+translations: $(INSTALLED)  ## Bring the Chinese catalogue up to date with what the code says.
+	$(BIN)/python -m tests.webui.translations
 
 screenshots: $(INSTALLED)  ## Take the README's pictures anew.
 	$(BIN)/python -m tests.webui.screenshots

@@ -8,11 +8,14 @@ from werkzeug.wrappers import Response
 
 from appliance import accounts, audit, sessions
 from appliance.errors import ApplianceError
-from webui import auth
+from webui import auth, language
 from webui.auth import SIGN_IN_LIMIT, limiter
+from webui.fixed_texts import told
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
-NOT_TWICE = "The two new passwords differ: type the new one twice."
+NOT_TWICE = marked("The two new passwords differ: type the new one twice.")
 
 blueprint = Blueprint("account", __name__, url_prefix="/account")
 
@@ -29,11 +32,11 @@ def change_password() -> Response | tuple[str, int]:
     """Take another password; all sessions but this one end."""
     old, new, again = (request.form.get(name, "") for name in ("old", "new", "again"))
     if new != again:
-        return _page(NOT_TWICE), HTTPStatus.BAD_REQUEST
+        return _page(_(NOT_TWICE)), HTTPStatus.BAD_REQUEST
     try:
         accounts.change_password(resources().database, current_user.name, old=old, new=new)
     except ApplianceError as error:
-        return _page(str(error)), HTTPStatus.BAD_REQUEST
+        return _page(told(str(error))), HTTPStatus.BAD_REQUEST
     _enter_again()
     return redirect(url_for("worklist.index"))
 
@@ -67,6 +70,14 @@ def hide_names() -> Response:
                 tag="accounts:names:hidden" if hidden else "accounts:names:shown",
                 subject=f"account {current_user.account_id}",
             )
+    return redirect(url_for("account.index"))
+
+
+@blueprint.post("/language")
+def set_language() -> Response:
+    """Speak another language to this person, here and wherever they sign in."""
+    with resources().database.transaction() as db:
+        language.keep(db, current_user.account_id, request.form.get("language", ""))
     return redirect(url_for("account.index"))
 
 

@@ -19,6 +19,7 @@ from webui import (
     fetching,
     headers,
     health,
+    language,
     marks,
     measurements,
     metrics,
@@ -65,6 +66,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     database = open_database(settings)
     app.extensions[EXTENSION] = Resources(settings, database, LiveFeed(database))
+    language.register(app)
     display.register(app)
     headers.register(app)
     packing.register(app)

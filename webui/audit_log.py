@@ -16,6 +16,8 @@ from flask_login import current_user
 from appliance import audit
 from appliance.audit import Search
 from appliance.database import Database, utc_now
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
 PAGE_ENTRIES: Final = 100
@@ -24,8 +26,8 @@ COLUMNS: Final = ("id", "at", "actor", "tag", "subject", "detail", "previous_has
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
 
-BAD_DAY: Final = "Give a date as year, month and day."
-BAD_STUDY: Final = "Give the number of a study, as its address has it."
+BAD_DAY: Final = marked("Give a date as year, month and day.")
+BAD_STUDY: Final = marked("Give the number of a study, as its address has it.")
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,21 @@ class Kind:
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
-        "views": Kind("Looks at studies", ("web:study:viewed",)),
-        "confirmations": Kind("Confirmations and amendments", ("reviews:%",)),
-        "measurements": Kind("Measurements", ("%:measurement:%",)),
-        "sign-ins": Kind("Sign-ins and sign-outs", ("accounts:session:%", "accounts:sessions:%")),
+        "views": Kind(marked("Looks at studies"), ("web:study:viewed",)),
+        "confirmations": Kind(marked("Confirmations and amendments"), ("reviews:%",)),
+        "measurements": Kind(marked("Measurements"), ("%:measurement:%",)),
+        "sign-ins": Kind(
+            marked("Sign-ins and sign-outs"), ("accounts:session:%", "accounts:sessions:%")
+        ),
         "refused": Kind(
-            "Refused",
+            marked("Refused"),
             ("accounts:session:refused", "accounts:account:locked", "web:permission:refused"),
         ),
         "accounts": Kind(
-            "Changes of accounts",
+            marked("Changes of accounts"),
             ("accounts:account:%", "accounts:password:%", "accounts:role:%", "accounts:names:%"),
         ),
-        "exports": Kind("Exports", ("%:exported", "%:export:%", "web:report:downloaded")),
+        "exports": Kind(marked("Exports"), ("%:exported", "%:export:%", "web:report:downloaded")),
     }
 )
 
@@ -78,7 +82,7 @@ def index() -> str | tuple[str, int]:
         entries=entries,
         kinds=KINDS,
         asked=request.args,
-        problem=asked.problem,
+        problem=_(asked.problem) if asked.problem else "",
         searched=_searched(),
         older=entries[-1].id if len(found) > PAGE_ENTRIES else None,
     )

@@ -49,8 +49,10 @@ from appliance.config import THIS_MACHINE_NAMES
 from appliance.database import utc_now
 from appliance.sessions import Limits, Opened
 from appliance.tables import Account
-from webui import permissions
+from webui import language, permissions
 from webui.errors import FOR_PROGRAMS
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
 SIGN_IN_LIMIT: Final = "20 per minute"
@@ -63,8 +65,8 @@ REMEMBERED_S: Final = 300
 REMEMBERED: Final = 256
 """For how long, and how many pairs of name and password are known again without the slow hash."""
 
-REFUSED: Final = "Name or password is wrong, or the account is locked for a while."
-WRONG_PASSWORD: Final = "The password is wrong, or the account is locked for a while."  # noqa: S105
+REFUSED: Final = marked("Name or password is wrong, or the account is locked for a while.")
+WRONG_PASSWORD: Final = marked("The password is wrong, or the account is locked for a while.")
 
 UNATTENDED: Final = "X-Unattended"
 """A header of what a page asks by itself, again and again: it keeps no session open."""
@@ -189,10 +191,12 @@ def admit() -> Response | None:
 def sign_in() -> Response | str | tuple[str, int]:
     """The form; a right answer opens a session and goes where the person wanted to."""
     if request.method != "POST":
+        if (wanted := request.args.get("language")) is not None:
+            language.choose(wanted)
         return render_template("auth/sign_in.html")
     account = _authenticate(request.form.get("name", ""), request.form.get("password", ""))
     if account is None:
-        return render_template("auth/sign_in.html", message=REFUSED), HTTPStatus.UNAUTHORIZED
+        return render_template("auth/sign_in.html", message=_(REFUSED)), HTTPStatus.UNAUTHORIZED
     enter(account)
     return redirect(local(request.args.get("next", "/")))
 
@@ -237,7 +241,7 @@ def unlock() -> Response | tuple[Response, int]:
     own = opened.id if opened is not None and opened.account.id == account_id else None
     account = _authenticate(known.name if known is not None else "", password, own_session=own)
     if account is None:
-        return jsonify(error=WRONG_PASSWORD), HTTPStatus.UNAUTHORIZED
+        return jsonify(error=_(WRONG_PASSWORD)), HTTPStatus.UNAUTHORIZED
     enter(account)
     return jsonify(csrf_token=generate_csrf(), seconds_left=_idle())
 
@@ -258,6 +262,7 @@ def enter(account: Account, *, names_hidden: bool = False) -> None:
     """
     before, form_secret = _opened(), session.get(FORM_SECRET)
     goes_on = before is not None and before.account.id == account.id
+    chosen = session.get(language.KEY) if before is None or goes_on else None
     with resources().database.transaction() as db:
         sessions.end(db, session.get("_user_id", ""))
         token = sessions.open_session(
@@ -267,8 +272,11 @@ def enter(account: Account, *, names_hidden: bool = False) -> None:
             names_hidden=names_hidden or (before is not None and goes_on and before.names_hidden),
         )
         opened = sessions.find(db, token, limits())
+        spoken = language.of_account(db, account.id) or chosen
     session.clear()
     session.permanent = True
+    if spoken is not None:
+        language.choose(spoken)
     if goes_on and form_secret is not None:
         session[FORM_SECRET] = form_secret
     login_user(User(account, token=token, opened=opened))

@@ -19,27 +19,30 @@ from flask import Flask, current_app, has_request_context
 from flask_login import current_user
 
 from appliance.lifecycle import State
+from webui.fixed_texts import told
+from webui.language import gettext as _
+from webui.language import marked
 
 ABSENT: Final = "\N{EN DASH}"
 
 STATE_WORDS: Final = {
-    State.RECEIVING: "Receiving",
-    State.QUEUED: "Waiting",
-    State.ANALYSING: "Analysing",
-    State.READY: "Ready",
-    State.REJECTED: "Refused",
-    State.FAILED: "Failed",
+    State.RECEIVING: marked("Receiving"),
+    State.QUEUED: marked("Waiting"),
+    State.ANALYSING: marked("Analysing"),
+    State.READY: marked("Ready"),
+    State.REJECTED: marked("Refused"),
+    State.FAILED: marked("Failed"),
 }
 
 _DATE: Final = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")  # with dots: ACR-NEMA, PS3.5 6.2
 _TIME: Final = re.compile(r"(\d{2}):?(\d{2}).*")
-_SEXES: Final = {"M": "male", "F": "female", "O": "other"}  # PS3.3 C.7.1.1
+_SEXES: Final = {"M": marked("male"), "F": marked("female"), "O": marked("other")}  # PS3.3 C.7.1.1
 
 
 def person_name(value: str) -> str:
     """A PN value (PS3.5 6.2.1) as "Family, Given Middle", other scripts behind it in brackets."""
     if hides_names():
-        return f"Patient {_code(value)}"
+        return _("Patient %(code)s", code=_code(value))
     groups = [_person_group(group) for group in value.split("=")]
     written = [group for group in groups if group]
     if not written:
@@ -95,7 +98,8 @@ def time(value: str) -> str:
 
 def sex(value: str) -> str:
     """A PatientSex value in words."""
-    return _SEXES.get(value.strip().upper(), value.strip() or ABSENT)
+    known = _SEXES.get(value.strip().upper())
+    return _(known) if known is not None else value.strip() or ABSENT
 
 
 def text(value: str | None) -> str:
@@ -105,6 +109,7 @@ def text(value: str | None) -> str:
 
 def register(app: Flask) -> None:
     """Make the functions filters of the templates."""
+    app.add_template_global(told, "told")
     app.add_template_filter(person_name)
     app.add_template_filter(number, "patient_number")
     app.add_template_filter(birth_date, "birth_date")

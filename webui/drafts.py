@@ -9,11 +9,13 @@ from flask_login import current_user
 
 from appliance import accounts, drafts, studies
 from appliance.errors import ReviewConflictError, ReviewError, ReviewForbiddenError
+from webui.fixed_texts import told
+from webui.language import marked
 from webui.presence import Presence
 from webui.resources import resources
 
 EXTENSION: Final = "presence"
-MALFORMED: Final = "The browser sent no draft that could be understood: reload the page."
+MALFORMED: Final = marked("The browser sent no draft that could be understood: reload the page.")
 
 blueprint = Blueprint("drafts", __name__)
 
@@ -34,7 +36,7 @@ def save(analysis_id: int) -> Response:
                 db, analysis_id, judged, digests=digests, revision=revision, account=account
             )
     except ReviewError as error:
-        return make_response(jsonify(error=str(error)), status_of(error))
+        return make_response(jsonify(error=told(str(error))), status_of(error))
     return jsonify(revision=kept)
 
 

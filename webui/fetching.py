@@ -19,6 +19,9 @@ from appliance.remote_queries import Answers, RemoteStudy
 from appliance.retrievals import Aim, RetrievalState, Why
 from appliance.tables import Retrieval
 from webui import display
+from webui.fixed_texts import told
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
 MOST_RETRIEVALS: Final = 50
@@ -26,19 +29,19 @@ LONGEST_KEY: Final = 64  # an LO, PS3.5 section 6.2
 DATE: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 
 STATE_WORDS: Final = {
-    RetrievalState.WAITING: "Waiting",
-    RetrievalState.RUNNING: "Running",
-    RetrievalState.DONE: "Done",
-    RetrievalState.FAILED: "Given up",
+    RetrievalState.WAITING: marked("Waiting"),
+    RetrievalState.RUNNING: marked("Running"),
+    RetrievalState.DONE: marked("Done"),
+    RetrievalState.FAILED: marked("Given up"),
 }
-UNKNOWN_NODE: Final = "Choose a node that is there to be asked."
-NO_KEY: Final = "Give a patient number, an accession number or a date to search by."
-BAD_KEY: Final = "A number is at most 64 characters long and has no backslash."
-BAD_DATE: Final = "Give the date as year, month and day."
-EXPIRED: Final = "The answers are no longer kept. Search again."
-NOT_LISTED: Final = "That study is not in the list. Search again."
-NOTHING_TO_FETCH: Final = "That study is here already, is coming in, or is being fetched."
-TOO_LATE: Final = "That retrieval has moved on in the meantime."
+UNKNOWN_NODE: Final = marked("Choose a node that is there to be asked.")
+NO_KEY: Final = marked("Give a patient number, an accession number or a date to search by.")
+BAD_KEY: Final = marked("A number is at most 64 characters long and has no backslash.")
+BAD_DATE: Final = marked("Give the date as year, month and day.")
+EXPIRED: Final = marked("The answers are no longer kept. Search again.")
+NOT_LISTED: Final = marked("That study is not in the list. Search again.")
+NOTHING_TO_FETCH: Final = marked("That study is here already, is coming in, or is being fetched.")
+TOO_LATE: Final = marked("That retrieval has moved on in the meantime.")
 
 blueprint = Blueprint("fetching", __name__)
 
@@ -58,7 +61,7 @@ def rows() -> Response:
         listed = retrievals.recent(db, limit=MOST_RETRIEVALS)
         shown = [_retrieval(db, row) for row in listed]
     if query_id is not None and answers is None:
-        return jsonify(query={"state": "FAILED", "problem": EXPIRED}, retrievals=shown)
+        return jsonify(query={"state": "FAILED", "problem": _(EXPIRED)}, retrievals=shown)
     query = None if answers is None or query_id is None else _query(answers, query_id)
     return jsonify(query=query, retrievals=shown)
 
@@ -144,7 +147,7 @@ def _page(message: str = "") -> str:
 
 
 def _refused(message: str) -> tuple[str, int]:
-    return _page(message), HTTPStatus.BAD_REQUEST
+    return _page(_(message)), HTTPStatus.BAD_REQUEST
 
 
 def _answers(db: Session, query_id: int) -> Answers | None:
@@ -197,9 +200,9 @@ def _retrieval(db: Session, row: Retrieval) -> Mapping[str, Any]:
         "retrieval_id": row.id,
         "destination": row.destination,
         "study_uid": display.number(row.study_uid),
-        "why": row.why,
+        "why": told(row.why),
         "state": state.value,
-        "state_word": STATE_WORDS[state],
+        "state_word": _(STATE_WORDS[state]),
         "problem": row.last_problem,
         "attempts": row.attempts,
         "images": retrievals.held(db, row.study_uid),

@@ -17,11 +17,13 @@ from appliance.tables import Analysis, MarkedRegion
 from pipelines.errors import RegionError
 from pipelines.marks import Region, measure
 from webui.auth import csrf
+from webui.fixed_texts import told
+from webui.language import marked
 from webui.resources import resources
 from webui.results import Result, open_result
 from webui.viewer import ENCODINGS, IMMUTABLE
 
-NO_BOX: Final = "The browser sent no region that could be understood: reload the page."
+NO_BOX: Final = marked("The browser sent no region that could be understood: reload the page.")
 
 blueprint = Blueprint("marks", __name__)
 
@@ -53,12 +55,12 @@ def keep(analysis_id: int) -> Response:
                 measures=measures,
             )
             db.flush()
-            told = described(row)
+            kept = described(row)
     except ReviewForbiddenError as error:
-        return make_response(jsonify(error=str(error)), HTTPStatus.FORBIDDEN)
+        return make_response(jsonify(error=told(str(error))), HTTPStatus.FORBIDDEN)
     except RegionError as error:
-        return make_response(jsonify(error=str(error)), HTTPStatus.BAD_REQUEST)
-    return make_response(jsonify(told), HTTPStatus.CREATED)
+        return make_response(jsonify(error=told(str(error))), HTTPStatus.BAD_REQUEST)
+    return make_response(jsonify(kept), HTTPStatus.CREATED)
 
 
 # It checks the token itself.

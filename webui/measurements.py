@@ -12,9 +12,11 @@ from appliance import accounts, measurements, studies
 from appliance.errors import MeasurementError
 from appliance.measurements import Kind, Measured, Point
 from appliance.tables import Account, Analysis, Measurement
+from webui.fixed_texts import told
+from webui.language import marked
 from webui.resources import resources
 
-MALFORMED: Final = (
+MALFORMED: Final = marked(
     "The browser sent no measurement that could be understood: reload the page and draw it again."
 )
 
@@ -38,7 +40,7 @@ def save(analysis_id: int, key: str) -> Response:
         with resources().database.transaction() as db:
             measurements.save(db, *_which(db, analysis_id), key, measured)
     except MeasurementError as error:
-        return make_response(jsonify(error=str(error)), HTTPStatus.BAD_REQUEST)
+        return make_response(jsonify(error=told(str(error))), HTTPStatus.BAD_REQUEST)
     return Response(status=HTTPStatus.NO_CONTENT)
 
 

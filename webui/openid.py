@@ -28,6 +28,9 @@ from appliance.config import OpenIDSettings, Settings
 from appliance.errors import ApplianceError
 from webui import auth
 from webui.auth import SIGN_IN_LIMIT, limiter
+from webui.fixed_texts import told
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
 log = structlog.get_logger()
@@ -36,10 +39,14 @@ EXTENSION: Final = "openid"
 WANTED: Final = "openid_next"
 TIMEOUT_S: Final = 10.0
 
-NO_ANSWER: Final = "The identity provider does not answer. Try again, or call an administrator."
-NOT_VOUCHED: Final = "The identity provider did not sign you in. Try again."
-NO_ROLE: Final = "Nothing here is open to you: ask an administrator for a role at the provider."
-NO_NAME: Final = "The identity provider does not say your name. Call an administrator."
+NO_ANSWER: Final = marked(
+    "The identity provider does not answer. Try again, or call an administrator."
+)
+NOT_VOUCHED: Final = marked("The identity provider did not sign you in. Try again.")
+NO_ROLE: Final = marked(
+    "Nothing here is open to you: ask an administrator for a role at the provider."
+)
+NO_NAME: Final = marked("The identity provider does not say your name. Call an administrator.")
 
 blueprint = Blueprint("openid", __name__)
 
@@ -109,7 +116,7 @@ def back() -> Response | tuple[str, int]:
             source=auth.caller(),
         )
     except ApplianceError as error:
-        return _refused(str(error), "account")
+        return _refused(told(str(error)), "account")
     wanted = session.get(WANTED, "/")
     auth.enter(account)
     return redirect(auth.local(wanted))
@@ -147,9 +154,9 @@ def _refused(sentence: str, why: str) -> tuple[str, int]:
             subject="no account",
             detail={"from": auth.caller(), "identity provider": why},
         )
-    return render_template("auth/sign_in.html", message=sentence), HTTPStatus.UNAUTHORIZED
+    return render_template("auth/sign_in.html", message=_(sentence)), HTTPStatus.UNAUTHORIZED
 
 
 def _no_answer(error: Exception) -> tuple[str, int]:
     log.warning("openid.no_answer", error=type(error).__name__)
-    return render_template("auth/sign_in.html", message=NO_ANSWER), HTTPStatus.BAD_GATEWAY
+    return render_template("auth/sign_in.html", message=_(NO_ANSWER)), HTTPStatus.BAD_GATEWAY

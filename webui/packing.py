@@ -12,7 +12,8 @@ from typing import Final
 import zstandard
 from flask import Flask, Response, request
 
-TEXTS: Final = frozenset({"text/javascript", "text/css"})
+TEXTS: Final = frozenset({"text/javascript", "text/css", "application/json"})
+ENDPOINTS: Final = frozenset({"static", "language.words"})
 COMMENTS: Final = re.compile(rb"^[ \t]*(?:/\*(?:(?!\*/).)*\*/|//[^\n]*)", re.MULTILINE | re.DOTALL)
 """Comments that begin a line; those behind code stay, and what looks like one in a string."""
 
@@ -26,7 +27,7 @@ def register(app: Flask) -> None:
 
     @app.after_request
     def pack(response: Response) -> Response:
-        if request.endpoint != "static" or response.status_code != 200:
+        if request.endpoint not in ENDPOINTS or response.status_code != 200:
             return response
         if response.mimetype not in TEXTS:
             return response
@@ -36,7 +37,7 @@ def register(app: Flask) -> None:
         response.headers["Content-Encoding"] = encoding
         response.vary.add("Accept-Encoding")
         # The address names the content: nobody has to ask whether it is still the same.
-        del response.headers["ETag"]
+        response.headers.pop("ETag", None)
         return response
 
 

@@ -27,6 +27,7 @@ from limits.strategies import RateLimiter
 from appliance import audit, reviews
 from appliance.accounts import Role
 from webui.errors import Refusal
+from webui.language import marked
 from webui.resources import resources
 
 
@@ -69,6 +70,7 @@ GRANTED: Final = MappingProxyType(
 RULES: Final = MappingProxyType(
     {
         "static": Permission.PASS,
+        "language.words": Permission.PASS,
         "health.healthz": Permission.PASS,
         "metrics.scrape": Permission.PASS,  # which decides by itself
         "auth.sign_in": Permission.PASS,
@@ -82,6 +84,7 @@ RULES: Final = MappingProxyType(
         "account.change_password": Permission.BE_HERE,
         "account.sign_out_everywhere": Permission.BE_HERE,
         "account.hide_names": Permission.BE_HERE,
+        "account.set_language": Permission.BE_HERE,
         "openapi.document": Permission.LOOK,
         "worklist.index": Permission.LOOK,
         "worklist.rows": Permission.LOOK,
@@ -173,18 +176,20 @@ RULES: Final = MappingProxyType(
 
 REFUSALS: Final = MappingProxyType(
     {
-        Permission.PRIORITISE: "Only radiologists and administrators decide what is urgent.",
-        Permission.CONFIRM: "Only a radiologist confirms results.",
-        Permission.FETCH: "Only radiologists and administrators fetch studies.",
-        Permission.STORE: "Only radiologists and administrators store instances.",
-        Permission.ADMINISTER: "This is for administrators.",
+        Permission.PRIORITISE: marked(
+            "Only radiologists and administrators decide what is urgent."
+        ),
+        Permission.CONFIRM: marked("Only a radiologist confirms results."),
+        Permission.FETCH: marked("Only radiologists and administrators fetch studies."),
+        Permission.STORE: marked("Only radiologists and administrators store instances."),
+        Permission.ADMINISTER: marked("This is for administrators."),
     }
 )
 """What a person without the permission is told."""
 
-NO_RULE: Final = "Nobody may do this: the address has no rule."
-CHANGE_FIRST: Final = "Choose a password of your own first: sign in with a browser."
-NAMES_HIDDEN: Final = (
+NO_RULE: Final = marked("Nobody may do this: the address has no rule.")
+CHANGE_FIRST: Final = marked("Choose a password of your own first: sign in with a browser.")
+NAMES_HIDDEN: Final = marked(
     "This names the patient, and names are hidden in this session. Show them again first."
 )
 

@@ -15,32 +15,37 @@ from appliance.reviews import Judgement, Mark, Reason, Sign
 from appliance.tables import Analysis, MarkedRegion, Review
 from pipelines.marks import clash
 from webui.drafts import status_of
+from webui.fixed_texts import told
+from webui.language import gettext as _
+from webui.language import marked
 from webui.marks import described, lung_pieces, region_of, result_of
 from webui.permissions import Permission, may
 from webui.resources import resources
 from webui.results import lungs_of
 
 REASON_WORDS: Final = {
-    Reason.SMALL_LESION_MISSED: "A lesion of less than 1 cm was missed",
-    Reason.LESION_MISSED: "A larger lesion was missed",
-    Reason.OTHER_PNEUMONIA: "Another viral pneumonia, or a lobar one",
-    Reason.SEVERAL_KINDS: "Several kinds of lesion",
-    Reason.ARTEFACT: "Metal or motion artefact",
-    Reason.NORMAL_ANATOMY: "Normal anatomy taken for lesions",
-    Reason.OTHER: "Another reason, in words",
+    Reason.SMALL_LESION_MISSED: marked("A lesion of less than 1 cm was missed"),
+    Reason.LESION_MISSED: marked("A larger lesion was missed"),
+    Reason.OTHER_PNEUMONIA: marked("Another viral pneumonia, or a lobar one"),
+    Reason.SEVERAL_KINDS: marked("Several kinds of lesion"),
+    Reason.ARTEFACT: marked("Metal or motion artefact"),
+    Reason.NORMAL_ANATOMY: marked("Normal anatomy taken for lesions"),
+    Reason.OTHER: marked("Another reason, in words"),
 }
 
 SIGN_WORDS: Final = {
-    Sign.GROUND_GLASS: "Ground-glass opacity",
-    Sign.SEPTAL_THICKENING: "Intralobular septal thickening",
-    Sign.AIR_BRONCHOGRAM: "Air bronchogram",
-    Sign.VESSEL_THICKENING: "Vessel thickening",
-    Sign.CRAZY_PAVING: "Crazy paving",
-    Sign.FIBRE_STRIPES: "Fibre stripes",
-    Sign.HONEYCOMB: "Honeycomb lung",
+    Sign.GROUND_GLASS: marked("Ground-glass opacity"),
+    Sign.SEPTAL_THICKENING: marked("Intralobular septal thickening"),
+    Sign.AIR_BRONCHOGRAM: marked("Air bronchogram"),
+    Sign.VESSEL_THICKENING: marked("Vessel thickening"),
+    Sign.CRAZY_PAVING: marked("Crazy paving"),
+    Sign.FIBRE_STRIPES: marked("Fibre stripes"),
+    Sign.HONEYCOMB: marked("Honeycomb lung"),
 }
 
-MALFORMED: Final = "The browser sent no judgement that could be understood: reload the page."
+MALFORMED: Final = marked(
+    "The browser sent no judgement that could be understood: reload the page."
+)
 
 blueprint = Blueprint("reviews", __name__)
 
@@ -80,7 +85,7 @@ def confirm(analysis_id: int) -> Response:
             )
             drafts.discard(db, analysis_id, account.id)
     except ReviewError as error:
-        return make_response(jsonify(error=str(error)), status_of(error))
+        return make_response(jsonify(error=told(str(error))), status_of(error))
     with resources().database.snapshot() as db:
         return make_response(jsonify(_state(db, analysis)), HTTPStatus.CREATED)
 
@@ -97,7 +102,12 @@ def _check_outlines(
     if (pair := clash(outlined, standing, result.folder, result.facts)) is not None:
         one, other = pair
         raise ReviewError(
-            f"Lesions {one} and {other} overlap: erase one where they do, or reject one of them."
+            _(
+                "Lesions %(one)s and %(other)s overlap: erase one where they do, or reject one of"
+                " them.",
+                one=one,
+                other=other,
+            )
         )
 
 
@@ -157,10 +167,10 @@ def _state(db: Session, analysis: Analysis) -> dict[str, Any]:
         "lungs": lung_pieces(analysis.id, lungs_of(result_of(analysis).facts)),
         "you": current_user.name,
         "may_confirm": may(Permission.CONFIRM),
-        "problem": reviews.not_reviewable(db, analysis),
+        "problem": told(reviews.not_reviewable(db, analysis)) or None,
         "lesion_count": analysis.lesion_count,
-        "reasons": {reason.value: words for reason, words in REASON_WORDS.items()},
-        "signs": {sign.value: words for sign, words in SIGN_WORDS.items()},
+        "reasons": {reason.value: _(words) for reason, words in REASON_WORDS.items()},
+        "signs": {sign.value: _(words) for sign, words in SIGN_WORDS.items()},
         # A page that outlived its session gets a token of the new one with the state.
         "csrf_token": generate_csrf(),
     }

@@ -47,6 +47,9 @@ from pipelines.errors import PipelineError
 from pipelines.series import MAX_VOXELS
 from webui import auth, display
 from webui.dicomweb.services import services
+from webui.fixed_texts import told
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
 NIFTI: Final = frozenset({".nii", ".nii.gz"})
@@ -62,15 +65,19 @@ NEW_LIMIT: Final = "60 per hour"
 MOST_REASONS: Final = 200
 """Files that an outcome names one by one; the others are counted."""
 
-MALFORMED: Final = "The browser sent something that could not be understood: reload the page."
-GONE: Final = "This upload is not here any more: choose the files again."
-INCOMPLETE: Final = "Files are still missing: send them first."
-BUSY: Final = "Others are uploading: it goes on in a moment."
-DISK: Final = "The disk of the appliance is almost full: tell an administrator, then try again."
-TAKEN: Final = "This upload was taken in already."
-EMPTY: Final = "is empty"
-BAD_PERSON: Final = "A name or number has at most 64 characters, none of them a backslash."
-BAD_DATE: Final = "Give the date of the study as year, month and day."
+MALFORMED: Final = marked(
+    "The browser sent something that could not be understood: reload the page."
+)
+GONE: Final = marked("This upload is not here any more: choose the files again.")
+INCOMPLETE: Final = marked("Files are still missing: send them first.")
+BUSY: Final = marked("Others are uploading: it goes on in a moment.")
+DISK: Final = marked(
+    "The disk of the appliance is almost full: tell an administrator, then try again."
+)
+TAKEN: Final = marked("This upload was taken in already.")
+EMPTY: Final = marked("is empty")
+BAD_PERSON: Final = marked("A name or number has at most 64 characters, none of them a backslash.")
+BAD_DATE: Final = marked("Give the date of the study as year, month and day.")
 
 _LONGEST_KEY: Final = 64  # an LO, PS3.5 section 6.2
 
@@ -110,21 +117,21 @@ def refused(error: UploadError) -> Response:
     """Say in a sentence why nothing was kept, and where a file goes on."""
     match error:
         case UploadOffsetError():
-            response = make_response(jsonify(error=str(error)), HTTPStatus.CONFLICT)
+            response = make_response(jsonify(error=told(str(error))), HTTPStatus.CONFLICT)
             response.headers["Upload-Offset"] = str(error.offset)
             return response
         case UploadBusyError():
-            response = make_response(jsonify(error=str(error)), HTTPStatus.TOO_MANY_REQUESTS)
+            response = make_response(jsonify(error=told(str(error))), HTTPStatus.TOO_MANY_REQUESTS)
             response.headers["Retry-After"] = "2"
             return response
         case _:
-            return make_response(jsonify(error=str(error)), HTTPStatus.BAD_REQUEST)
+            return make_response(jsonify(error=told(str(error))), HTTPStatus.BAD_REQUEST)
 
 
 @blueprint.errorhandler(OutOfResourcesError)
 def disk_full(_error: OutOfResourcesError) -> Response:
     """Nothing is wrong with the file, but there is no room for it."""
-    return make_response(jsonify(error=DISK), HTTPStatus.INSUFFICIENT_STORAGE)
+    return make_response(jsonify(error=_(DISK)), HTTPStatus.INSUFFICIENT_STORAGE)
 
 
 @blueprint.get("/upload")
@@ -226,7 +233,7 @@ def _room() -> Iterator[None]:
 def _mine(name: str) -> Upload:
     upload = uploads.find(resources().settings, current_user.account_id, name)
     if upload is None:
-        abort(make_response(jsonify(error=GONE), HTTPStatus.NOT_FOUND))
+        abort(make_response(jsonify(error=_(GONE)), HTTPStatus.NOT_FOUND))
     return upload
 
 

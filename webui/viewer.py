@@ -26,6 +26,8 @@ from appliance import preferences, prior_results, studies
 from appliance.lifecycle import State
 from appliance.tables import Analysis
 from webui import display, views
+from webui.fixed_texts import told
+from webui.language import marked
 from webui.preferences import VIEWER
 from webui.resources import resources
 from webui.results import Result, open_result
@@ -34,17 +36,25 @@ IMMUTABLE: Final = "private, max-age=31536000, immutable"
 GZIP_LEVEL: Final = 1  # on the fly: a level more costs more time than the bytes it saves
 
 EXPLANATIONS: Final = {
-    State.RECEIVING: "Images are still arriving. The analysis starts by itself when they stop.",
-    State.QUEUED: "All images are here. The analysis starts as soon as the one before it ends.",
-    State.ANALYSING: "The analysis is running. This page turns into the viewer when it is done.",
-    State.READY: "The analysis is done, but its result cannot be found.",
-    State.REJECTED: "This study has no series that can be analysed.",
-    State.FAILED: "The analysis failed and is not tried again. An administrator can start it anew.",
+    State.RECEIVING: marked(
+        "Images are still arriving. The analysis starts by itself when they stop."
+    ),
+    State.QUEUED: marked(
+        "All images are here. The analysis starts as soon as the one before it ends."
+    ),
+    State.ANALYSING: marked(
+        "The analysis is running. This page turns into the viewer when it is done."
+    ),
+    State.READY: marked("The analysis is done, but its result cannot be found."),
+    State.REJECTED: marked("This study has no series that can be analysed."),
+    State.FAILED: marked(
+        "The analysis failed and is not tried again. An administrator can start it anew."
+    ),
 }
 
 REPLACEMENT_FAILED: Final = {
-    State.REJECTED: "They were refused as a whole, so this older result stays:",
-    State.FAILED: "Their analysis failed, so this older result stays:",
+    State.REJECTED: marked("They were refused as a whole, so this older result stays:"),
+    State.FAILED: marked("Their analysis failed, so this older result stays:"),
 }
 """What to say over a result when the analysis that should have replaced it came to nothing."""
 
@@ -216,7 +226,7 @@ def _manifest(analysis_id: int, facts: Mapping[str, Any]) -> dict[str, Any]:
         "lungs": _lungs(facts),
         "measurements_url": url_for("measurements.index", analysis_id=analysis_id),
         "heat_maps": [
-            {"answer": heat_map["answer"], "url": _address(analysis_id, piece)} | _ends(piece)
+            {"answer": told(heat_map["answer"]), "url": _address(analysis_id, piece)} | _ends(piece)
             for heat_map in facts.get("heat_maps", ())
             if (piece := heat_map["map"]) is not None
         ],

@@ -27,6 +27,9 @@ from appliance.studies import WorklistRow
 from appliance.tables import Series
 from appliance.worklist import Line, View
 from webui import display, worklist_address
+from webui.fixed_texts import told
+from webui.language import gettext as _
+from webui.language import marked
 from webui.permissions import Permission, may
 from webui.resources import resources
 
@@ -36,7 +39,7 @@ ENDED_WITHOUT: Final = frozenset({State.FAILED, State.REJECTED})
 DEFAULT_VIEW: Final = "worklist.view"
 """The name of the preference: a query string."""
 
-NOTHING_TO_RETRY: Final = "The study has moved on in the meantime: look at its line."
+NOTHING_TO_RETRY: Final = marked("The study has moved on in the meantime: look at its line.")
 
 blueprint = Blueprint("worklist", __name__)
 
@@ -174,7 +177,7 @@ def retry(study_id: int) -> Response:
     except InvalidMoveError as error:
         if error.source not in lifecycle.NEXT:
             abort(HTTPStatus.NOT_FOUND)
-        return make_response(jsonify(error=NOTHING_TO_RETRY), HTTPStatus.CONFLICT)
+        return make_response(jsonify(error=_(NOTHING_TO_RETRY)), HTTPStatus.CONFLICT)
     return make_response("", HTTPStatus.NO_CONTENT)
 
 
@@ -219,11 +222,11 @@ def _row(line: Line, series: Sequence[Series]) -> dict[str, Any]:
         "study_time": display.time(row.study_time),
         "source_ae": display.text(row.source_ae),
         "urgent": row.priority is Priority.URGENT,
-        "priority_reason": row.priority_reason,
+        "priority_reason": told(row.priority_reason) or None,
         "priority_url": _priority_url(row),
         "retry_url": _retry_url(row),
         "arrived_at": row.first_received_at.isoformat(timespec="seconds"),
-        "reason": row.state_reason,
+        "reason": told(row.state_reason) or None,
         "images": row.instance_count,
         "conflicts": row.conflict_count,
         "shares_uid": row.shares_uid,
@@ -236,7 +239,7 @@ def _row(line: Line, series: Sequence[Series]) -> dict[str, Any]:
             {
                 "series": f"{item.modality} {item.series_number} {item.description}".strip(),
                 "images": item.instance_count,
-                "reason": item.outcome_reason,
+                "reason": told(item.outcome_reason) or None,
             }
             for item in series
             if item.outcome == "refused"
@@ -252,7 +255,7 @@ def _other(row: WorklistRow) -> dict[str, Any]:
         "description": display.text(row.description),
         "study_date": display.date(row.study_date),
         "state": row.state.value,
-        "state_word": display.STATE_WORDS[row.state],
+        "state_word": _(display.STATE_WORDS[row.state]),
         "has_result": row.analysis_id is not None,
         "probability": row.probability,
         "positive": row.positive,

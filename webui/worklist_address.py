@@ -13,7 +13,7 @@ page                 from 1
 ===================  ==========================================================================
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from enum import StrEnum
 from typing import Final, TypeVar
@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 
 from appliance.errors import QueryError
 from appliance.worklist import Mine, Order, Outcome, Stage, View, today_here
+from webui.language import gettext
 
 KEYS: Final = (
     "state",
@@ -55,7 +56,8 @@ def view_of(asked: Mapping[str, str], *, account_id: int, account: str) -> View:
     given = {key: asked.get(key, "").strip() for key in KEYS}
     for key, value in given.items():
         if len(value) > LONGEST or "\x00" in value:
-            raise QueryError(f"The address is wrong: {key} is too long. Shorten it.")
+            said = gettext("The address is wrong: %(key)s is too long. Shorten it.", key=key)
+            raise QueryError(said)
     today = today_here()
     first, last = _days(given, today)
     order = given["order"].removeprefix("-")
@@ -93,7 +95,7 @@ def _days(given: Mapping[str, str], today: date) -> tuple[date | None, date | No
     if not period:
         return None, None
     if period not in PERIODS:
-        raise QueryError(f"The address is wrong: period is one of {', '.join(PERIODS)}, {DATES}.")
+        raise _no_choice("period", (*PERIODS, DATES))
     return today - timedelta(days=PERIODS[period] - 1), None
 
 
@@ -101,7 +103,8 @@ def _day(key: str, value: str) -> date | None:
     try:
         return date.fromisoformat(value) if value else None
     except ValueError as error:
-        raise QueryError(f"The address is wrong: write {key} as 2026-03-05.") from error
+        said = gettext("The address is wrong: write %(key)s as 2026-03-05.", key=key)
+        raise QueryError(said) from error
 
 
 def _one_of(choices: type[Choice], key: str, value: str) -> Choice | None:
@@ -110,4 +113,11 @@ def _one_of(choices: type[Choice], key: str, value: str) -> Choice | None:
     try:
         return choices(value)
     except ValueError as error:
-        raise QueryError(f"The address is wrong: {key} is one of {', '.join(choices)}.") from error
+        raise _no_choice(key, choices) from error
+
+
+def _no_choice(key: str, choices: Iterable[str]) -> QueryError:
+    listed = ", ".join(choices)
+    return QueryError(
+        gettext("The address is wrong: %(key)s is one of %(choices)s.", key=key, choices=listed)
+    )

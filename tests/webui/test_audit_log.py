@@ -57,7 +57,7 @@ def test_entries_are_found_by_person_study_kind_and_time(
 ):
     assert [(line["actor"], line["subject"]) for line in lines(boss, **asked)] == found
     page = boss.get("/audit", query_string=asked).text
-    assert all(f"<td>{subject}</td>" in page for _, subject in found)
+    assert all(f'<td lang="en">{subject}</td>' in page for _, subject in found)
     assert ("No entry matches." in page) is (not found)
 
 

@@ -52,6 +52,7 @@ ARGUMENTS: Final = MappingProxyType({"number": (1,), "suffix": ("csv",), "purpos
 
 ELSEWHERE: Final = MappingProxyType(
     {
+        "language.words": "is for scripts, at an address that names its content",
         "openid.start": "leads to the identity provider",
         "openid.back": "leads from the identity provider",
     }

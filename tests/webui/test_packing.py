@@ -11,7 +11,10 @@ import webui
 from webui.packing import without_comments
 
 STATIC = Path(webui.__file__).parent / "static"
-VIEWER = [*(STATIC / "viewer").glob("*.js"), *(STATIC / f"{name}.js" for name in ("dom", "live"))]
+VIEWER = [
+    *(STATIC / "viewer").glob("*.js"),
+    *(STATIC / f"{name}.js" for name in ("dom", "live", "words")),
+]
 BUDGET_BYTES = 60_000
 UNPACK = {
     "zstd": zstandard.ZstdDecompressor().decompress,

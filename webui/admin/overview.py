@@ -11,6 +11,8 @@ from appliance.config import Settings
 from appliance.database import Database, utc_now
 from appliance.doctor import Finding
 from appliance.worklist import Stage
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
 blueprint = Blueprint("overview", __name__)
@@ -30,12 +32,12 @@ WHERE: Final = {
 
 
 STAGE_WORDS: Final = {
-    Stage.WAITING: "Waiting",
-    Stage.RUNNING: "Running",
-    Stage.REVIEW: "To review",
-    Stage.CONFIRMED: "Confirmed",
-    Stage.FAILED: "Failed",
-    Stage.REFUSED: "Refused",
+    Stage.WAITING: marked("Waiting"),
+    Stage.RUNNING: marked("Running"),
+    Stage.REVIEW: marked("To review"),
+    Stage.CONFIRMED: marked("Confirmed"),
+    Stage.FAILED: marked("Failed"),
+    Stage.REFUSED: marked("Refused"),
 }
 """As the worklist calls them."""
 
@@ -82,7 +84,7 @@ def index() -> str:
             room=room,
             soon_full=room.days_left is not None and room.days_left < SOON_DAYS,
             quality=quality,
-            counts=[(STAGE_WORDS[stage], count) for stage, count in counts.items()],
+            counts=[(_(STAGE_WORDS[stage]), count) for stage, count in counts.items()],
             hours=activity.hours(db, now=now),
             report=supervisor.read_report(settings),
             now=now,

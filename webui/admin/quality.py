@@ -8,6 +8,7 @@ from appliance import doctor, quality_report
 from appliance.control_limits import LEAST_CASES
 from appliance.database import utc_now
 from appliance.reviews import Reason
+from webui.language import gettext as _
 from webui.resources import resources
 from webui.reviews import REASON_WORDS
 
@@ -25,7 +26,7 @@ def index() -> str:
     return render_template(
         "admin/quality.html",
         report=report,
-        reasons=[(REASON_WORDS[Reason(name)], count) for name, count in report.reasons],
+        reasons=[(_(REASON_WORDS[Reason(name)]), count) for name, count in report.reasons],
         kernels=report.kernels[:SHOWN],
         recent_weeks=quality_report.RECENT_WEEKS,
         least=LEAST_CASES,

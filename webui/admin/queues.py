@@ -17,6 +17,9 @@ from appliance.errors import ApplianceError, InvalidMoveError
 from appliance.lifecycle import State
 from appliance.tables import Study
 from webui import display
+from webui.fixed_texts import told
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
 blueprint = Blueprint("queues", __name__)
@@ -25,14 +28,14 @@ SHOWN: Final = 100
 UNDER_WAY: Final = (State.ANALYSING, State.QUEUED, State.RECEIVING)
 AT_AN_END: Final = (State.FAILED, State.REJECTED)
 DELIVERY_WORDS: Final = {
-    DeliveryState.WAITING: "Waiting",
-    DeliveryState.SENDING: "Sending",
-    DeliveryState.SENT: "Sent, commitment asked for",
-    DeliveryState.COMMITTED: "Committed",
-    DeliveryState.FAILED: "Given up",
-    DeliveryState.DROPPED: "Dropped",
+    DeliveryState.WAITING: marked("Waiting"),
+    DeliveryState.SENDING: marked("Sending"),
+    DeliveryState.SENT: marked("Sent, commitment asked for"),
+    DeliveryState.COMMITTED: marked("Committed"),
+    DeliveryState.FAILED: marked("Given up"),
+    DeliveryState.DROPPED: marked("Dropped"),
 }
-NOT_THERE_ANY_MORE: Final = "That study has moved on in the meantime."
+NOT_THERE_ANY_MORE: Final = marked("That study has moved on in the meantime.")
 
 
 @blueprint.get("/admin/queues")
@@ -48,7 +51,7 @@ def retry_study(study_id: int) -> Response | tuple[str, int]:
         # Without a doorbell, for which this process would need the broker: the sweep rings.
         lifecycle.requeue(resources().database, study_id, actor=current_user.name)
     except InvalidMoveError:
-        return _page(NOT_THERE_ANY_MORE), HTTPStatus.CONFLICT
+        return _page(_(NOT_THERE_ANY_MORE)), HTTPStatus.CONFLICT
     return redirect(url_for("admin.queues.index"))
 
 
@@ -75,7 +78,7 @@ def _change(change: Callable[[Session], object]) -> Response | tuple[str, int]:
         with resources().database.transaction() as db:
             change(db)
     except ApplianceError as error:
-        return _page(f"{error}."), HTTPStatus.CONFLICT
+        return _page(told(f"{error}.")), HTTPStatus.CONFLICT
     return redirect(url_for("admin.queues.index"))
 
 

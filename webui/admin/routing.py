@@ -11,11 +11,13 @@ from werkzeug.wrappers import Response
 from appliance import remote_queries, studies
 from appliance.config import RuleSettings
 from appliance.remote_queries import Kind
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
 blueprint = Blueprint("routing", __name__)
 
-NO_STUDY: Final = "There is no study of this number. The worklist's addresses end in it."
+NO_STUDY: Final = marked("There is no study of this number. The worklist's addresses end in it.")
 SHOWN: Final = 10
 NUMBERS: Final = range(1, 2**31)
 """What a number of a row may be; no database is asked for another."""
@@ -35,7 +37,7 @@ def try_rules() -> Response | tuple[str, int]:
     study_id = request.form.get("study", 0, type=int)
     with resources().database.transaction() as db:
         if study_id not in NUMBERS or studies.progress(db, study_id) is None:
-            return _page(NO_STUDY), HTTPStatus.BAD_REQUEST
+            return _page(_(NO_STUDY)), HTTPStatus.BAD_REQUEST
         remote_queries.ask(
             db,
             kind=Kind.RULES,

@@ -15,17 +15,19 @@ from webui.admin import (
     storage,
     users,
 )
+from webui.language import gettext as _
+from webui.language import marked
 
 PAGES: Final = (
-    (overview, "Overview"),
-    (queues, "Queues and failures"),
-    (peers, "Peers"),
-    (routing, "Routing"),
-    (storage, "Storage"),
-    (quality, "Quality"),
-    (models, "Models"),
-    (users, "Users"),
-    (configuration, "Settings"),
+    (overview, marked("Overview")),
+    (queues, marked("Queues and failures")),
+    (peers, marked("Peers")),
+    (routing, marked("Routing")),
+    (storage, marked("Storage")),
+    (quality, marked("Quality")),
+    (models, marked("Models")),
+    (users, marked("Users")),
+    (configuration, marked("Settings")),
 )
 """In the order in which the pages offer each other; each has a view `index`."""
 
@@ -34,7 +36,7 @@ def routes() -> Blueprint:
     """All pages, for one application."""
     section = Blueprint("admin", __name__)
     section.context_processor(_navigation)
-    for page, _ in PAGES:
+    for page, _title in PAGES:
         section.register_blueprint(page.blueprint)
     return section
 
@@ -42,6 +44,6 @@ def routes() -> Blueprint:
 def _navigation() -> dict[str, Any]:
     """What each template needs to offer the others, and to look itself up again."""
     return {
-        "admin_pages": [(f"admin.{page.blueprint.name}.index", title) for page, title in PAGES],
+        "admin_pages": [(f"admin.{page.blueprint.name}.index", _(title)) for page, title in PAGES],
         "admin_page": url_for(f"{request.blueprint}.index"),
     }

@@ -13,12 +13,15 @@ from appliance import accounts
 from appliance.accounts import Role
 from appliance.database import utc_now
 from appliance.errors import ApplianceError
+from webui.fixed_texts import told
+from webui.language import gettext as _
+from webui.language import marked
 from webui.resources import resources
 
 blueprint = Blueprint("users", __name__)
 
-UNKNOWN_ROLE: Final = "Choose one of the roles."
-NOT_YOURSELF: Final = (
+UNKNOWN_ROLE: Final = marked("Choose one of the roles.")
+NOT_YOURSELF: Final = marked(
     "You cannot shut yourself out or change your own role: ask another administrator."
 )
 
@@ -34,7 +37,7 @@ def add() -> Response | str | tuple[str, int]:
     """Add a person; the password that is made is shown once, and theirs to change first."""
     name, password = request.form.get("name", "").strip(), accounts.new_password()
     if (role := _role()) is None:
-        return _page(UNKNOWN_ROLE), HTTPStatus.BAD_REQUEST
+        return _page(_(UNKNOWN_ROLE)), HTTPStatus.BAD_REQUEST
 
     def change(db: Session) -> None:
         accounts.add(
@@ -60,7 +63,7 @@ def set_role(account_id: int) -> Response | tuple[str, int]:
     """Let a person do something else."""
     name, role = _name(account_id), _role()
     if role is None or account_id == current_user.account_id:
-        return _page(UNKNOWN_ROLE if role is None else NOT_YOURSELF), HTTPStatus.BAD_REQUEST
+        return _page(_(UNKNOWN_ROLE if role is None else NOT_YOURSELF)), HTTPStatus.BAD_REQUEST
     return _changed(lambda db: accounts.set_role(db, name, role, actor=current_user.name))
 
 
@@ -105,7 +108,7 @@ def _change(change: Callable[[Session], None]) -> tuple[str, int] | None:
         with resources().database.transaction() as db:
             change(db)
     except ApplianceError as error:
-        return _page(f"{error}."), HTTPStatus.BAD_REQUEST
+        return _page(told(f"{error}.")), HTTPStatus.BAD_REQUEST
     return None
 
 

@@ -10,13 +10,14 @@
  * another tab, does not get it.
  */
 import { element } from "./dom.js";
+import { _ } from "./words.js";
 
 /** How often a page says that somebody is there; a fraction of what a session lasts without. */
 const SAID_EVERY_MS = 30_000;
 const RETRY_MS = 5000;
 const STATE = "/api/session";
 const ACTIVE = "/api/session/active";
-const NO_CONNECTION = "No connection. Try again.";
+const NO_CONNECTION = _("No connection. Try again.");
 
 const send = window.fetch.bind(window);
 const { account, name, external, idle } = /** @type {Record<string, string>} */ (document.body.dataset);
@@ -121,15 +122,15 @@ function ask() {
     const title = document.title;
     const problem = element("p", { class: "problem", role: "alert" });
     const password = element("input", { id: "lock-password", type: "password", autocomplete: "current-password", required: "" });
-    const open = element("button", { type: "submit", class: "primary", text: "Go on" });
+    const open = element("button", { type: "submit", class: "primary", text: _("Go on") });
     const here = encodeURIComponent(location.pathname + location.search);
-    const other = element("a", { href: `/sign-in?next=${here}`, text: external === undefined ? "Sign in as somebody else" : "Sign in again" });
+    const other = element("a", { href: `/sign-in?next=${here}`, text: external === undefined ? _("Sign in as somebody else") : _("Sign in again") });
     const form = element("form", { class: "stacked" },
-      element("h2", { id: "lock-title", text: "Locked" }),
-      element("p", { text: external === undefined ? "Everything is where you left it. Give your password to go on." : "What you marked is kept. What you were just confirming is not confirmed. Sign in again to go on." }),
+      element("h2", { id: "lock-title", text: _("Locked") }),
+      element("p", { text: external === undefined ? _("Everything is where you left it. Give your password to go on.") : _("What you marked is kept. What you were just confirming is not confirmed. Sign in again to go on.") }),
       element("p", { class: "who", text: name }),
       problem,
-      ...(external === undefined ? [element("label", { for: "lock-password", text: "Password" }), password, open] : []),
+      ...(external === undefined ? [element("label", { for: "lock-password", text: _("Password") }), password, open] : []),
       other);
     const dialog = element("dialog", { class: "lock", "aria-labelledby": "lock-title" }, form);
     let locked = true;
@@ -159,7 +160,7 @@ function ask() {
       resolve();
     });
 
-    document.title = "Locked · Chest CT"; // the title names the patient
+    document.title = _("Locked") + " · Chest CT"; // the title names the patient
     document.documentElement.classList.add("locked");
     document.body.append(dialog);
     dialog.showModal();

@@ -4,6 +4,7 @@
  * as it is until they leave it. Without this module the pages work, as of the time they were opened.
  */
 import { byId } from "../dom.js";
+import { _ } from "../words.js";
 import { draw } from "./chart.js";
 
 const LOOK_MS = 4000;
@@ -23,7 +24,7 @@ async function look() {
     show(new DOMParser().parseFromString(await response.text(), "text/html"));
     byId("connection").textContent = "";
   } catch {
-    byId("connection").textContent = "No connection. Trying again…";
+    byId("connection").textContent = _("No connection. Trying again…");
   }
   setTimeout(look, LOOK_MS);
 }

@@ -6,6 +6,7 @@
  * "line" the second column is the line, and the third and fourth, where there are such, its limits.
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [480, 170, 40, 20, 8];
@@ -25,7 +26,7 @@ export function draw(figure) {
   const { picture, y } = axes(numbers, figure, isBars);
   if (isBars) drawBars(picture, numbers, y);
   else drawLine(picture, numbers, y);
-  const more = element("details", {}, element("summary", { text: "As a table" }));
+  const more = element("details", {}, element("summary", { text: _("As a table") }));
   table.replaceWith(picture, ...(isBars ? [legend(numbers)] : []), more);
   more.append(table);
 }

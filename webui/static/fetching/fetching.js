@@ -40,6 +40,7 @@
  */
 import { byId, element } from "../dom.js";
 import { fetchJson } from "../live.js";
+import { _, _n } from "../words.js";
 
 const LOOK_MS = 2000;
 
@@ -54,7 +55,7 @@ async function look() {
     show(/** @type {Lists} */ (await fetchJson(url)));
     byId("connection").textContent = "";
   } catch {
-    byId("connection").textContent = "No connection. Trying again…";
+    byId("connection").textContent = _("No connection. Trying again…");
   }
   setTimeout(look, LOOK_MS);
 }
@@ -76,33 +77,34 @@ function showAnswers(asked) {
 
 /** @param {Query} asked */
 function told({ destination, state, problem, cut_off, studies = [] }) {
-  if (state === "FAILED") return problem ?? "The search failed.";
-  if (state !== "DONE") return `Asking ${destination}…`;
-  const count = `${studies.length} stud${studies.length === 1 ? "y" : "ies"} at ${destination}`;
-  return cut_off ? `${count}, and there are more: narrow the search.` : `${count}.`;
+  if (state === "FAILED") return problem ?? _("The search failed.");
+  if (state !== "DONE") return _("Asking %(node)s…", { node: destination });
+  return cut_off
+    ? _("%(count)s studies at %(node)s, and there are more: narrow the search.", { count: studies.length, node: destination })
+    : _n("%(num)s study at %(node)s.", "%(num)s studies at %(node)s.", studies.length, { node: destination });
 }
 
 /** @param {RemoteStudy} study */
 function studyRow(study) {
   return element("tr", {},
     element("td", {}, element("b", { text: study.patient }), second(`${study.patient_id} · ${study.birth_date}`)),
-    element("td", {}, study.description, second(`${study.study_date} ${study.study_time} · Acc. ${study.accession_number}`)),
+    element("td", {}, study.description, second([`${study.study_date} ${study.study_time}`, _("Acc. %(number)s", { number: study.accession_number })].join(" · "))),
     element("td", { text: study.modalities }),
     element("td", { text: study.images > 0 ? String(study.images) : "–" }),
-    element("td", {}, button(study.fetch_url, "Fetch")));
+    element("td", {}, button(study.fetch_url, _("Fetch"))));
 }
 
 /** @param {Retrieval} row */
 function retrievalRow(row) {
   const links = row.patients.map(({ name, url: to }) => element("a", { href: to, text: name }));
   const buttons = [
-    ...(row.retry_url ? [button(row.retry_url, row.state === "FAILED" ? "Retry" : "Retry now")] : []),
-    ...(row.give_up_url ? [button(row.give_up_url, "Give up")] : []),
+    ...(row.retry_url ? [button(row.retry_url, row.state === "FAILED" ? _("Retry") : _("Retry now"))] : []),
+    ...(row.give_up_url ? [button(row.give_up_url, _("Give up"))] : []),
   ];
   const made = element("tr", { class: row.state },
     element("td", { class: "patient" }, ...links, second(row.study_uid)),
     element("td", {}, row.destination, second(row.why)),
-    element("td", { text: row.expected > 0 ? `${row.images} of ${row.expected}` : String(row.images) }),
+    element("td", { text: row.expected > 0 ? _("%(count)s of %(all)s", { count: row.images, all: row.expected }) : String(row.images) }),
     element("td", { class: "state" },
       element("span", { class: "badge", text: row.state_word }),
       ...(row.problem ? [element("span", { class: "reason", text: row.problem })] : [])),

@@ -1,13 +1,14 @@
 /** The report's buttons: print, and copy as plain text, also where the page came over HTTP. */
 import { byId } from "../dom.js";
+import { _ } from "../words.js";
 
 const text = /** @type {HTMLTextAreaElement} */ (byId("text"));
 
 byId("print").addEventListener("click", () => print());
 byId("copy").addEventListener("click", async () => {
   byId("copied").textContent = (await copy())
-    ? "The report is in the clipboard."
-    : "The browser does not let the page copy: open “As plain text” and copy it there.";
+    ? _("The report is in the clipboard.")
+    : _("The browser does not let the page copy: open “As plain text” and copy it there.");
 });
 
 /** @returns {Promise<boolean>} whether the text is in the clipboard */

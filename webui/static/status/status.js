@@ -7,6 +7,7 @@
  */
 import { byId, element } from "../dom.js";
 import { fetchJson, follow } from "../live.js";
+import { _ } from "../words.js";
 
 const { live = "", study = "", state: stateUrl = "", shown = "" } = byId("status").dataset;
 
@@ -35,15 +36,15 @@ function showProgress({ step, step_done, step_total, steps }) {
   const bar = /** @type {HTMLProgressElement} */ (byId("bar"));
   bar.max = Math.max(1, step_total);
   bar.value = step_done;
-  byId("step").textContent = step ?? "";
+  byId("step").textContent = step === null ? "" : _(step);
   byId("steps").replaceChildren(...steps.map(stepElement));
 }
 
 /** @param {StepDone} done */
 function stepElement({ step, seconds, summary }) {
-  const found = Object.entries(summary).map(([name, value]) => `${name.replaceAll("_", " ")} ${plain(value)}`);
+  const found = Object.entries(summary).map(([name, value]) => [_(name.replaceAll("_", " ")), plain(value)].join(" "));
   return element("li", {},
-    element("b", { text: step }),
+    element("b", { text: _(step) }),
     element("span", { class: "found", text: found.join(" · ") }),
     element("span", { class: "seconds", text: `${seconds.toFixed(1)} s` }));
 }
@@ -51,7 +52,7 @@ function stepElement({ step, seconds, summary }) {
 /** A finding as text: three digits are enough to follow along. @param {unknown} value */
 function plain(value) {
   if (typeof value === "number") return String(Number(value.toPrecision(3)));
-  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "boolean") return value ? _("yes") : _("no");
   return String(value);
 }
 

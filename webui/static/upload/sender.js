@@ -25,6 +25,7 @@
  * @property {Outcome | null} outcome
  * @property {string} [csrf_token]
  */
+import { _ } from "../words.js";
 
 const AT_ONCE = 3;
 const AGAIN_MS = [500, 1000, 2000, 4000, 8000];
@@ -136,7 +137,7 @@ export class Sender {
   async #persist(state, url, request, look) {
     let hasNewToken = false;
     for (let failures = 0; ; failures++) {
-      let trouble = "No connection. It goes on by itself…";
+      let trouble = _("No connection. It goes on by itself…");
       try {
         const headers = { ...request.headers, "X-CSRFToken": this.token };
         const answer = await fetch(url, { ...request, headers, signal: this.#aborted.signal });
@@ -144,10 +145,10 @@ export class Sender {
           this.tell("");
           return answer;
         }
-        if (answer.status === 401) trouble = "Your session has ended. Sign in in another tab; it goes on by itself.";
+        if (answer.status === 401) trouble = _("Your session has ended. Sign in in another tab; it goes on by itself.");
         else {
           const said = /** @type {{error?: string}} */ (await answer.json().catch(() => ({})));
-          trouble = said.error ?? `The server answered ${answer.status}.`;
+          trouble = said.error ?? _("The server answered %(status)s.", { status: answer.status });
           if (answer.status === 400 && !hasNewToken) {
             await this.#ask(state); // after another sign-in the page's token is an old one
             hasNewToken = true;
@@ -171,7 +172,7 @@ export class Sender {
   /** @param {string} url @returns {Promise<unknown>} */
   async #ask(url) {
     const answer = await fetch(url, { signal: this.#aborted.signal });
-    if (answer.status === 404) throw new Refused("This upload is not here any more: choose the files again.");
+    if (answer.status === 404) throw new Refused(_("This upload is not here any more: choose the files again."));
     if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
     const said = await answer.json();
     if (said.csrf_token) this.token = said.csrf_token;

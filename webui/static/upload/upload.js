@@ -1,6 +1,7 @@
 /** The page "Upload": choose or drop, send, see what was taken in. */
 import { byId, element } from "../dom.js";
 import { fetchJson } from "../live.js";
+import { _, _n } from "../words.js";
 import { announced, fromDrop, fromInput, inWords, keyOf } from "./chosen.js";
 import { Refused, Sender } from "./sender.js";
 
@@ -23,28 +24,29 @@ let running = null;
 let lines = [];
 
 const input = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (byId(id));
-const newSender = () => new Sender(token, Number(piece), (trouble) => tell(trouble || "Sending…", trouble !== ""));
+const newSender = () => new Sender(token, Number(piece), (trouble) => tell(trouble || _("Sending…"), trouble !== ""));
 
 async function lookForInterrupted() {
   interrupted = /** @type {{uploads: Upload[]}} */ (await fetchJson(uploads)).uploads;
   byId("waiting").hidden = interrupted.length === 0;
   byId("interrupted").replaceChildren(...interrupted.map((upload) => {
     const here = upload.files.filter(({ offset, size }) => offset === size).length;
-    const button = element("button", { type: "button", text: "Discard" });
+    const button = element("button", { type: "button", text: _("Discard") });
     button.addEventListener("click", async () => {
       await newSender().discard(upload);
       await lookForInterrupted();
     });
     const whole = here === upload.files.length;
-    const children = [`${upload.files[0].name}: ${here} of ${upload.files.length} files are here. `, button];
-    if (whole) children.splice(1, 0, takeButton(upload), " ");
+    const arrived = _("%(file)s: %(here)s of %(all)s files are here.", { file: upload.files[0].name, here, all: upload.files.length });
+    const children = [arrived, " ", button];
+    if (whole) children.splice(2, 0, takeButton(upload), " ");
     return element("li", {}, ...children);
   }));
 }
 
 /** All of it came, and only the last step is missing. @param {Upload} upload */
 function takeButton(upload) {
-  const button = element("button", { type: "button", text: "Take in" });
+  const button = element("button", { type: "button", text: _("Take in") });
   button.addEventListener("click", () => {
     chosen = [];
     byId("chosen").hidden = false;
@@ -59,7 +61,7 @@ function choose(files) {
   if (running !== null || files.length === 0) return;
   chosen = files;
   const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
-  byId("summary").textContent = `${files.length} file${files.length === 1 ? "" : "s"}, ${inWords(bytes)}`;
+  byId("summary").textContent = _n("%(num)s file, %(size)s", "%(num)s files, %(size)s", files.length, { size: inWords(bytes) });
   showPerson(files.some(({ name }) => NIFTI.test(name)));
   lines = files.slice(0, MOST_LINES).map(() => ({
     bar: element("progress", { max: "1", value: "0" }), share: element("span", { class: "share" }),
@@ -69,7 +71,7 @@ function choose(files) {
       bar.setAttribute("aria-label", files[n].name);
       return element("li", {}, element("span", { text: files[n].name, title: files[n].name }), bar, share);
     }),
-    ...(files.length > MOST_LINES ? [element("li", { text: `and ${files.length - MOST_LINES} more` })] : []),
+    ...(files.length > MOST_LINES ? [element("li", { text: _("and %(count)s more", { count: files.length - MOST_LINES }) })] : []),
   );
   byId("chosen").hidden = false;
   byId("outcome").hidden = true;
@@ -103,7 +105,7 @@ async function start() {
 
 /** @param {Sender} sender @param {Upload} upload */
 async function finish(sender, upload) {
-  tell("Checking and taking in…", false);
+  tell(_("Checking and taking in…"), false);
   const person = {
     patient_name: input("patient-name").value, patient_id: input("patient-id").value, study_date: input("study-date").value,
   };
@@ -158,7 +160,8 @@ function showProgress(upload, shown) {
 function showOutcome(outcome) {
   byId("outcome").hidden = false;
   byId("counts").textContent =
-    `New images: ${outcome.new}. There already: ${outcome.duplicate}. Kept aside as conflicts: ${outcome.conflict}. Left out: ${outcome.left_out_count}.`;
+    _("New images: %(fresh)s. There already: %(duplicate)s. Kept aside as conflicts: %(conflict)s. Left out: %(left_out)s.",
+      { fresh: outcome.new, duplicate: outcome.duplicate, conflict: outcome.conflict, left_out: outcome.left_out_count });
   byId("studies").replaceChildren(...outcome.studies.map(({ url, patient, patient_id, study_date, description }) =>
     element("li", {}, element("a", { href: url, text: patient }), ` ${patient_id} · ${study_date} · ${description}`)));
   byId("left-out").hidden = outcome.left_out.length === 0;

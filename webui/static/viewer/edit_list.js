@@ -18,6 +18,7 @@
  * @property {(number: number, sign: string, seen: boolean) => void} sign
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 import { SIDES, volumeText } from "./lesion_list.js";
 
 /**
@@ -27,7 +28,7 @@ import { SIDES, volumeText } from "./lesion_list.js";
  * @param {Actions} actions
  */
 export function outlineList(state, box, rows, actions) {
-  const heading = element("h3", { text: "Added by a person" });
+  const heading = element("h3", { text: _("Added by a person") });
   const list = element("ol", { class: "lesions added" });
   const part = element("div", { class: "added-part" }, heading, list);
   part.hidden = true;
@@ -69,7 +70,7 @@ export function outlineList(state, box, rows, actions) {
       for (const [number, note] of notes) {
         const region = standing.get(number);
         note.hidden = region === undefined;
-        if (region !== undefined) note.textContent = `Outlined by ${nameOf(region, shown)}: ${measuresOf(region)}`;
+        if (region !== undefined) note.textContent = _("Outlined by %(name)s: %(measures)s", { name: nameOf(region, shown), measures: measuresOf(region) });
       }
       for (const [number, row] of rows) showSigns(number, row, shown);
       for (const [number, { row }] of added) {
@@ -108,7 +109,7 @@ function addedRow(state, number, remove) {
   const button = element("button", { type: "button", class: "lesion", "aria-current": "false" },
     element("b", { class: "number persons", text: `${number} ✎` }), where, by, facts);
   button.addEventListener("click", () => state.chooseLesion(number, lookAt ?? state.position));
-  const away = element("button", { type: "button", class: "mark remove", text: "✗", title: "Remove (X)", "aria-label": `Remove lesion ${number}` });
+  const away = element("button", { type: "button", class: "mark remove", text: "✗", title: _("Remove (X)"), "aria-label": _("Remove lesion %(number)s", { number }) });
   away.addEventListener("click", remove);
   return {
     row: element("li", {}, button, element("span", { class: "marks" }, away)),
@@ -120,7 +121,7 @@ function addedRow(state, number, remove) {
       const known = region.facts ?? region.kept;
       lookAt = known?.look_at ?? null;
       where.textContent = known === null ? "" : SIDES[known.side];
-      by.textContent = `added by ${nameOf(region, shown)}`;
+      by.textContent = _("added by %(name)s", { name: nameOf(region, shown) });
       facts.textContent = measuresOf(region);
       away.hidden = !shown.open;
     },
@@ -134,7 +135,7 @@ function nameOf({ facts }, { you }) {
 
 /** @param {Region} region */
 function measuresOf({ facts }) {
-  if (facts === null) return "being measured";
+  if (facts === null) return _("being measured");
   return [volumeText(facts.volume_ml), `${facts.diameter_mm.toFixed(0)} mm`, `${facts.mean_hu.toFixed(0)} HU`].join(" · ");
 }
 
@@ -144,20 +145,20 @@ function measuresOf({ facts }) {
  * @param {(sign: string, seen: boolean) => void} changed
  */
 function signPicker(number, words, changed) {
-  const summary = element("summary", { text: "Signs" });
+  const summary = element("summary", { text: _("Signs") });
   const choices = Object.entries(words).map(([sign, text]) => {
     const input = element("input", { type: "checkbox" });
     input.addEventListener("change", () => changed(sign, input.checked));
     return { sign, text, input, label: element("label", {}, input, element("span", { text })) };
   });
   const box = element("details", { class: "signs" }, summary,
-    element("div", { role: "group", "aria-label": `Signs in lesion ${number}` }, ...choices.map(({ label }) => label)));
+    element("div", { role: "group", "aria-label": _("Signs in lesion %(number)s", { number }) }, ...choices.map(({ label }) => label)));
   return {
     box,
     /** @param {readonly string[]} seen @param {boolean} open */
     show(seen, open) {
       const chosen = choices.filter(({ sign }) => seen.includes(sign));
-      summary.textContent = chosen.length > 0 ? `Signs: ${chosen.map(({ text }) => text).join(", ")}` : "Signs";
+      summary.textContent = chosen.length > 0 ? _("Signs: %(signs)s", { signs: chosen.map(({ text }) => text).join(", ") }) : _("Signs");
       box.hidden = !open && chosen.length === 0;
       for (const { sign, input } of choices) {
         input.checked = seen.includes(sign);

@@ -13,6 +13,7 @@
  * @typedef {import("./viewport.js").Viewport} Viewport
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 import { grow, stroke } from "./edit_brush.js";
 import { clamp, nearestVoxel } from "./planes.js";
 
@@ -21,8 +22,8 @@ const TOLERANCE_HU = { least: 10, most: 500, step: 10, first: 150 };
 const RADIUS_MM = { least: 5, most: 60, step: 1, first: 20 };
 /** A stroke that begins this near to the chosen lesion's box changes it; further away it adds another. */
 const NEAR_MM = 10;
-const NOT_NOW = "Lesions can be outlined while you review or amend.";
-const NOT_YET = "Wait until all images have arrived.";
+const NOT_NOW = _("Lesions can be outlined while you review or amend.");
+const NOT_YET = _("Wait until all images have arrived.");
 
 export class EditTools {
   /** The lesion that the stroke under way changes. @type {number | null} */
@@ -47,29 +48,29 @@ export class EditTools {
     this.open = false;
     /** Null until all are here; set by the review. @type {readonly LesionMask[] | null} */
     this.lungs = null;
-    this.brushMm = slider("Brush size", "mm", BRUSH_MM, () => this.#showBrush(null));
-    this.toleranceHu = slider("Tolerance", "HU", TOLERANCE_HU, () => this.#growAgain());
-    this.radiusMm = slider("Largest radius", "mm", RADIUS_MM, () => this.#growAgain());
+    this.brushMm = slider(_("Brush size"), "mm", BRUSH_MM, () => this.#showBrush(null));
+    this.toleranceHu = slider(_("Tolerance"), "HU", TOLERANCE_HU, () => this.#growAgain());
+    this.radiusMm = slider(_("Largest radius"), "mm", RADIUS_MM, () => this.#growAgain());
     this.message = element("p", { class: "message", role: "status" });
     this.what = element("p", { class: "what" });
-    this.startNew = element("button", { type: "button", text: "New lesion" });
+    this.startNew = element("button", { type: "button", text: _("New lesion") });
     this.startNew.addEventListener("click", () => {
       this.#startNew = !this.#startNew;
       this.#show();
     });
-    this.undoButton = element("button", { type: "button", text: "Undo", title: "Ctrl + Z" });
+    this.undoButton = element("button", { type: "button", text: _("Undo"), title: "Ctrl + Z" });
     this.undoButton.addEventListener("click", () => this.undo());
-    this.redoButton = element("button", { type: "button", text: "Redo", title: "Ctrl + Shift + Z" });
+    this.redoButton = element("button", { type: "button", text: _("Redo"), title: "Ctrl + Shift + Z" });
     this.redoButton.addEventListener("click", () => this.redo());
-    this.box = element("section", { class: "edit-options", "aria-label": "Outlining lesions" },
+    this.box = element("section", { class: "edit-options", "aria-label": _("Outlining lesions") },
       this.what, this.brushMm.box, this.toleranceHu.box, this.radiusMm.box,
       element("p", { class: "actions" }, this.startNew, this.undoButton, this.redoButton), this.message);
     this.box.hidden = true;
     /** @type {Tool[]} */
     this.tools = [
-      this.#brush("brush", "Brush", "b", true),
-      this.#brush("eraser", "Erase", "e", false),
-      { name: "seed", label: "Add by seed", key: "a", down: (viewport, at) => this.#seed(viewport, at), move() {}, up() {} },
+      this.#brush("brush", _("Brush"), "b", true),
+      this.#brush("eraser", _("Erase"), "e", false),
+      { name: "seed", label: _("Add by seed"), key: "a", down: (viewport, at) => this.#seed(viewport, at), move() {}, up() {} },
     ];
     regions.onChange(() => this.#show());
     state.onChange((change) => {
@@ -100,10 +101,10 @@ export class EditTools {
   get commands() {
     const larger = (/** @type {number} */ steps) => this.brushMm.add(steps);
     return [
-      { name: "undo", key: "ctrl+z", does: "Undo the last stroke", run: () => this.undo() },
-      { name: "redo", key: "ctrl+shift+z", does: "Redo the stroke that was undone", run: () => this.redo() },
-      { name: "brush-smaller", key: "[", does: "Smaller brush", run: () => larger(-1) },
-      { name: "brush-larger", key: "]", does: "Larger brush", run: () => larger(1) },
+      { name: "undo", key: "ctrl+z", does: _("Undo the last stroke"), run: () => this.undo() },
+      { name: "redo", key: "ctrl+shift+z", does: _("Redo the stroke that was undone"), run: () => this.redo() },
+      { name: "brush-smaller", key: "[", does: _("Smaller brush"), run: () => larger(-1) },
+      { name: "brush-larger", key: "]", does: _("Larger brush"), run: () => larger(1) },
     ];
   }
 
@@ -172,7 +173,7 @@ export class EditTools {
     const here = viewport.state === this.state;
     const ready = this.regions.complete && this.lungs !== null;
     if (!this.open) this.#say(NOT_NOW);
-    else if (!here) this.#say("Lesions are outlined on the current study, not on the prior one.");
+    else if (!here) this.#say(_("Lesions are outlined on the current study, not on the prior one."));
     else this.#say(ready ? "" : NOT_YET);
     return this.open && here && ready;
   }
@@ -191,7 +192,7 @@ export class EditTools {
       const owner = this.regions.ownerOf(voxel, 0);
       if (owner !== null) return owner;
     }
-    this.#say("There is no lesion to erase here.");
+    this.#say(_("There is no lesion to erase here."));
     return null;
   }
 
@@ -228,12 +229,12 @@ export class EditTools {
     const place = (seed[2] * ny + seed[1]) * nx + seed[0];
     const owner = regions.ownerOf(place, number);
     if (owner !== null) {
-      this.#say(`This is lesion ${owner}: correct it with the brush.`);
+      this.#say(_("This is lesion %(number)s: correct it with the brush.", { number: owner }));
       return;
     }
     const inLungs = (/** @type {number} */ voxel) => lungs.some((lung) => lung.holds(voxel % nx, Math.floor(voxel / nx) % ny, Math.floor(voxel / (nx * ny))));
     if (!inLungs(place)) {
-      this.#say("A region grows inside the lungs alone: click there, or use the brush.");
+      this.#say(_("A region grows inside the lungs alone: click there, or use the brush."));
       return;
     }
     const voxels = grow(volume, seed, {
@@ -242,7 +243,7 @@ export class EditTools {
       allowed: (voxel) => inLungs(voxel) && regions.ownerOf(voxel, number) === null,
     });
     if (voxels.length === 0) {
-      this.#say("Nothing grows here: raise the tolerance, or click elsewhere.");
+      this.#say(_("Nothing grows here: raise the tolerance, or click elsewhere."));
       return;
     }
     this.#say("");
@@ -275,10 +276,10 @@ export class EditTools {
     this.undoButton.disabled = !this.open || !regions.canUndo;
     this.redoButton.disabled = !this.open || !regions.canRedo;
     this.startNew.setAttribute("aria-pressed", String(this.#startNew));
-    if (this.active === "seed") this.what.textContent = "Click in a lesion that was missed.";
-    else if (this.#startNew || lesion === null) this.what.textContent = "The next stroke adds a lesion.";
-    else if (this.active === "eraser") this.what.textContent = `Erases from lesion ${lesion}, elsewhere from the lesion it meets.`;
-    else this.what.textContent = `Corrects lesion ${lesion}; away from it, adds a lesion.`;
+    if (this.active === "seed") this.what.textContent = _("Click in a lesion that was missed.");
+    else if (this.#startNew || lesion === null) this.what.textContent = _("The next stroke adds a lesion.");
+    else if (this.active === "eraser") this.what.textContent = _("Erases from lesion %(number)s, elsewhere from the lesion it meets.", { number: lesion });
+    else this.what.textContent = _("Corrects lesion %(number)s; away from it, adds a lesion.", { number: lesion });
   }
 }
 

@@ -6,6 +6,7 @@
  * @typedef {import("./outlines.js").Section} Section
  * @typedef {import("./state.js").ViewState} ViewState
  */
+import { _ } from "../words.js";
 import { cutBox, extentOf } from "./masks.js";
 
 /** Red, green and blue from no heat to the most. */
@@ -82,10 +83,10 @@ export class HeatLayer {
    */
   label(plane, state) {
     if (state.heatMap === null) return "";
-    const name = `\nheat map: ${this.answers[state.heatMap]}`;
-    if (!this.#maps.has(state.heatMap)) return `${name}, loading`;
+    const answer = this.answers[state.heatMap];
+    if (!this.#maps.has(state.heatMap)) return "\n" + _("heat map: %(answer)s, loading", { answer });
     const picture = this.#picture(state.heatMap, plane, state.size, state.position[plane.through]);
-    return picture ? name : `${name}, none here`;
+    return "\n" + (picture ? _("heat map: %(answer)s", { answer }) : _("heat map: %(answer)s, none here", { answer }));
   }
 
   /**

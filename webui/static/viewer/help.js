@@ -5,21 +5,22 @@
  * @typedef {import("./keys.js").Keyboard} Keyboard
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 
 const MOUSE = [
-  ["Wheel", "Scroll"],
-  ["Ctrl + wheel", "Zoom at the pointer"],
-  ["Left", "The chosen tool; at first it moves the cross-hair in all planes"],
-  ["Middle drag", "Pan"],
-  ["Right drag", "Window: across for width, up and down for centre"],
-  ["Double click", "This plane as it was at first"],
+  [_("Wheel"), _("Scroll")],
+  [_("Ctrl + wheel"), _("Zoom at the pointer")],
+  [_("Left"), _("The chosen tool; at first it moves the cross-hair in all planes")],
+  [_("Middle drag"), _("Pan")],
+  [_("Right drag"), _("Window: across for width, up and down for centre")],
+  [_("Double click"), _("This plane as it was at first")],
 ];
 
 const TOUCH = [
-  ["One finger", "Scroll, or draw with the chosen tool"],
-  ["Tap", "Move the cross-hair"],
-  ["Long press", "Window: across for width, up and down for centre"],
-  ["Two fingers", "Zoom and pan"],
+  [_("One finger"), _("Scroll, or draw with the chosen tool")],
+  [_("Tap"), _("Move the cross-hair")],
+  [_("Long press"), _("Window: across for width, up and down for centre")],
+  [_("Two fingers"), _("Zoom and pan")],
 ];
 
 /** Signs and words for keys that are no letters. @type {Record<string, string>} */
@@ -56,9 +57,9 @@ export function fillHelp(dialog, keyboard, changed) {
 
   const show = () => {
     for (const [command, button] of buttons) {
-      const label = keyLabel(keyboard.keyFor(command)) || "none";
+      const label = keyLabel(keyboard.keyFor(command)) || _("none");
       button.textContent = label;
-      button.setAttribute("aria-label", `Key for ${command.does}: ${label}. Change it`);
+      button.setAttribute("aria-label", _("Key for %(command)s: %(key)s. Change it", { command: command.does, key: label }));
       button.classList.remove("asking");
     }
   };
@@ -68,9 +69,9 @@ export function fillHelp(dialog, keyboard, changed) {
   };
   const ask = (/** @type {Command} */ command, /** @type {HTMLButtonElement} */ button) => {
     stop();
-    button.textContent = "Press a key";
+    button.textContent = _("Press a key");
     button.classList.add("asking");
-    message.textContent = "Press the new key, or Esc to keep the old one.";
+    message.textContent = _("Press the new key, or Esc to keep the old one.");
     keyboard.ask((key) => {
       const problem = key === "escape" ? "" : keyboard.remap(command, key);
       message.textContent = problem;
@@ -90,14 +91,14 @@ export function fillHelp(dialog, keyboard, changed) {
     buttons.set(command, button);
     return row(button, command.does);
   });
-  const reset = element("button", { type: "button", text: "All keys as they were at first" });
+  const reset = element("button", { type: "button", text: _("All keys as they were at first") });
   reset.addEventListener("click", () => {
     keyboard.reset();
     message.textContent = "";
     stop();
     changed(keyboard.own);
   });
-  const close = element("button", { type: "button", class: "primary", text: "Close" });
+  const close = element("button", { type: "button", class: "primary", text: _("Close") });
   close.addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => {
     message.textContent = "";
@@ -105,13 +106,13 @@ export function fillHelp(dialog, keyboard, changed) {
   });
   show();
   dialog.replaceChildren(
-    element("h2", { text: "Keys" }),
-    element("p", { class: "hint", text: "Click a key to change it." }),
+    element("h2", { text: _("Keys") }),
+    element("p", { class: "hint", text: _("Click a key to change it.") }),
     element("dl", {}, ...keys),
     message,
-    element("h2", { text: "Mouse" }),
+    element("h2", { text: _("Mouse") }),
     list(MOUSE),
-    element("h2", { text: "Touch" }),
+    element("h2", { text: _("Touch") }),
     list(TOUCH),
     element("p", { class: "actions" }, close, reset),
   );

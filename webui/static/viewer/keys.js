@@ -7,6 +7,7 @@
  * @property {string} key  as `keyOf` names it, until the reader chooses another
  * @property {() => void} run
  */
+import { _ } from "../words.js";
 
 /** Keys that act on a button or link in focus. */
 const FOR_CONTROLS = ["enter", "space"];
@@ -67,10 +68,12 @@ export class Keyboard {
    */
   remap(command, key) {
     if (RESERVED.includes(key) || key.startsWith("ctrl+") || key.startsWith("alt+")) {
-      return "The browser needs this key: choose another one.";
+      return _("The browser needs this key: choose another one.");
     }
     const other = this.#byKey.get(key);
-    if (other !== undefined && other !== command) return `This key is taken: ${other.does}. Choose another one.`;
+    if (other !== undefined && other !== command) {
+      return _("This key is taken: %(command)s. Choose another one.", { command: other.does });
+    }
     this.#setOwn({ ...this.own, [command.name]: key });
     return "";
   }

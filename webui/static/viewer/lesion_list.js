@@ -6,6 +6,7 @@
  * @typedef {import("./preferences.js").Preferences} Preferences
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 import { lesionColour } from "./lesion_layer.js";
 import { PLANES, sliceNumber } from "./planes.js";
 
@@ -13,12 +14,12 @@ const [AXIAL] = PLANES;
 
 /** @type {readonly {name: string, label: string, before: (one: LesionFacts, other: LesionFacts) => number}[]} */
 const ORDERS = [
-  { name: "volume", label: "Volume", before: (one, other) => other.volume_ml - one.volume_ml },
-  { name: "score", label: "Score", before: (one, other) => (other.probability ?? -1) - (one.probability ?? -1) },
-  { name: "diameter", label: "Diameter", before: (one, other) => other.diameter_mm - one.diameter_mm },
-  { name: "hu", label: "Mean HU", before: (one, other) => other.mean_hu - one.mean_hu },
-  { name: "side", label: "Side, right first", before: (one, other) => SIDE_ORDER.indexOf(one.side) - SIDE_ORDER.indexOf(other.side) },
-  { name: "level", label: "Level, head first", before: (one, other) => other.look_at[2] - one.look_at[2] },
+  { name: "volume", label: _("Volume"), before: (one, other) => other.volume_ml - one.volume_ml },
+  { name: "score", label: _("Score"), before: (one, other) => (other.probability ?? -1) - (one.probability ?? -1) },
+  { name: "diameter", label: _("Diameter"), before: (one, other) => other.diameter_mm - one.diameter_mm },
+  { name: "hu", label: _("Mean HU"), before: (one, other) => other.mean_hu - one.mean_hu },
+  { name: "side", label: _("Side, right first"), before: (one, other) => SIDE_ORDER.indexOf(one.side) - SIDE_ORDER.indexOf(other.side) },
+  { name: "level", label: _("Level, head first"), before: (one, other) => other.look_at[2] - one.look_at[2] },
 ];
 
 /** @type {readonly LesionFacts["side"][]} */
@@ -42,7 +43,7 @@ export function lesionList(state, lesions, preferences) {
   let listed = [];
 
   const orders = element("select", {}, ...ORDERS.map(({ name, label }) => element("option", { value: name, text: label })));
-  const choice = element("label", { class: "sort", text: "Sort by " }, orders);
+  const choice = element("label", { class: "sort", text: _("Sort by") + " " }, orders);
   const sort = () => {
     const { before } = ORDERS.find(({ name }) => name === orders.value) ?? ORDERS[0];
     listed = [...lesions].sort((one, other) => before(one, other) || one.id - other.id);
@@ -95,7 +96,7 @@ function lesionButton(state, lesion) {
   return element("button", { type: "button", class: "lesion", "aria-current": "false" },
     number,
     element("span", { class: "where", text: SIDES[lesion.side] }),
-    element("span", { class: "slices", text: first === last ? `slice ${first}` : `slices ${first}–${last}` }),
+    element("span", { class: "slices", text: first === last ? _("slice %(first)s", { first }) : _("slices %(first)s–%(last)s", { first, last }) }),
     element("span", { class: "score", text: scoreText(lesion.probability) }),
     element("span", { class: "facts", text: facts.join(" · ") }));
 }
@@ -106,9 +107,9 @@ export function volumeText(ml) {
 }
 
 /** @type {Record<LesionFacts["side"], string>} */
-export const SIDES = { left: "Left lung", right: "Right lung", both: "Both lungs" };
+export const SIDES = { left: _("Left lung"), right: _("Right lung"), both: _("Both lungs") };
 
 /** @param {number | null} probability */
 function scoreText(probability) {
-  return probability === null ? "not scored" : `${Math.round(probability * 100)} %`;
+  return probability === null ? _("not scored") : `${Math.round(probability * 100)} %`;
 }

@@ -4,9 +4,10 @@
  * @typedef {(lesion: number, accepted: boolean) => void} Mark
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 
 /** @type {[boolean, string, string][]} */
-const MARKS = [[true, "✓", "Accept"], [false, "✗", "Reject"]];
+const MARKS = [[true, "✓", _("Accept (Y)")], [false, "✗", _("Reject (X)")]];
 
 /**
  * @param {ReadonlyMap<number, HTMLElement>} rows  of the list, by lesion
@@ -15,8 +16,8 @@ const MARKS = [[true, "✓", "Accept"], [false, "✗", "Reject"]];
 export function lesionMarks(rows, mark) {
   const groups = new Map([...rows].map(([lesion, row]) => {
     const buttons = MARKS.map(([accepted, sign, word]) => {
-      const button = element("button", { type: "button", class: "mark", text: sign, title: `${word} (${accepted ? "Y" : "X"})` });
-      button.setAttribute("aria-label", `${word} lesion ${lesion}`);
+      const button = element("button", { type: "button", class: "mark", text: sign, title: word });
+      button.setAttribute("aria-label", accepted ? _("Accept lesion %(lesion)s", { lesion }) : _("Reject lesion %(lesion)s", { lesion }));
       button.addEventListener("click", () => mark(lesion, accepted));
       return button;
     });

@@ -8,6 +8,7 @@
  * @typedef {import("./manifest.js").Manifest} Manifest
  */
 import { byId } from "../dom.js";
+import { _ } from "../words.js";
 import { Cine } from "./cine.js";
 import { commandTable } from "./commands.js";
 import { EditLayer } from "./edit_layer.js";
@@ -90,10 +91,10 @@ function open(manifest) {
   /** @type {Command[]} */
   const page = [
     ...editTools.commands,
-    { name: "reset", key: "0", does: "Everything as it was at first", run: resetAll },
-    { name: "prior", key: "o", does: prior ? "Prior study beside this one" : "Prior study: there is none here", run: () => prior?.toggle() },
-    { name: "next-study", key: "shift+n", does: "Next study to review", run: () => openNext(facts.next ?? "", review.flush, tell) },
-    { name: "help", key: "?", does: "This help", run: () => toggleHelp(help) },
+    { name: "reset", key: "0", does: _("Everything as it was at first"), run: resetAll },
+    { name: "prior", key: "o", does: prior ? _("Prior study beside this one") : _("Prior study: there is none here"), run: () => prior?.toggle() },
+    { name: "next-study", key: "shift+n", does: _("Next study to review"), run: () => openNext(facts.next ?? "", review.flush, tell) },
+    { name: "help", key: "?", does: _("This help"), run: () => toggleHelp(help) },
   ];
   const commands = commandTable({ reading, layout, toolbox, cine, windows: windows.commands(), page, jumpBy, markChosen: review.markChosen });
   const keyboard = new Keyboard(commands, settings.keys ?? {});
@@ -163,7 +164,7 @@ function tell(sentence) {
 /** @param {unknown} error */
 function explain(error) {
   console.error(error);
-  tell("Some images could not be loaded. Reload the page; if it happens again, call your administrator.");
+  tell(_("Some images could not be loaded. Reload the page; if it happens again, call your administrator."));
 }
 
 fetchManifest(facts.manifest ?? "").then(start).catch(explain);

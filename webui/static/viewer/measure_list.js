@@ -5,13 +5,14 @@
  * @typedef {import("./measurements.js").Measurements} Measurements
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 import { linesOf, planeNamed } from "./measuring.js";
 import { nearestVoxel, sliceNumber } from "./planes.js";
 
 const TEXT_LIMIT = "200"; // appliance.measurements.TEXT_LIMIT
 
 /** @type {Readonly<Record<Measurement["kind"], string>>} */
-const WORDS = { distance: "Distance", angle: "Angle", ellipse: "Ellipse", probe: "HU", arrow: "Arrow" };
+const WORDS = { distance: _("Distance"), angle: _("Angle"), ellipse: _("Ellipse"), probe: "HU", arrow: _("Arrow") };
 
 /**
  * @param {Measurements} measurements
@@ -67,15 +68,15 @@ function listRow(measurements, measurement) {
     measurements.choose(measurement);
   });
 
-  const text = element("input", { type: "text", maxlength: TEXT_LIMIT, placeholder: "Note", "aria-label": `Note on ${kind}, ${plane.title} ${number}` });
+  const text = element("input", { type: "text", maxlength: TEXT_LIMIT, placeholder: _("Note"), "aria-label": _("Note on %(kind)s, %(plane)s %(number)s", { kind, plane: plane.title, number }) });
   text.value = measurement.text;
   text.addEventListener("change", () => measurements.describe(measurement, text.value.trim()));
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" || event.key === "Escape") text.blur();
   });
 
-  const remove = element("button", { type: "button", class: "remove", text: "✕", title: "Delete" });
-  remove.setAttribute("aria-label", `Delete ${kind}, ${plane.title} ${number}`);
+  const remove = element("button", { type: "button", class: "remove", text: "✕", title: _("Delete") });
+  remove.setAttribute("aria-label", _("Delete %(kind)s, %(plane)s %(number)s", { kind, plane: plane.title, number }));
   remove.addEventListener("click", () => measurements.remove(measurement));
 
   const row = element("li", {}, jump, remove, text);

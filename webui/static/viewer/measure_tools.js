@@ -8,6 +8,7 @@
  * @typedef {import("./tools.js").Tool} Tool
  * @typedef {import("./viewport.js").Viewport} Viewport
  */
+import { _ } from "../words.js";
 import { POINTS_OF } from "./measuring.js";
 
 /** A press that moves less is a click: the next click places the next point. */
@@ -15,11 +16,11 @@ const CLICK_PX = 4;
 
 /** @type {readonly {kind: Kind, label: string, key: string}[]} */
 const KINDS = [
-  { kind: "distance", label: "Distance", key: "d" },
-  { kind: "angle", label: "Angle", key: "shift+d" },
-  { kind: "ellipse", label: "Ellipse", key: "i" },
-  { kind: "probe", label: "HU probe", key: "h" },
-  { kind: "arrow", label: "Arrow", key: "t" },
+  { kind: "distance", label: _("Distance"), key: "d" },
+  { kind: "angle", label: _("Angle"), key: "shift+d" },
+  { kind: "ellipse", label: _("Ellipse"), key: "i" },
+  { kind: "probe", label: _("HU probe"), key: "h" },
+  { kind: "arrow", label: _("Arrow"), key: "t" },
 ];
 
 /**

@@ -12,6 +12,7 @@
  */
 import { send } from "../sending.js";
 import { fetchJson } from "../live.js";
+import { _ } from "../words.js";
 import { valuesOf } from "./measuring.js";
 
 const PREFIX = "measurements:";
@@ -72,7 +73,7 @@ export class Measurements {
       this.#take(measurements);
     } catch (error) {
       console.warn(error);
-      this.problem = "Your earlier measurements could not be fetched. Reload the page to see them.";
+      this.problem = _("Your earlier measurements could not be fetched. Reload the page to see them.");
       this.#tell();
       return;
     }
@@ -164,7 +165,7 @@ export class Measurements {
       this.problem = "";
     } catch (error) {
       console.warn(error);
-      this.problem = "Not saved yet. It is tried again by itself; keep this page open.";
+      this.problem = _("Not saved yet. It is tried again by itself; keep this page open.");
       setTimeout(() => this.#save(), AGAIN_MS);
     }
     this.#sending = false;

@@ -15,6 +15,7 @@
  *
  * @typedef {Record<string, number>} Values  by name and unit; none while the images are on their way
  */
+import { _ } from "../words.js";
 import { clamp, nearestVoxel, PLANES } from "./planes.js";
 
 /** How many points make each kind. @type {Readonly<Record<Kind, number>>} */
@@ -113,12 +114,16 @@ export function linesOf(kind, { length_mm, angle_deg, hu, area_mm2, mean_hu, sd_
     case "angle":
       return [`${angle_deg.toFixed(1)}°`];
     case "probe":
-      return [hu === undefined ? "no image here" : `${hu} HU`];
+      return [hu === undefined ? _("no image here") : `${hu} HU`];
     case "ellipse": {
-      if (area_mm2 === undefined) return ["loading"];
+      if (area_mm2 === undefined) return [_("loading")];
       const area = `${area_mm2.toFixed(1)} mm²`;
       if (mean_hu === undefined) return [area];
-      return [`mean ${mean_hu.toFixed(1)} HU, SD ${sd_hu.toFixed(1)}`, `min ${min_hu}, max ${max_hu}`, area];
+      return [
+        _("mean %(mean)s HU, SD %(sd)s", { mean: mean_hu.toFixed(1), sd: sd_hu.toFixed(1) }),
+        _("min %(min)s, max %(max)s", { min: min_hu, max: max_hu }),
+        area,
+      ];
     }
     case "arrow":
       return [];

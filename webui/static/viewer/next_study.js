@@ -1,6 +1,7 @@
 /**
  * On to the next study that waits for a review, without the way over the worklist.
  */
+import { _ } from "../words.js";
 import { RefusedError } from "./review_server.js";
 
 /** Where the worklist keeps the view that a study was opened from (worklist.js). */
@@ -17,10 +18,10 @@ export async function openNext(url, flush, tell) {
     const response = await fetch(`${url}&${sessionStorage.getItem(VIEW_STORED) ?? ""}`);
     if (!response.ok) throw new Error(`${url}: status ${response.status}`);
     const next = (await response.json()).url;
-    if (next === null) tell("No other study waits for a review.");
+    if (next === null) tell(_("No other study waits for a review."));
     else location.assign(next);
   } catch (error) {
     console.warn(error);
-    tell(error instanceof RefusedError ? error.message : "The next study could not be asked for. Try again, or go to the worklist.");
+    tell(error instanceof RefusedError ? error.message : _("The next study could not be asked for. Try again, or go to the worklist."));
   }
 }

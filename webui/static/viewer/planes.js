@@ -18,19 +18,20 @@
  * @property {boolean} fromEnd  slice 1 has the highest index (the head comes first)
  * @property {{left: string, right: string, top: string, bottom: string}} sides
  */
+import { _ } from "../words.js";
 
 /** @type {readonly Plane[]} */
 export const PLANES = Object.freeze([
   {
-    name: "axial", title: "Axial", across: 0, down: 1, upward: false, through: 2, fromEnd: true,
+    name: "axial", title: _("Axial"), across: 0, down: 1, upward: false, through: 2, fromEnd: true,
     sides: { left: "R", right: "L", top: "A", bottom: "P" },
   },
   {
-    name: "coronal", title: "Coronal", across: 0, down: 2, upward: true, through: 1, fromEnd: false,
+    name: "coronal", title: _("Coronal"), across: 0, down: 2, upward: true, through: 1, fromEnd: false,
     sides: { left: "R", right: "L", top: "S", bottom: "I" },
   },
   {
-    name: "sagittal", title: "Sagittal", across: 1, down: 2, upward: true, through: 0, fromEnd: false,
+    name: "sagittal", title: _("Sagittal"), across: 1, down: 2, upward: true, through: 0, fromEnd: false,
     sides: { left: "A", right: "P", top: "S", bottom: "I" },
   },
 ]);

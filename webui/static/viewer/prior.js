@@ -6,6 +6,7 @@
  * @typedef {import("./tools.js").Toolbox} Toolbox
  */
 import { byId, element } from "../dom.js";
+import { _ } from "../words.js";
 import { aligned } from "./alignment.js";
 import { fetchManifest } from "./manifest.js";
 import { Reading } from "./reading.js";
@@ -50,8 +51,8 @@ export class PriorStudy {
     for (const { box } of reading.viewports) {
       box.classList.add("prior");
       const label = /** @type {string} */ (box.getAttribute("aria-label"));
-      box.setAttribute("aria-label", `Prior study of ${date}, ${label}`);
-      box.append(element("p", { class: "prior-mark", text: `PRIOR ${date}` }));
+      box.setAttribute("aria-label", _("Prior study of %(date)s, %(view)s", { date, view: label }));
+      box.append(element("p", { class: "prior-mark", text: _("PRIOR %(date)s", { date }) }));
     }
     this.box.append(reading.box);
     layout.add(reading.viewports);

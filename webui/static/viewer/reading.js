@@ -7,6 +7,7 @@
  * @typedef {import("./tools.js").Toolbox} Toolbox
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 import { HeatLayer } from "./heat_layer.js";
 import { LesionLayer } from "./lesion_layer.js";
 import { SlabLoader } from "./loader.js";
@@ -58,7 +59,7 @@ export class Reading {
     this.#bars = PLANES.map((plane) => sliceBar(plane, state, manifest.lesions));
     this.viewports = PLANES.map((plane, i) => {
       const imageLabel = (/** @type {number} */ z) =>
-        plane === AXIAL && manifest.image_numbers[z] != null ? `  ·  image ${manifest.image_numbers[z]}` : "";
+        plane === AXIAL && manifest.image_numbers[z] != null ? "  ·  " + _("image %(number)s", { number: manifest.image_numbers[z] }) : "";
       const viewport = new Viewport(plane, { state, volume, colours, heat, layers: this.layers, imageLabel });
       viewport.box.append(this.#bars[i].bar);
       listenToPointer(viewport, state, toolbox);

@@ -31,12 +31,13 @@
  * @property {string | null} after
  * @property {Record<string, Outline>} outlines
  */
+import { _ } from "../words.js";
 import { RefusedError } from "./review_server.js";
 
 const PREFIX = "review:";
 const SAVE_AFTER_MS = 1000;
 const TRY_AGAIN_MS = 5000;
-const TOO_LARGE = "The outlines are too large for this browser to keep: leave the page open until they are saved.";
+const TOO_LARGE = _("The outlines are too large for this browser to keep: leave the page open until they are saved.");
 
 /** @returns {Judged} */
 function nothing() {

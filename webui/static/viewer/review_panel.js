@@ -47,6 +47,7 @@
 import { element } from "../dom.js";
 import { follow } from "../live.js";
 import { localTime } from "../time.js";
+import { _, _n } from "../words.js";
 import { outlineList } from "./edit_list.js";
 import { EditRegions } from "./edit_regions.js";
 import { bytesOf, fetchAgain } from "./fetching.js";
@@ -154,7 +155,7 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
   /** @param {unknown} error */
   function notLoaded(error) {
     console.error(error);
-    say(new RefusedError(0, "Your outlines could not be loaded: reload the page to go on with them."));
+    say(new RefusedError(0, _("Your outlines could not be loaded: reload the page to go on with them.")));
   }
 
   /**
@@ -192,9 +193,9 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
     const open = editing();
     form = open ? reviewForm(draft, facts.positive, fresh, { confirm, cancel: last && stopAmending }) : null;
     box.replaceChildren(
-      element("h2", { text: "Review" }),
+      element("h2", { text: _("Review") }),
       others.box,
-      ...(last ? [confirmed(last, fresh)] : [element("p", { class: "none", text: "Not confirmed yet." })]),
+      ...(last ? [confirmed(last, fresh)] : [element("p", { class: "none", text: _("Not confirmed yet.") })]),
       ...(fresh.history.length > 1 ? [earlier(fresh)] : []),
       ...(fresh.problem === null ? [] : [element("p", { class: "caution", text: fresh.problem })]),
       ...(form ? [form.box] : []),
@@ -228,11 +229,11 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
       return;
     }
     message.dataset.of = "draft";
-    message.textContent = draft.problem?.message ?? "You changed this review in another window since: choose which of the two you keep.";
+    message.textContent = draft.problem?.message ?? _("You changed this review in another window since: choose which of the two you keep.");
     if (!draft.overtaken) return;
-    const here = element("button", { type: "button", class: "keep-here", text: "Keep what is here" });
+    const here = element("button", { type: "button", class: "keep-here", text: _("Keep what is here") });
     here.addEventListener("click", () => decide(true));
-    const other = element("button", { type: "button", class: "take-other", text: "Take the other" });
+    const other = element("button", { type: "button", class: "take-other", text: _("Take the other") });
     other.addEventListener("click", () => decide(false));
     message.append(" ", here, " ", other);
   }
@@ -272,7 +273,7 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
    * @param {Review} fresh
    */
   function amendment(last, fresh) {
-    const button = element("button", { type: "button", class: "amend", text: draft.begun ? "Amend with your marks" : "Amend" });
+    const button = element("button", { type: "button", class: "amend", text: draft.begun ? _("Amend with your marks") : _("Amend") });
     button.addEventListener("click", async () => {
       button.disabled = true; // one press is one amendment
       silence();
@@ -290,9 +291,9 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
       draw(review);
     });
     if (!draft.begun) return [button];
-    const discard = element("button", { type: "button", class: "discard", text: "Discard them" });
+    const discard = element("button", { type: "button", class: "discard", text: _("Discard them") });
     discard.addEventListener("click", stopAmending);
-    const overtaken = `You have marks that were not confirmed; ${last.reviewer} confirmed this result on ${localTime(last.at)}.`;
+    const overtaken = _("You have marks that were not confirmed; %(name)s confirmed this result on %(at)s.", { name: last.reviewer, at: localTime(last.at) });
     return [element("p", { class: "caution", text: overtaken }), button, discard];
   }
 
@@ -387,7 +388,7 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
 
   draft.onChange(showMarks);
   mine.onChange((number, judged) => {
-    const { [number]: _, ...rest } = draft.judged.lesions;
+    const { [number]: _before, ...rest } = draft.judged.lesions;
     if (mine.isAdded(number)) draft.change({});
     else draft.change({ lesions: judged === undefined ? rest : { ...rest, [number]: judged } });
   });
@@ -423,18 +424,20 @@ export function openReview(state, { box, list, rows, tools, layer }, facts) {
  */
 function confirmed(version, { reasons, lesion_count }) {
   const { reviewer, at, positive, reason, reason_text, rejected, comment } = version;
-  const answer = positive ? "positive" : "negative";
+  const answer = reason === null
+    ? positive ? _("Confirmed: positive") : _("Confirmed: negative")
+    : positive ? _("Overridden: positive") : _("Overridden: negative");
   const why = reason === null ? [] : [[reasons[reason] ?? reason, reason_text].filter(Boolean).join(": ")];
-  const none = rejected.length > 0 ? [`Rejected: lesion${rejected.length > 1 ? "s" : ""} ${rejected.join(", ")}`] : [];
+  const none = rejected.length > 0 ? [_n("Rejected: lesion %(numbers)s", "Rejected: lesions %(numbers)s", rejected.length, { numbers: rejected.join(", ") })] : [];
   const outlined = Object.keys(version.marks).map(Number);
   const [added, corrected] = [outlined.filter((number) => number > lesion_count), outlined.filter((number) => number <= lesion_count)];
   const drawn = [
-    ...(added.length > 0 ? [`Added: lesion${added.length > 1 ? "s" : ""} ${added.join(", ")}`] : []),
-    ...(corrected.length > 0 ? [`Outlined anew: lesion${corrected.length > 1 ? "s" : ""} ${corrected.join(", ")}`] : []),
+    ...(added.length > 0 ? [_n("Added: lesion %(numbers)s", "Added: lesions %(numbers)s", added.length, { numbers: added.join(", ") })] : []),
+    ...(corrected.length > 0 ? [_n("Outlined anew: lesion %(numbers)s", "Outlined anew: lesions %(numbers)s", corrected.length, { numbers: corrected.join(", ") })] : []),
   ];
   return element("div", { class: "confirmed" },
-    element("p", { class: "answer", text: `${reason === null ? "Confirmed" : "Overridden"}: ${answer}` }),
-    element("p", { class: "who", text: `${reviewer}, ${localTime(at)}, version ${version.version}` }),
+    element("p", { class: "answer", text: answer }),
+    element("p", { class: "who", text: _("%(name)s, %(at)s, version %(version)s", { name: reviewer, at: localTime(at), version: version.version }) }),
     ...[...why, ...none, ...drawn].map((text) => element("p", { text })),
     ...(comment ? [element("p", { class: "comment", text: comment })] : []));
 }
@@ -443,7 +446,7 @@ function confirmed(version, { reasons, lesion_count }) {
 function earlier(review) {
   const versions = review.history.slice(0, -1).reverse();
   return element("details", { class: "history" },
-    element("summary", { text: `Earlier versions: ${versions.length}` }),
+    element("summary", { text: _("Earlier versions: %(count)s", { count: versions.length }) }),
     ...versions.map((version) => confirmed(version, review)));
 }
 

@@ -2,6 +2,7 @@
  * What the review tells the server and asks of it. A request that meets a locked session waits for
  * the password and is sent again (session.js).
  */
+import { _ } from "../words.js";
 
 /** The server did not take it; the message is for the reader. */
 export class RefusedError extends Error {
@@ -15,7 +16,7 @@ export class RefusedError extends Error {
   }
 }
 
-const NO_CONNECTION = "No connection. Your marks are kept in this window and saved as soon as it is back.";
+const NO_CONNECTION = _("No connection. Your marks are kept in this window and saved as soon as it is back.");
 
 export class ReviewServer {
   #token = "";

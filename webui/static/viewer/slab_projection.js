@@ -10,10 +10,11 @@
  * @property {Mode | null} mode  null for single slices
  * @property {number} mm  thickness
  */
+import { _ } from "../words.js";
 import { clamp, rowOf } from "./planes.js";
 
 /** @type {Readonly<Record<Mode, string>>} */
-export const MODE_WORDS = Object.freeze({ mip: "MIP", minip: "MinIP", average: "Average" });
+export const MODE_WORDS = Object.freeze({ mip: "MIP", minip: "MinIP", average: _("Average") });
 
 /** In the order that the key walks them. @type {readonly (Mode | null)[]} */
 export const MODES = Object.freeze([null, "mip", "minip", "average"]);

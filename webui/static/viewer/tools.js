@@ -26,6 +26,7 @@
  *   context's transform maps slice pixels to the canvas; `state` says which slice
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 
 export class Toolbox {
   /** @type {Set<() => void>} */
@@ -65,7 +66,7 @@ export class Toolbox {
 /** Move the cross-hair of all planes. @returns {Tool} */
 export function crossHair() {
   const go = (/** @type {Viewport} */ viewport, /** @type {Triple} */ at) => viewport.state.moveTo(at);
-  return { name: "cross-hair", label: "Cross-hair", key: "q", down: go, move: go, up() {} };
+  return { name: "cross-hair", label: _("Cross-hair"), key: "q", down: go, move: go, up() {} };
 }
 
 /**

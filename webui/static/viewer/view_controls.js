@@ -7,6 +7,7 @@
  * @typedef {import("./state.js").ViewState} ViewState
  */
 import { byId, element } from "../dom.js";
+import { _ } from "../words.js";
 import { MODE_WORDS, THICKNESSES_MM } from "./slab_projection.js";
 
 /**
@@ -17,13 +18,13 @@ import { MODE_WORDS, THICKNESSES_MM } from "./slab_projection.js";
  * @param {() => void} parts.resetAll
  */
 export function viewControls({ state, layout, cine, resetAll }) {
-  const single = element("button", { type: "button", text: "One plane" });
+  const single = element("button", { type: "button", text: _("One plane") });
   single.addEventListener("click", () => layout.show(!layout.single));
 
-  const mode = element("select", { "aria-label": "Thick slab" },
-    element("option", { value: "", text: "Single slices" }),
+  const mode = element("select", { "aria-label": _("Thick slab") },
+    element("option", { value: "", text: _("Single slices") }),
     ...Object.entries(MODE_WORDS).map(([value, text]) => element("option", { value, text })));
-  const thickness = element("select", { "aria-label": "Slab thickness" },
+  const thickness = element("select", { "aria-label": _("Slab thickness") },
     ...THICKNESSES_MM.map((mm) => element("option", { value: String(mm), text: `${mm} mm` })));
   const setSlab = () => state.setSlab({ mode: /** @type {Mode} */ (mode.value) || null, mm: Number(thickness.value) });
   mode.addEventListener("change", setSlab);
@@ -32,14 +33,14 @@ export function viewControls({ state, layout, cine, resetAll }) {
   const play = element("button", { type: "button" });
   play.addEventListener("click", () => cine.toggle());
 
-  const reset = element("button", { type: "button", text: "Reset all" });
+  const reset = element("button", { type: "button", text: _("Reset all") });
   reset.addEventListener("click", resetAll);
 
   const show = () => {
     single.setAttribute("aria-pressed", String(layout.single));
     mode.value = state.slab.mode ?? "";
     thickness.value = String(state.slab.mm);
-    play.textContent = `Cine ${cine.rate}/s`;
+    play.textContent = _("Cine %(rate)s/s", { rate: cine.rate });
     play.setAttribute("aria-pressed", String(cine.running));
   };
   layout.onChange(show);

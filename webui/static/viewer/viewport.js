@@ -13,6 +13,7 @@
  * @typedef {import("./view_transform.js").Orientation} Orientation
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 import { paintHu, paintSlice } from "./painting.js";
 import { clamp, nearestVoxel, rowOf, sliceNumber } from "./planes.js";
 import { scaleBarMm } from "./scale_bar.js";
@@ -84,7 +85,7 @@ export class Viewport {
     this.mark = element("p", { class: "orientation-mark" });
     this.box = element("section", { class: `viewport ${plane.name}`, tabindex: "0" },
       this.canvas, ...this.lines, ...this.sides.map(([, box]) => box), this.mark, this.title, this.readout, this.scale);
-    this.box.setAttribute("aria-label", `${plane.title} view`);
+    this.box.setAttribute("aria-label", _("%(plane)s view", { plane: plane.title }));
 
     state.onChange((change) => this.#changed(change));
     new ResizeObserver(() => this.#redraw()).observe(this.box);
@@ -288,7 +289,7 @@ export class Viewport {
     const number = sliceNumber(plane, state.size, index);
     const heat = plane.through === 2 ? this.heat.label(plane, state) : "";
     const slab = state.slab.mode === null ? "" : `\n${MODE_WORDS[state.slab.mode]} ${state.slab.mm} mm`;
-    const missing = plane.through === 2 && this.#missing() ? " · loading" : "";
+    const missing = plane.through === 2 && this.#missing() ? " · " + _("loading") : "";
     write(this.title, `${plane.title}  ${number}/${state.size[plane.through]}${this.imageLabel(index)}${missing}${slab}${heat}`);
     const { width, centre } = state.window;
     const hu = this.#huUnderPointer();

@@ -7,9 +7,17 @@
  * @typedef {import("./windowing.js").Window} Window
  */
 import { element } from "../dom.js";
+import { _ } from "../words.js";
 import { PRESETS } from "./windowing.js";
 
-const MOST_OWN = 5;
+const OWN = [
+  _("Window: the first of your own"),
+  _("Window: the second of your own"),
+  _("Window: the third of your own"),
+  _("Window: the fourth of your own"),
+  _("Window: the fifth of your own"),
+];
+const MOST_OWN = OWN.length;
 
 export class WindowButtons {
   /**
@@ -49,18 +57,18 @@ export class WindowButtons {
       ...PRESETS.map((preset, i) => ({
         name: `window-${i + 1}`,
         key: String(i + 1),
-        does: `Window: ${preset.name.toLowerCase()}`,
+        does: _("Window: %(name)s", { name: preset.name.toLowerCase() }),
         run: () => this.choose(preset),
       })),
-      ...Array.from({ length: MOST_OWN }, (_, i) => ({
+      ...Array.from({ length: MOST_OWN }, (_slot, i) => ({
         name: `own-window-${i + 1}`,
         key: String(PRESETS.length + i + 1),
-        does: `Window: the ${["first", "second", "third", "fourth", "fifth"][i]} of your own`,
+        does: OWN[i],
         run: () => {
           if (i < this.own.length) this.choose(this.own[i]);
         },
       })),
-      { name: "keep-window", key: "w", does: "Keep this window as one of your own", run: () => this.keep() },
+      { name: "keep-window", key: "w", does: _("Keep this window as one of your own"), run: () => this.keep() },
     ];
   }
 
@@ -80,12 +88,12 @@ export class WindowButtons {
     const presets = PRESETS.map((preset, i) => this.#button(preset, i + 1, preset.name));
     const own = this.own.map((window, i) => {
       const name = `${window.width} / ${window.centre}`;
-      const remove = element("button", { type: "button", class: "remove", text: "✕", title: "Remove this window" });
-      remove.setAttribute("aria-label", `Remove window ${name}`);
-      remove.addEventListener("click", () => this.#set({ windows: this.own.filter((_, k) => k !== i) }));
+      const remove = element("button", { type: "button", class: "remove", text: "✕", title: _("Remove this window") });
+      remove.setAttribute("aria-label", _("Remove window %(name)s", { name }));
+      remove.addEventListener("click", () => this.#set({ windows: this.own.filter((_window, k) => k !== i) }));
       return element("span", { class: "own" }, this.#button(window, PRESETS.length + i + 1, name), remove);
     });
-    this.keepButton = element("button", { type: "button", text: "Keep this window", title: "As one of your own" });
+    this.keepButton = element("button", { type: "button", text: _("Keep this window"), title: _("As one of your own") });
     this.keepButton.addEventListener("click", () => this.keep());
     this.box.replaceChildren(...presets, ...own, this.keepButton);
     this.#show();
@@ -98,7 +106,7 @@ export class WindowButtons {
    */
   #button(window, number, name) {
     const button = element("button", { type: "button", class: "window", text: `${number} ${name}` });
-    button.title = `Width ${window.width}, centre ${window.centre} HU`;
+    button.title = _("Width %(width)s, centre %(centre)s HU", { width: window.width, centre: window.centre });
     button.dataset.window = `${window.width} ${window.centre}`;
     button.addEventListener("click", () => this.choose(window));
     return button;

@@ -7,13 +7,14 @@
  *
  * @typedef {Window & {name: string}} Preset
  */
+import { _ } from "../words.js";
 
 /** Chosen by the keys 1 to 4, in this order. @type {readonly Preset[]} */
 export const PRESETS = Object.freeze([
-  { name: "Lung", width: 1500, centre: -600 },
-  { name: "Soft tissue", width: 400, centre: 40 },
-  { name: "Bone", width: 2500, centre: 480 },
-  { name: "Wide", width: 2000, centre: 0 },
+  { name: _("Lung"), width: 1500, centre: -600 },
+  { name: _("Soft tissue"), width: 400, centre: 40 },
+  { name: _("Bone"), width: 2500, centre: 480 },
+  { name: _("Wide"), width: 2000, centre: 0 },
 ]);
 
 /** An opaque black pixel as putImageData wants it on a little-endian machine (A B G R). */

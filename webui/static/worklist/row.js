@@ -61,14 +61,15 @@
  */
 import { element } from "../dom.js";
 import { ago, localTime } from "../time.js";
+import { _, _n } from "../words.js";
 
 /** Why a line stands where it does, by its rank and by what the analysis says. */
 const WHY = /** @type {Record<string, Record<"suspicious" | "below" | "none", string>>} */ ({
-  urgent: { suspicious: "urgent, suspicious", below: "urgent, below threshold", none: "urgent" },
-  suspicious: { suspicious: "suspicious", below: "below threshold", none: "" },
-  open: { suspicious: "suspicious", below: "below threshold", none: "" },
-  old: { suspicious: "older study, suspicious", below: "older study, below threshold", none: "older study" },
-  confirmed: { suspicious: "confirmed, suspicious", below: "confirmed, below threshold", none: "confirmed" },
+  urgent: { suspicious: _("urgent, suspicious"), below: _("urgent, below threshold"), none: _("urgent") },
+  suspicious: { suspicious: _("suspicious"), below: _("below threshold"), none: "" },
+  open: { suspicious: _("suspicious"), below: _("below threshold"), none: "" },
+  old: { suspicious: _("older study, suspicious"), below: _("older study, below threshold"), none: _("older study") },
+  confirmed: { suspicious: _("confirmed, suspicious"), below: _("confirmed, below threshold"), none: _("confirmed") },
 });
 
 /**
@@ -82,14 +83,14 @@ export function rowElement(row, moving, fresh) {
     element("td", { class: "suspicion" }, ...suspicion(row)),
     element("td", { class: "patient" },
       element("a", { href: row.url, text: row.patient }),
-      ...(fresh ? [element("span", { class: "new", text: "new" })] : []),
+      ...(fresh ? [element("span", { class: "new", text: _("new") })] : []),
       second(`${row.patient_id} · ${row.birth_date} · ${row.sex}`)),
     element("td", {}, row.description,
-      second(`${row.study_date} ${row.study_time} · Acc. ${row.accession_number}`),
+      second([`${row.study_date} ${row.study_time}`, _("Acc. %(number)s", { number: row.accession_number })].join(" · ")),
       ...(row.earlier + row.later > 0 ? [others(row)] : [])),
     element("td", {}, localTime(row.arrived_at),
       element("span", { class: "second ago", text: ago(row.arrived_at), "data-at": row.arrived_at }),
-      second(`from ${row.source_ae}`)),
+      second(_("from %(source)s", { source: row.source_ae }))),
     element("td", { text: String(moving?.images ?? row.images) }),
     element("td", { class: "state" }, ...stateCell(row, moving)),
     element("td", {}, ...result(row)));
@@ -128,9 +129,9 @@ function others({ earlier, later, others_url }) {
  * @param {number} later
  */
 function othersCount(earlier, later) {
-  if (later === 0) return earlier === 1 ? "1 earlier study" : `${earlier} earlier studies`;
-  if (earlier === 0) return later === 1 ? "1 later study" : `${later} later studies`;
-  return `${earlier} earlier and ${later} later studies`;
+  if (later === 0) return _n("%(num)s earlier study", "%(num)s earlier studies", earlier);
+  if (earlier === 0) return _n("%(num)s later study", "%(num)s later studies", later);
+  return _("%(earlier)s earlier and %(later)s later studies", { earlier, later });
 }
 
 /**
@@ -145,10 +146,13 @@ export function otherStudies(studies) {
 
 /** @param {Study} study */
 function verdict({ probability, positive, review }) {
-  if (review !== null) return [review.positive ? `confirmed positive by ${review.by}` : `confirmed negative by ${review.by}`];
+  if (review !== null) {
+    const { positive: is, by: name } = review;
+    return [is ? _("confirmed positive by %(name)s", { name }) : _("confirmed negative by %(name)s", { name })];
+  }
   if (probability === null) return [];
-  const percent = Math.round(probability * 100);
-  return [positive ? `${percent} %, suspicious` : `${percent} %, below threshold`];
+  const percent = `${Math.round(probability * 100)} %`;
+  return [positive ? _("%(percent)s, suspicious", { percent }) : _("%(percent)s, below threshold", { percent })];
 }
 
 /**
@@ -156,29 +160,29 @@ function verdict({ probability, positive, review }) {
  * @param {Moving | undefined} moving
  */
 function stateCell(row, moving) {
-  const parts = [element("span", { class: "badge", text: moving?.state_word ?? row.state_word })];
-  if (row.urgent) parts.push(element("span", { class: "urgent", text: `urgent: ${row.priority_reason ?? ""}` }));
+  const parts = [element("span", { class: "badge", text: moving === undefined ? row.state_word : _(moving.state_word) })];
+  if (row.urgent) parts.push(element("span", { class: "urgent", text: _("urgent: %(reason)s", { reason: row.priority_reason ?? "" }) }));
   if (row.priority_url !== null) parts.push(priorityButton(row, row.priority_url));
   if (row.conflicts > 0) {
-    const flag = element("span", { class: "flag", text: `${row.conflicts} conflicting image${row.conflicts > 1 ? "s" : ""}` });
-    flag.title = "Other content came under the UID of an image that was already here. The first was kept and used.";
+    const flag = element("span", { class: "flag", text: _n("%(num)s conflicting image", "%(num)s conflicting images", row.conflicts) });
+    flag.title = _("Other content came under the UID of an image that was already here. The first was kept and used.");
     parts.push(flag);
   }
   if (row.shares_uid) {
-    const flag = element("span", { class: "flag", text: "also under another patient" });
-    flag.title = "Images under different patient names or numbers came with one Study Instance UID. Each person has a line of their own here. If it is one person, correct it at the source and send the study under a new Study Instance UID.";
+    const flag = element("span", { class: "flag", text: _("also under another patient") });
+    flag.title = _("Images under different patient names or numbers came with one Study Instance UID. Each person has a line of their own here. If it is one person, correct it at the source and send the study under a new Study Instance UID.");
     parts.push(flag);
   }
-  if (row.stale) parts.push(element("span", { class: "flag", text: "newer images than the result" }));
+  if (row.stale) parts.push(element("span", { class: "flag", text: _("newer images than the result") }));
   if (row.review !== null) parts.push(reviewed(row.review));
   else if (row.waits_for_review && moving === undefined) {
-    parts.push(element("span", { class: "review waiting", text: "waiting for review" }));
+    parts.push(element("span", { class: "review waiting", text: _("waiting for review") }));
   }
   const { step, step_done, step_total } = moving ?? row;
   if ((moving?.state ?? row.state) === "ANALYSING" && step_total > 0) {
     const bar = element("progress", { max: String(step_total), value: String(step_done) });
-    bar.setAttribute("aria-label", "Analysis");
-    parts.push(element("span", { class: "step" }, bar, step ?? ""));
+    bar.setAttribute("aria-label", _("Analysis"));
+    parts.push(element("span", { class: "step" }, bar, step === null ? "" : _(step)));
   }
   if (row.reason && moving === undefined) parts.push(element("span", { class: "reason", text: row.reason }));
   if (row.retry_url !== null) parts.push(retryButton(row.retry_url));
@@ -188,7 +192,9 @@ function stateCell(row, moving) {
 
 /** @param {Review} review */
 function reviewed({ by, at, positive, overridden }) {
-  const text = `${overridden ? "overridden" : "confirmed"}: ${positive ? "positive" : "negative"}`;
+  const text = overridden
+    ? positive ? _("overridden: positive") : _("overridden: negative")
+    : positive ? _("confirmed: positive") : _("confirmed: negative");
   return element("span", { class: "review" }, text, second(`${by}, ${localTime(at)}`));
 }
 
@@ -198,8 +204,8 @@ function reviewed({ by, at, positive, overridden }) {
  * @param {string} url
  */
 function priorityButton({ urgent }, url) {
-  const button = element("button", { class: "quiet", type: "button", text: urgent ? "Not urgent" : "Urgent" });
-  button.title = urgent ? "Let it wait its turn" : "Let it overtake the studies that wait";
+  const button = element("button", { class: "quiet", type: "button", text: urgent ? _("Not urgent") : _("Urgent") });
+  button.title = urgent ? _("Let it wait its turn") : _("Let it overtake the studies that wait");
   button.dataset.priority = url;
   button.dataset.urgent = String(!urgent);
   return button;
@@ -207,8 +213,8 @@ function priorityButton({ urgent }, url) {
 
 /** @param {string} url */
 function retryButton(url) {
-  const button = element("button", { class: "quiet", type: "button", text: "Try again" });
-  button.title = "Analyse this study anew";
+  const button = element("button", { class: "quiet", type: "button", text: _("Try again") });
+  button.title = _("Analyse this study anew");
   button.dataset.retry = url;
   return button;
 }
@@ -216,9 +222,9 @@ function retryButton(url) {
 /** @param {RefusedSeries[]} series */
 function refusals(series) {
   const items = series.map(({ series: name, images, reason }) =>
-    element("li", { text: `${name} (${images} image${images === 1 ? "" : "s"}): ${reason ?? "refused"}` }));
+    element("li", { text: _n("%(series)s (%(num)s image): %(reason)s", "%(series)s (%(num)s images): %(reason)s", images, { series: name, reason: reason ?? _("refused") }) }));
   return element("details", { class: "refusals" },
-    element("summary", { text: items.length === 1 ? "1 series refused" : `${items.length} series refused` }),
+    element("summary", { text: _n("%(num)s series refused", "%(num)s series refused", items.length) }),
     element("ul", {}, ...items));
 }
 
@@ -235,9 +241,12 @@ function result(row) {
 function found({ has_result, lesion_count, lesion_volume_ml, review }) {
   if (!has_result || lesion_count === null) return [];
   const count = review?.lesion_count ?? lesion_count;
-  if (count === 0) return ["No lesion"];
+  if (count === 0) return [_("No lesion")];
   const ml = (lesion_volume_ml ?? 0).toFixed(1);
-  return [count === 1 ? "1 lesion" : `${count} lesions`, review === null ? `${ml} ml` : `${ml} ml by the analysis`];
+  return [
+    _n("%(num)s lesion", "%(num)s lesions", count),
+    review === null ? `${ml} ml` : _("%(volume)s ml by the analysis", { volume: ml }),
+  ];
 }
 
 /** @param {string} text */

@@ -19,18 +19,19 @@
 import { byId, element } from "../dom.js";
 import { fetchJson, follow, postForm, Refused } from "../live.js";
 import { ago } from "../time.js";
+import { _, _n } from "../words.js";
 import { asked, changed, chosen, fill, href, lasting, offer, reordered } from "./address.js";
 import "./keys.js";
 import { otherStudies, rowElement } from "./row.js";
 
 /** The stages of the headline; the last two only where there are any. */
 const COUNTED = [
-  ["waiting", "waiting", true],
-  ["running", "running", true],
-  ["review", "to review", true],
-  ["failed", "failed", true],
-  ["refused", "refused", false],
-  ["confirmed", "confirmed", false],
+  ["waiting", _("waiting"), true],
+  ["running", _("running"), true],
+  ["review", _("to review"), true],
+  ["failed", _("failed"), true],
+  ["refused", _("refused"), false],
+  ["confirmed", _("confirmed"), false],
 ];
 
 const RETRY_MS = 3000;
@@ -113,7 +114,7 @@ async function refresh() {
   } catch (error) {
     if (error instanceof Refused) say(error.message);
     else {
-      say("No connection. Trying again…");
+      say(_("No connection. Trying again…"));
       retry = setTimeout(refresh, RETRY_MS);
     }
   } finally {
@@ -162,9 +163,8 @@ function release() {
 function announce() {
   const arrived = (held ?? shown)?.arrived ?? 0;
   byId("show").hidden = arrived === 0 && held === null;
-  byId("arrivals").textContent = arrived === 1 ? "1 new study"
-    : arrived > 1 ? `${arrived} new studies`
-      : held !== null ? "The order has changed" : "";
+  byId("arrivals").textContent = arrived > 0 ? _n("%(num)s new study", "%(num)s new studies", arrived)
+    : held !== null ? _("The order has changed") : "";
 }
 
 /** The reader wants to see what came, and takes note of it. */
@@ -240,7 +240,7 @@ function showPages({ page, pages, total }) {
       : "";
   const nav = byId("pages");
   nav.hidden = pages <= 1;
-  nav.replaceChildren(link("Previous", page - 1), `Page ${page} of ${pages}, ${total} studies`, link("Next", page + 1));
+  nav.replaceChildren(link(_("Previous"), page - 1), _("Page %(page)s of %(pages)s, %(total)s studies", { page, pages, total }), link(_("Next"), page + 1));
 }
 
 function showCounts() {
@@ -274,7 +274,7 @@ async function act({ target }) {
   try {
     await postForm(url, priority === undefined ? {} : { urgent }, token);
   } catch {
-    say(priority === undefined ? "The study was not started again. Look at its line." : "The priority was not changed. Try again.");
+    say(priority === undefined ? _("The study was not started again. Look at its line.") : _("The priority was not changed. Try again."));
     target.disabled = false;
     return;
   }
@@ -288,7 +288,7 @@ async function listOthers({ target }) {
     const { studies } = await fetchJson(target.dataset.url);
     target.querySelector("ul")?.replaceChildren(...otherStudies(studies));
   } catch {
-    say("The other studies could not be listed. Close and open the list.");
+    say(_("The other studies could not be listed. Close and open the list."));
   }
 }
 
@@ -298,7 +298,7 @@ function isOwn() {
 
 function showKeep() {
   const own = isOwn();
-  byId("keep").textContent = own ? "Forget my default view" : "Make this my default view";
+  byId("keep").textContent = own ? _("Forget my default view") : _("Make this my default view");
 }
 
 async function keepView() {
@@ -307,12 +307,12 @@ async function keepView() {
   try {
     await postForm(keepUrl, { address: wanted }, token);
   } catch {
-    say("Your default view was not changed. Try again.");
+    say(_("Your default view was not changed. Try again."));
     return;
   }
   defaultView = wanted;
   showKeep();
-  say(own ? "The worklist opens with everything again." : "The worklist opens like this from now on.");
+  say(own ? _("The worklist opens with everything again.") : _("The worklist opens like this from now on."));
 }
 
 /** @param {string} text */
@@ -363,4 +363,4 @@ setInterval(() => {
 // Without the stream, which a busy server refuses, each try to connect is at least a look.
 follow(liveUrl, onPulse, refresh);
 open(0);
-fetchJson(choicesUrl).then(offer, () => say("The filters could not be filled. Reload the page."));
+fetchJson(choicesUrl).then(offer, () => say(_("The filters could not be filled. Reload the page.")));
