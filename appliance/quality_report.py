@@ -55,7 +55,10 @@ class Group:
     positive: Rate
     """Of the results that have an answer."""
     lesions_rejected: Rate
-    """Of the lesions of confirmed results."""
+    """Of the lesions of confirmed results, like the corrected ones."""
+    lesions_corrected: Rate
+    lesions_missed: Rate
+    """Those that people added, of the lesions of confirmed results that were not rejected."""
     lung_hu: Mean | None
     slice_spacing_mm: Mean | None
     noise_hu: Mean | None
@@ -144,15 +147,17 @@ def _scanner(row: QualityRecord) -> str:
 def _group(name: str, rows: Records) -> Group:
     reviewed = [row for row in rows if row.review]
     answered = [row for row in rows if row.positive is not None]
+    found = sum(row.lesion_count for row in reviewed)
+    rejected = sum(row.rejected_count or 0 for row in reviewed)
+    added = sum(row.added_count or 0 for row in reviewed)
     return Group(
         name=name,
         cases=len(rows),
         agreed=Rate(sum(not row.overridden for row in reviewed), len(reviewed)),
         positive=Rate(sum(bool(row.positive) for row in answered), len(answered)),
-        lesions_rejected=Rate(
-            sum(row.rejected_count or 0 for row in reviewed),
-            sum(row.lesion_count for row in reviewed),
-        ),
+        lesions_rejected=Rate(rejected, found),
+        lesions_corrected=Rate(sum(row.corrected_count or 0 for row in reviewed), found),
+        lesions_missed=Rate(added, found - rejected + added),
         lung_hu=_mean(row.lung_hu for row in rows),
         slice_spacing_mm=_mean(row.slice_spacing_mm for row in rows),
         noise_hu=_mean(row.noise_hu for row in rows),

@@ -19,7 +19,7 @@ from appliance import (
     studies,
 )
 from appliance.config import Settings
-from appliance.database import Database
+from appliance.database import Database, utc_now
 from appliance.lifecycle import State
 from appliance.quality_report import Report
 from appliance.reviews import Judgement, Mark, Reason
@@ -331,6 +331,12 @@ def test_added_and_corrected_lesions_are_noted(
 
     row = recorded(database)
     assert (row.rejected_count, row.added_count, row.corrected_count) == (0, 2, 1)
+    with database.snapshot() as db:
+        made = quality_report.make(db, NO_LIMITS, now=utc_now())
+    (week,) = (week for week in made.weeks if week.cases)
+    assert (week.lesions_rejected.count, week.lesions_rejected.of) == (0, 2)
+    assert (week.lesions_corrected.count, week.lesions_corrected.of) == (1, 2)
+    assert (week.lesions_missed.count, week.lesions_missed.of) == (2, 4)
 
 
 def test_a_study_that_was_analysed_again_counts_once(

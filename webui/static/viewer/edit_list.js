@@ -114,7 +114,9 @@ function addedRow(state, number, remove) {
   return {
     row: element("li", {}, button, element("span", { class: "marks" }, away)),
     choose() {
-      button.setAttribute("aria-current", String(number === state.lesion));
+      const chosen = number === state.lesion;
+      button.setAttribute("aria-current", String(chosen));
+      if (chosen) button.scrollIntoView({ block: "nearest" });
     },
     /** @param {Region} region @param {Shown} shown */
     show(region, shown) {

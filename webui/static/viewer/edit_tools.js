@@ -23,6 +23,7 @@ const RADIUS_MM = { least: 5, most: 60, step: 1, first: 20 };
 /** A stroke that begins this near to the chosen lesion's box changes it; further away it adds another. */
 const NEAR_MM = 10;
 const NOT_NOW = _("Lesions can be outlined while you review or amend.");
+const NOT_IN_SLAB = _("A thick slab shows several slices at once: show single slices to outline a lesion.");
 const NOT_YET = _("Wait until all images have arrived.");
 
 export class EditTools {
@@ -171,11 +172,13 @@ export class EditTools {
   /** Whether lesions can be outlined there now; if not, it says why. @param {Viewport} viewport */
   #mayEdit(viewport) {
     const here = viewport.state === this.state;
+    const single = this.state.slab.mode === null;
     const ready = this.regions.complete && this.lungs !== null;
     if (!this.open) this.#say(NOT_NOW);
     else if (!here) this.#say(_("Lesions are outlined on the current study, not on the prior one."));
+    else if (!single) this.#say(NOT_IN_SLAB);
     else this.#say(ready ? "" : NOT_YET);
-    return this.open && here && ready;
+    return this.open && here && single && ready;
   }
 
   /** The lesion that a stroke of the brush adds to: the chosen one if it is near. @param {Triple} at */

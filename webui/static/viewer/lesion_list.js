@@ -39,14 +39,11 @@ export function lesionList(state, lesions, preferences) {
   }));
   const rows = new Map([...items].map(([id, button]) => [id, element("li", {}, button)]));
   const list = element("ol", { class: "lesions" });
-  /** As they are listed. @type {LesionFacts[]} */
-  let listed = [];
-
   const orders = element("select", {}, ...ORDERS.map(({ name, label }) => element("option", { value: name, text: label })));
   const choice = element("label", { class: "sort", text: _("Sort by") + " " }, orders);
   const sort = () => {
     const { before } = ORDERS.find(({ name }) => name === orders.value) ?? ORDERS[0];
-    listed = [...lesions].sort((one, other) => before(one, other) || one.id - other.id);
+    const listed = [...lesions].sort((one, other) => before(one, other) || one.id - other.id);
     list.replaceChildren(...listed.map(({ id }) => /** @type {HTMLElement} */ (rows.get(id))));
   };
   orders.value = preferences.settings.sort ?? ORDERS[0].name;
@@ -69,12 +66,14 @@ export function lesionList(state, lesions, preferences) {
     parts: lesions.length > 1 ? [choice, list] : [list],
     /** The list's rows by lesion, for what others put beside a lesion. */
     rows,
-    /** Jump `steps` lesions on in the list, round the end. @param {number} steps */
+    /** Jump `steps` lesions on in the list, then in that of people's, round the end. @param {number} steps */
     jumpBy(steps) {
+      /** @type {HTMLButtonElement[]} */
+      const listed = [list, ...document.querySelectorAll(".lesions.added")].flatMap((each) => [...each.querySelectorAll("button.lesion")]);
       if (listed.length === 0) return;
-      const at = listed.findIndex(({ id }) => id === state.lesion);
+      const at = listed.findIndex((button) => button.getAttribute("aria-current") === "true");
       const from = at < 0 && steps < 0 ? 0 : at;
-      jump(listed[(from + steps + listed.length) % listed.length]);
+      listed[(from + steps + listed.length) % listed.length].click();
     },
   };
 }
