@@ -153,3 +153,11 @@ class Reader:
 
     def readout(self, plane: str) -> str:
         return self.page.inner_text(f".viewport.{plane} .bottom-left")
+
+
+def looking(browser: Browser, address: str, study_id: int, *, name: str = NAME) -> Reader:
+    """A person with the study open and its review shown."""
+    reader = Reader.signed_in(browser, address, name=name)
+    reader.open_study(study_id)
+    reader.page.wait_for_selector(".review h2")
+    return reader

@@ -4,11 +4,15 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from playwright.sync_api import Browser
 
+from appliance import accounts
+from appliance.accounts import Role
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
 from tests.support.phantom import small_chest
-from tests.webui.world import World, sign_in, truth
+from tests.webui.browser import chromium, serving
+from tests.webui.world import PASSWORD, World, sign_in, truth
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +52,27 @@ def chest() -> tuple[CTVolume, Analysis]:
     """A small synthetic chest and its perfect analysis."""
     phantom = small_chest()
     return phantom.volume, truth(phantom)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium as a hospital's desktop has it: without a GPU."""
+    with chromium("--disable-3d-apis") as started:
+        yield started
+
+
+@pytest.fixture
+def study_id(world: World, chest: tuple[CTVolume, Analysis]) -> int:
+    """A study that waits for review, and two more people."""
+    with world.database.transaction() as db:
+        accounts.add(db, "bob", password=PASSWORD, role=Role.RADIOLOGIST, actor="test")
+        accounts.add(db, "guest", password=PASSWORD, role=Role.VIEWER, actor="test")
+    study_id = world.receive("1.1")
+    world.finish(study_id, *chest)
+    return study_id
+
+
+@pytest.fixture
+def address(world: World, study_id: int) -> Iterator[str]:
+    with serving(world.app()) as served:
+        yield served

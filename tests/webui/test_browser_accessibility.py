@@ -24,7 +24,7 @@ from appliance.studies import SeriesAttributes, StudyAttributes
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
 from tests.support.instances import Names, as_file, ct_instance
-from tests.webui.browser import WINDOW, Reader, chromium, needs_chromium, serving
+from tests.webui.browser import WINDOW, Reader, needs_chromium, serving
 from tests.webui.test_browser_lock import LOCK, left_alone, unlock
 from tests.webui.world import NAME, PASSWORD, PATIENT, World, sign_in
 from webui import auth
@@ -179,12 +179,6 @@ class Scene:
     address: str
     studies: Mapping[str, int]
     analyses: tuple[int, ...]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium("--disable-3d-apis") as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

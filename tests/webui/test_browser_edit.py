@@ -8,12 +8,11 @@ import pytest
 from playwright.sync_api import Browser, Route
 from sqlalchemy import select
 
-from appliance import accounts, marks
-from appliance.accounts import Role
+from appliance import marks
 from appliance.tables import MarkedRegion, Review, ReviewDraft
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, looking, needs_chromium
 from tests.webui.geometry import on_screen
 from tests.webui.world import NAME, PASSWORD, World
 from webui.marks import region_of
@@ -28,27 +27,6 @@ BRUSH_MM = 10
 THROUGH = {"axial": 0, "coronal": 1, "sagittal": 2}
 LOCK = "dialog.lock"
 SAVED = "() => !Object.keys(sessionStorage).some((key) => key.startsWith('review:'))"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium("--disable-3d-apis") as started:
-        yield started
-
-
-@pytest.fixture
-def study_id(world: World, chest: tuple[CTVolume, Analysis]) -> int:
-    with world.database.transaction() as db:
-        accounts.add(db, "bob", password=PASSWORD, role=Role.RADIOLOGIST, actor="test")
-    study_id = world.receive("1.1")
-    world.finish(study_id, *chest)
-    return study_id
-
-
-@pytest.fixture
-def address(world: World, study_id: int) -> Iterator[str]:
-    with serving(world.app()) as served:
-        yield served
 
 
 @pytest.fixture
@@ -91,13 +69,6 @@ def elsewhere(chest: tuple[CTVolume, Analysis], free: Mask, healthy: Voxel) -> V
     away = np.linalg.norm((places - place) * chest[0].spacing[1:], axis=1)
     y, x = places[np.abs(away - 3 * BRUSH_MM).argmin()]
     return z, int(y), int(x)
-
-
-def looking(browser: Browser, address: str, study_id: int, *, name: str = NAME) -> Reader:
-    reader = Reader.signed_in(browser, address, name=name)
-    reader.open_study(study_id)
-    reader.page.wait_for_selector(".review h2")
-    return reader
 
 
 def go_to(reader: Reader, volume: CTVolume, voxel: Voxel) -> None:
@@ -211,6 +182,11 @@ def test_a_region_grows_from_a_seed_inside_the_lungs_and_its_limits(
     go_to(reader, volume, healthy)
     reader.press("a")
     point = on_screen(reader.page, volume, "axial", healthy)
+    reader.press("m")  # what a thick slab shows lies in several slices
+    reader.page.mouse.click(point.x, point.y)
+    reader.page.wait_for_selector(".edit-options .message >> text=show single slices")
+    assert reader.page.locator(".lesions.added li").count() == 0
+    reader.press("m", "m", "m")
 
     reader.page.mouse.click(point.x, point.y)
     reader.until(SAVED)
@@ -230,6 +206,11 @@ def test_a_region_grows_from_a_seed_inside_the_lungs_and_its_limits(
         assert np.abs(volume.hu[grown] - level).max() <= 150
     assert second.sum() < first.sum()
     assert reader.page.locator(".lesions.added li").count() == 1
+    walked = []
+    for _ in range(len(found.lesions) + 1):  # round the machine's lesions and back to the added one
+        reader.press("n")
+        walked.append(reader.page.inner_text(".lesion[aria-current=true] .number").split()[0])
+    assert walked == [str(number + 1) for number in range(len(found.lesions) + 1)]
     reader.press("x")
     reader.until("() => document.querySelectorAll('.lesions.added li').length === 0")
 

@@ -14,7 +14,7 @@ from tests.support import archives
 from tests.support.archives import ORTHANC_AE, Orthanc
 from tests.support.instances import Names, ct_instance
 from tests.support.pacs import HOST, free_port
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, needs_chromium, serving
 from tests.webui.world import World
 from webui import fetching
 
@@ -23,12 +23,6 @@ pytestmark = [
     # pynetdicom 3.0.4 drops the socket of a refused connection without closing it.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture

@@ -1,25 +1,17 @@
 """A Chinese reader at work: worklist and viewer, in the browser."""
 
 import re
-from collections.abc import Iterator
 
-import pytest
 from playwright.sync_api import Browser
 
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, needs_chromium, serving
 from tests.webui.test_language import is_english, speak
 from tests.webui.world import NAME, World
 from webui import language
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def english_in(text: str) -> list[str]:

@@ -8,12 +8,8 @@ import pytest
 from playwright.sync_api import Browser
 from sqlalchemy import select
 
-from appliance import accounts
-from appliance.accounts import Role
 from appliance.tables import Review, WebSession
-from pipelines.findings import Analysis
-from pipelines.volume import CTVolume
-from tests.webui.browser import WINDOW, Reader, chromium, needs_chromium, serving
+from tests.webui.browser import WINDOW, Reader, needs_chromium, serving
 from tests.webui.world import NAME, PASSWORD, World
 
 pytestmark = needs_chromium
@@ -22,21 +18,6 @@ LOCK = "dialog.lock"
 ACCOUNT = "() => document.body.dataset.account"
 DRAFTS_OF = """(account) => Object.keys(sessionStorage)
   .filter((key) => key.startsWith('review:') && key.endsWith(`:${account}`)).length"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def study_id(world: World, chest: tuple[CTVolume, Analysis]) -> int:
-    with world.database.transaction() as db:
-        accounts.add(db, "bob", password=PASSWORD, role=Role.RADIOLOGIST, actor="test")
-    study_id = world.receive("1.1")
-    world.finish(study_id, *chest)
-    return study_id
 
 
 @pytest.fixture

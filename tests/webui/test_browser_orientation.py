@@ -1,6 +1,5 @@
 """Which side is which, from the DICOM files to the screen, however the patient lay."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from pipelines.series import load_input
 from pipelines.volume import CTVolume
 from tests.support.ct_series import slices, turned, write
 from tests.support.phantom import small_chest
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, needs_chromium, serving
 from tests.webui.geometry import on_screen
 from tests.webui.world import World, known
 
@@ -31,12 +30,6 @@ POSITIONS = {
     "FFP": {"rows": True, "columns": False},
 }
 """How rows and columns run through the patient, by Patient Position (PS3.3 C.7.3.1.1.2)."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def marked(series: list[Dataset]) -> list[Dataset]:

@@ -1,23 +1,15 @@
 """The report in Chromium: printed, copied over HTTP, downloaded."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pypdfium2
-import pytest
 from playwright.sync_api import Browser
 
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, needs_chromium, serving
 from tests.webui.world import World
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium("--disable-3d-apis") as started:
-        yield started
 
 
 def test_it_is_read_copied_printed_and_downloaded(

@@ -6,12 +6,10 @@ import pytest
 from playwright.sync_api import Browser, Route
 from sqlalchemy import select
 
-from appliance import accounts
-from appliance.accounts import Role
 from appliance.tables import Review, ReviewDraft
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, looking, needs_chromium
 from tests.webui.world import NAME, PASSWORD, World
 
 pytestmark = needs_chromium
@@ -21,44 +19,12 @@ MAKE_CONFIRM = ".review .confirm"
 UNSAVED = "() => Object.keys(sessionStorage).some((key) => key.startsWith('review:'))"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def study_id(world: World, chest: tuple[CTVolume, Analysis]) -> int:
-    """A study that waits for review, and two more people."""
-    with world.database.transaction() as db:
-        accounts.add(db, "bob", password=PASSWORD, role=Role.RADIOLOGIST, actor="test")
-        accounts.add(db, "guest", password=PASSWORD, role=Role.VIEWER, actor="test")
-    volume, found = chest
-    study_id = world.receive("1.1")
-    world.finish(study_id, volume, found)
-    return study_id
-
-
-@pytest.fixture
-def address(world: World, study_id: int) -> Iterator[str]:
-    with serving(world.app()) as served:
-        yield served
-
-
 @pytest.fixture
 def reader(browser: Browser, address: str, study_id: int) -> Iterator[Reader]:
     opened = looking(browser, address, study_id)
     yield opened
     assert opened.troubles == []
     opened.page.close()
-
-
-def looking(browser: Browser, address: str, study_id: int, *, name: str = NAME) -> Reader:
-    """A person with the study open and its review shown."""
-    reader = Reader.signed_in(browser, address, name=name)
-    reader.open_study(study_id)
-    reader.page.wait_for_selector(".review h2")
-    return reader
 
 
 def said(reader: Reader) -> str:

@@ -1,6 +1,5 @@
 """F15: text that came from outside is never markup, in any field, on any page."""
 
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import timedelta
 from urllib.parse import urlencode
@@ -14,7 +13,7 @@ from appliance.studies import PatientAttributes, SeriesAttributes, StudyAttribut
 from appliance.tables import WebSession
 from pipelines.findings import Analysis, ModelRef
 from pipelines.volume import CTVolume
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, needs_chromium, serving
 from tests.webui.world import PASSWORD, World
 
 pytestmark = needs_chromium
@@ -34,12 +33,6 @@ PAYLOADS = (
     "<<b>script>pwned()//<</b>/script>",
     "\u202e<x>\u2028pwned()\u2029",
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def everywhere(kind: type, payload: str):

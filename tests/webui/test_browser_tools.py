@@ -16,7 +16,7 @@ from appliance.tables import AuditEntry, Measurement
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
 from tests.support.phantom import small_chest
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, needs_chromium, serving
 from tests.webui.geometry import Point, on_screen
 from tests.webui.world import NAME, World, known
 
@@ -35,12 +35,6 @@ def volume(chest: tuple[CTVolume, Analysis]) -> CTVolume:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World.at(tmp_path_factory.mktemp("tools") / "data")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

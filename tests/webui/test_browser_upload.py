@@ -11,18 +11,12 @@ from sqlalchemy import select
 from appliance import uploads
 from appliance.tables import Instance, Study
 from tests.support.instances import REAL_STUDY, Names, as_file, ct_instance, needs_real_data
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, needs_chromium, serving
 from tests.webui.test_upload import zipped
 from tests.webui.world import World
 from webui import upload
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium("--disable-3d-apis") as started:
-        yield started
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pipelines.findings import Analysis, HeatMap, Side
 from pipelines.phantom import chest as large_chest
 from pipelines.volume import CTVolume
 from tests.support.figures import FIGURE
-from tests.webui.browser import WINDOW, Reader, chromium, needs_chromium, serving
+from tests.webui.browser import WINDOW, Reader, needs_chromium, serving
 from tests.webui.geometry import Point, on_screen
 from tests.webui.world import NAME, World, truth
 
@@ -23,12 +23,6 @@ pytestmark = needs_chromium
 
 LESION_ORANGE = (255, 138, 61)
 LESION_YELLOW = (240, 228, 66)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -10,19 +10,13 @@ from appliance.studies import PatientAttributes, SeriesAttributes, StudyAttribut
 from pipelines.findings import Analysis
 from pipelines.volume import CTVolume
 from tests.appliance.world import Bell
-from tests.webui.browser import Reader, chromium, needs_chromium, serving
+from tests.webui.browser import Reader, needs_chromium, serving
 from tests.webui.world import NAME, PASSWORD, World
 from webui import live
 from webui.live import LiveFeed
 from webui.resources import EXTENSION
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture
