@@ -262,7 +262,8 @@ class Box:
             return study.state != State.READY or self.is_delivered(sending)
 
         waiting = list(sendings)
-        deadline = time.monotonic() + PATIENCE_S + 10 * len(sendings)
+        # A PACS that failed eight times in a row is asked again after 256 s.
+        deadline = time.monotonic() + 2 * PATIENCE_S + 10 * len(sendings)
         while waiting := [each for each in waiting if not settled(each)]:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(waiting)} studies have not ended or were not delivered")
