@@ -258,7 +258,7 @@ def test_a_pruned_u_net_plus_plus_computes_only_the_nodes_it_needs(
 
 @every_depth
 def test_the_shipped_lesion_weights_serve_every_depth(depth: int) -> None:
-    bundle = open_bundle(shipped_weights() / "lesions")
+    bundle, _ = open_bundle(shipped_weights() / "lesions").members
     config = dataclasses.replace(bundle.config, network={**bundle.config.network, "depth": depth})
     image = torch.rand(1, 1, *SIZES[3])
 

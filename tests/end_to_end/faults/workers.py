@@ -21,7 +21,7 @@ from appliance.lifecycle import State
 from appliance.tables import Delivery, Study, StudyEvent
 from pipelines.tasks import STEPS
 from tests.end_to_end.faults import impatient
-from tests.end_to_end.faults.box import PATIENCE_S, Box, Row, Sending, kill, until
+from tests.end_to_end.faults.box import PATIENCE_S, Box, Row, Sending, until
 from tests.support import programs
 from tests.support.served import FINAL
 
@@ -159,14 +159,12 @@ def _kill_until_it_ends(box: Box, deadly: Sending) -> bool:
     """Kill the pool process once in each try; false if one was over before it was struck."""
     last = 0
     while (study := box.study(deadly)) is None or study.state not in FINAL:
-        if study is not None and study.state == State.ANALYSING and study.attempts > last:
+        new_try = study is not None and study.state == State.ANALYSING and study.attempts > last
+        if new_try and box.kill_worker("worker-gpu", "pool process"):  # there may be none just then
             last = study.attempts
-            for pid in box.pool_of("worker-gpu"):
-                kill(pid)
-            if _state(box, deadly) == State.READY:
-                return False
         time.sleep(0.005)
-    return study.attempts == last
+    # Nothing but a try that was over makes a study READY, be it while its process was struck.
+    return study.attempts == last and study.state != State.READY
 
 
 def _not_quarantined(box: Box, deadly: Sending) -> list[str]:
