@@ -222,7 +222,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which network said so; the digest is the sha256 of its ``weights.safetensors``."""
+    """Which model said so; `digest` is of its settings and weights (`weights.open_bundle`)."""
 
     purpose: str
     name: str

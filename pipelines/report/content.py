@@ -100,6 +100,11 @@ class Outcome:
         return () if self.confirmation is None else self.confirmation.outlined
 
     @property
+    def is_edited(self) -> bool:
+        """Whether a person rejected or outlined lesions, so that they are not the analysis's."""
+        return self.confirmation is not None and bool(self.confirmation.rejected or self.outlined)
+
+    @property
     def corrected(self) -> tuple[int, ...]:
         """Those of them that the analysis found, with another outline."""
         return tuple(number for number in self.outlined if number in self.machine_lesions)
@@ -279,11 +284,14 @@ def _volume_ml(analysis: Analysis) -> float:
 
 
 def _result(outcome: Outcome) -> Iterator[str]:
-    analysis = outcome.analysis
-    yield (
-        f"COVID-19-like appearance: {_verdict(positive=outcome.positive)}."
-        f" Probability {analysis.probability:.2f}, positive from {analysis.threshold:.2f}."
-    )
+    analysis, person = outcome.analysis, outcome.confirmation
+    said = f"robability {analysis.probability:.2f}, positive from {analysis.threshold:.2f}."
+    verdict = f"COVID-19-like appearance: {_verdict(positive=outcome.positive)}"
+    if person is None:
+        yield f"{verdict}. P{said}"
+    else:
+        machine = _verdict(positive=outcome.machine_positive)
+        yield f"{verdict}, decided by {person.name}. The automatic analysis: {machine}, p{said}"
     yield (
         f"{len(analysis.lesions)} lesions, {_volume_ml(analysis):.1f} ml in all."
         f" Right lung {analysis.lungs.right_ml:.0f} ml, left {analysis.lungs.left_ml:.0f} ml."
@@ -408,17 +416,25 @@ def _comparison(report: Report) -> Section:
         )
     else:
         told.append(f"Both results are by the same models: {_versions(new.analysis)}.")
+    if by_hand := [when for when, each in (("before", old), ("now", new)) if each.is_edited]:
+        told.append(
+            f"A person rejected or outlined lesions of the result {' and '.join(by_hand)}: a change"
+            " may come from that and not from the patient."
+        )
     header = ("Lesion in", "before", "now", "change", "change")
     return Section(heading, tuple(told), Table(header, tuple(_changes(old.analysis, new.analysis))))
 
 
 def _told(outcome: Outcome) -> str:
     analysis, person = outcome.analysis, outcome.confirmation
-    said = (
-        f"{_verdict(positive=outcome.positive)}, probability {analysis.probability:.2f},"
-        f" {len(analysis.lesions)} lesions; analysed {moment(outcome.analysed_at)}"
-    )
-    return f"{said}, unconfirmed." if person is None else f"{said}, confirmed by {person.name}."
+    machine = _verdict(positive=outcome.machine_positive)
+    said = f"by the analysis {machine}, probability {analysis.probability:.2f}"
+    if person is None:
+        judged = f"{said}, unconfirmed"
+    else:
+        judged = f"{_verdict(positive=outcome.positive)}, confirmed by {person.name} ({said})"
+    lesions = f"{len(analysis.lesions)} lesions"
+    return f"{judged}; {lesions}; analysed {moment(outcome.analysed_at)}."
 
 
 def _versions(analysis: Analysis) -> str:

@@ -26,6 +26,8 @@ from tests.webui.world import NAME, World
 from webui import report
 from webui.results import open_result
 
+BY_HAND = "A person rejected or outlined lesions of the result"
+
 
 def pdf_text(content: bytes) -> list[str]:
     """What a reader can select, by pages."""
@@ -181,7 +183,7 @@ def test_an_earlier_version_stays_to_be_read_and_is_marked(
     newest, older = client.get(address).text, client.get(f"{address}?review=1").text
     machine = client.get(f"{address}.pdf?review=0")
 
-    assert "appearance: negative" in newest
+    assert f"appearance: negative, decided by {NAME}. The automatic analysis: positive" in newest
     assert "SUPERSEDED" not in newest
     assert "The automatic analysis said positive; decided otherwise: other: Seen." in newest
     assert report.AMENDED in older
@@ -230,6 +232,14 @@ def test_it_is_compared_with_the_study_before(world: World, client: FlaskClient,
     )
     assert f"both lungs {change}" in text
     assert "1 lesions; analysed" in text
+    assert BY_HAND not in text
+
+    every = {lesion.id: lesion.id != 1 for lesion in analysis.lesions}
+    confirm(world, 3, positive=False, lesions=every, reason=Reason.OTHER, reason_text="Seen.")
+
+    edited = client.get(f"/studies/{new}/report").text
+    assert f"{BY_HAND} now: a change may come from that" in edited
+    assert f"negative, confirmed by {NAME} (by the analysis positive, probability" in edited
 
 
 def test_a_prior_that_cannot_be_read_is_told(world: World, client: FlaskClient, chest: Any):

@@ -1,5 +1,6 @@
 """The models that are installed, their cards, and which of them made the newest result."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -90,13 +91,16 @@ def _installed(folder: Path) -> Installed:
 
 
 def _digest(folder: Path) -> str:
-    """The digest of the weights by the file of checksums, "" where it names none."""
+    """The digest that results name, of settings and weights together; "" where a sum lacks.
+
+    As `pipelines.weights.open_bundle` makes it, without the libraries that this needs.
+    """
     sums = folder / SUMS
-    for line in sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else ():
-        digest, _, name = line.partition(" ")
-        if name.strip().lstrip("*") == WEIGHTS:
-            return digest
-    return ""
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else ()
+    digests = {name.strip(): digest for digest, _, name in (line.partition(" ") for line in lines)}
+    if not {CONFIG, WEIGHTS} <= set(digests):
+        return ""
+    return hashlib.sha256(f"{digests[CONFIG]}{digests[WEIGHTS]}".encode()).hexdigest()
 
 
 def _rendered(text: str) -> Markup:

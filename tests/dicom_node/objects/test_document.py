@@ -111,7 +111,8 @@ def test_an_overridden_and_amended_result_says_so(study):
 
     said = "".join(text(pdf(study, verification=person)).split())  # it is drawn in pieces
 
-    assert "COVID-19-likeappearance:negative.Probability0.81" in said
+    assert "COVID-19-likeappearance:negative,decidedby" in said
+    assert "Theautomaticanalysis:positive,probability0.81" in said
     assert "saidpositive;decidedotherwise:artefact:<b>motion</b>" in said
     assert "Comment:Comparewith2024&2025." in said
     assert "Version2" in said
@@ -193,4 +194,4 @@ def test_compared_with_another_result_it_is_another_document(study):
     assert first.SeriesInstanceUID == second.SeriesInstanceUID
     assert "No earlier study of this patient" in text(first.EncapsulatedDocument)
     assert "Compared with the study of 2026-01-05." in text(second.EncapsulatedDocument)
-    assert "confirmed by Jane Doe." in text(second.EncapsulatedDocument)
+    assert "confirmed by Jane Doe (by the analysis" in text(second.EncapsulatedDocument)

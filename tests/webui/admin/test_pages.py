@@ -22,6 +22,7 @@ from appliance.store import Store
 from appliance.tables import Account, AuditEntry, Delivery
 from dicom_node import tasks
 from dicom_node.scp import listening
+from pipelines.weights import open_bundle, shipped_weights
 from tests.webui.world import PASSWORD, World, sign_in
 from webui.admin import configuration, models, queues, users
 
@@ -235,6 +236,12 @@ def test_a_card_is_rendered_as_text(administrator: FlaskClient):
     assert "<table>" in page
     assert administrator.get("/admin/models/nothing").status_code == 404
     assert administrator.get("/admin/models/..").status_code == 404
+
+
+def test_the_digest_of_an_installed_model_is_the_one_that_results_name():
+    for purpose in ("lungs", "lesions"):
+        folder = shipped_weights() / purpose
+        assert models._installed(folder).digest == open_bundle(folder).digest
 
 
 def test_a_damaged_model_is_named_as_such(world: World, tmp_path: Path):
