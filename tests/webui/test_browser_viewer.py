@@ -471,6 +471,27 @@ def until_title(reader: Reader, end: str) -> None:
     reader.frames()
 
 
+CUT_OFF = """(description) => {
+  const what = document.querySelector(".banner .what dd");
+  const before = what.textContent;
+  what.textContent += description;
+  const cut = [...document.querySelectorAll(".banner div:not(.what) dd")]
+    .filter((value) => value.scrollWidth > value.clientWidth).map((value) => value.textContent);
+  what.textContent = before;
+  return cut;
+}"""
+
+
+def test_who_it_is_is_whole_on_a_small_screen(reader: Reader):
+    whole = reader.page.viewport_size
+    reader.page.set_viewport_size({"width": 1280, "height": 720})
+    reader.frames()
+
+    assert reader.page.evaluate(CUT_OFF, " thorax, low dose, follow-up" * 3) == []
+    assert whole is not None
+    reader.page.set_viewport_size(whole)
+
+
 def test_what_must_always_be_shown_is_shown(reader: Reader, found: Analysis):
     banner, panel = reader.page.inner_text(".top-bar"), reader.page.inner_text(".panel")
 
