@@ -32,12 +32,12 @@ from pipelines.engines.choice import EngineChoice
 from pipelines.engines.engine import Engine
 from pipelines.engines.torch import TorchEngine
 from pipelines.evaluation.metrics import dice
-from pipelines.inference import RIM, Model, predict_stack
+from pipelines.inference import RIM, Model
 from pipelines.phantom import chest
 from pipelines.preprocessing import pad_to_multiple
 from pipelines.series import load_input
 from pipelines.volume import CTVolume
-from pipelines.weights import Bundle, Precision
+from pipelines.weights import Bundle, ModelConfig, Precision
 
 PAPERS_PATCH = (128, 256, 256)
 OVERLAP = 0.25
@@ -181,14 +181,10 @@ def measure_reference(source: Path, lesions: Path) -> Figures:
 class SlidingWindow(Model):
     """A segmentation model whose 3-D networks MONAI runs: patches that overlap, blended."""
 
-    def probability(self, image: np.ndarray) -> np.ndarray:
-        said = [
-            blended(engine, image)
-            if member.dimensions == 3
-            else predict_stack(engine, image, dimensions=2, channels=member.in_channels)
-            for engine, member in zip(self.engines, self.config.members, strict=True)
-        ]
-        return np.mean(said, axis=0)
+    def ask(self, engine: TorchEngine, member: ModelConfig, image: np.ndarray) -> np.ndarray:
+        if member.dimensions == 3:
+            return blended(engine, image)
+        return super().ask(engine, member, image)
 
 
 def blended(engine: TorchEngine, image: np.ndarray) -> np.ndarray:

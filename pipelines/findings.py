@@ -15,6 +15,7 @@ A result folder holds
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -220,9 +221,14 @@ class HeatMap:
         return self.FILES[self.purpose]
 
 
+def model_digest(settings_sum: str, weights_sum: str) -> str:
+    """Return what names a model, from the sums of its two files: another threshold is another."""
+    return hashlib.sha256(f"{settings_sum}{weights_sum}".encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class ModelRef:
-    """Which model said so; `digest` is of its settings and weights (`weights.open_bundle`)."""
+    """Which model said so; `digest` is its `model_digest`."""
 
     purpose: str
     name: str

@@ -62,14 +62,19 @@ class Model:
         Several networks say the mean of what they say alone, as nnU-Net's do (Isensee 2021,
         doi:10.1038/s41592-020-01008-z).
         """
-        said = (
-            predict_stack(engine, image, dimensions=one.dimensions, channels=one.in_channels)
-            for engine, one in zip(self.engines, self.config.members, strict=True)
-        )
+        members = zip(self.engines, self.config.members, strict=True)
+        said = (self.ask(engine, member, image) for engine, member in members)
         mean = next(said)
         for count, probability in enumerate(said, start=2):
             mean += (probability - mean) / count
         return mean
+
+    def ask(
+        self, engine: Engine, member: ModelConfig, image: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return what one of the networks says of `image`."""
+        dimensions, channels = member.dimensions, member.in_channels
+        return predict_stack(engine, image, dimensions=dimensions, channels=channels)
 
 
 def predict_stack(

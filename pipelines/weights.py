@@ -22,7 +22,7 @@ from torch import nn
 
 from pipelines.errors import WeightsError
 from pipelines.files import whole_file
-from pipelines.findings import ModelRef
+from pipelines.findings import ModelRef, model_digest
 from pipelines.limits import (
     ABOVE_ZERO,
     COUNT,
@@ -161,13 +161,11 @@ class ModelConfig:
         )
 
     def network_with_random_weights(self) -> nn.Module:
-        """Return the architecture named in the configuration; of an ensemble, all of them.
+        """Return the architecture named in the configuration.
 
         Raises:
             WeightsError: there is none of this name, or it cannot be configured so.
         """
-        if len(self.members) > 1:
-            return nn.ModuleList(member.network_with_random_weights() for member in self.members)
         return build(*self._architecture())
 
     @property
@@ -335,7 +333,7 @@ class Bundle:
         )
 
     def network(self) -> nn.Module:
-        """Return the network in single precision, ready to infer; of an ensemble, all of them.
+        """Return the network in single precision, ready to infer; an ensemble has `members`.
 
         Raises:
             WeightsError: the tensors do not fit the architecture.
@@ -395,8 +393,7 @@ def open_bundle(folder: Path) -> Bundle:
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise WeightsError(f"{folder} is no model of this release: {error}") from error
     config.check()
-    made_of = "".join(sums[name] for name in (CONFIG_FILE, WEIGHTS_FILE))
-    digest = hashlib.sha256(made_of.encode()).hexdigest()
+    digest = model_digest(sums[CONFIG_FILE], sums[WEIGHTS_FILE])
     return Bundle(config=config, digest=digest, tensors=tensors)
 
 

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from webui.language import gettext, marked
+from webui.language import ENGLISH, gettext, marked, spoken
 
 WORDS: Final = (
     # appliance.accounts.Role
@@ -157,8 +157,8 @@ TOLD: Final = "told_"
 
 def told(text: str | None) -> str:
     """A sentence of a package below in the reader's language; nothing for none."""
-    if not text:
-        return ""
+    if not text or spoken() == ENGLISH:
+        return text or ""
     said = gettext(text)
     if said != text:
         return said

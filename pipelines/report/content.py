@@ -285,13 +285,13 @@ def _volume_ml(analysis: Analysis) -> float:
 
 def _result(outcome: Outcome) -> Iterator[str]:
     analysis, person = outcome.analysis, outcome.confirmation
-    said = f"robability {analysis.probability:.2f}, positive from {analysis.threshold:.2f}."
+    said = f"probability {analysis.probability:.2f}, positive from {analysis.threshold:.2f}."
     verdict = f"COVID-19-like appearance: {_verdict(positive=outcome.positive)}"
     if person is None:
-        yield f"{verdict}. P{said}"
+        yield f"{verdict}. {said.capitalize()}"
     else:
         machine = _verdict(positive=outcome.machine_positive)
-        yield f"{verdict}, decided by {person.name}. The automatic analysis: {machine}, p{said}"
+        yield f"{verdict}, decided by {person.name}. The automatic analysis: {machine}, {said}"
     yield (
         f"{len(analysis.lesions)} lesions, {_volume_ml(analysis):.1f} ml in all."
         f" Right lung {analysis.lungs.right_ml:.0f} ml, left {analysis.lungs.left_ml:.0f} ml."

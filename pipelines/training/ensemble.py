@@ -17,6 +17,7 @@ from typing import Final
 from torch import nn
 
 from pipelines.errors import PipelineError
+from pipelines.limits import NAMES
 from pipelines.training.recipe import read_toml
 from pipelines.weights import ENSEMBLE, open_bundle, write_bundle
 
@@ -34,8 +35,11 @@ def write_ensemble(settings: Path, out: Path) -> None:
         missing, unknown = sorted(set(KEYS) - set(tables)), sorted(set(tables) - set(KEYS))
         raise PipelineError(f"{settings}: missing keys {missing}, unknown keys {unknown}.")
     names = tables["members"]
-    if not isinstance(names, list) or len(set(names)) < 2:
-        raise PipelineError(f"{settings}: members must name two or more folders of trained models.")
+    if not NAMES.holds(names) or len(names) < 2:
+        raise PipelineError(
+            f"{settings}: members must be a list of two or more different folders beside this file,"
+            " each with a trained model."
+        )
     bundles = [open_bundle(settings.parent / name) for name in names]
     first = bundles[0].config
     for name, bundle in zip(names, bundles, strict=True):

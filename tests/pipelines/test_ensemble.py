@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from pipelines.cli import average
 from pipelines.engines.choice import EngineChoice
+from pipelines.engines.torch import best_precision
 from pipelines.errors import PipelineError
 from pipelines.inference import Model
 from pipelines.training.ensemble import write_ensemble
@@ -86,9 +87,13 @@ def test_each_network_is_computed_in_its_own_precision(settings: Path):
     write_bundle(settings.parent / "slices", exact, exact.network_with_random_weights())
     write_ensemble(settings, settings.parent)
 
-    members = open_bundle(settings.parent).config.members
+    bundle = open_bundle(settings.parent)
 
-    assert [member.precision for member in members] == [Precision.BF16, Precision.FP32]
+    allowed = [member.precision for member in bundle.config.members]
+    assert allowed == [Precision.BF16, Precision.FP32]
+    volume, slices = Model.open(bundle, EngineChoice.TORCH).engines
+    assert volume.precision is best_precision(torch.device("cpu"), Precision.BF16)
+    assert slices.precision is Precision.FP32
 
 
 @pytest.mark.parametrize(
@@ -96,8 +101,15 @@ def test_each_network_is_computed_in_its_own_precision(settings: Path):
     [
         ('name = "both"\n', "", r"missing keys \['name'\]"),
         ("version", 'colour = "red"\nversion', r"unknown keys \['colour'\]"),
-        ('["volume", "slices"]', '["volume", "volume"]', "members must name two or more folders"),
-        ('["volume", "slices"]', '"volume"', "members must name two or more folders"),
+        (
+            '["volume", "slices"]',
+            '["volume", "volume"]',
+            "members must be a list of two or more diff",
+        ),
+        ('["volume", "slices"]', '["volume"]', "members must be a list of two or more different"),
+        ('["volume", "slices"]', '"volume"', "members must be a list of two or more different"),
+        ('["volume", "slices"]', "[1, 2]", "members must be a list of two or more different"),
+        ('"slices"', '"../slices"', "members must be a list of two or more different folders"),
         ('"slices"', '"absent"', "absent holds no model"),
         ("peak = 0.75", "peak = 0.1", "threshold 0.25 above decision.peak 0.1"),
     ],

@@ -1,6 +1,5 @@
 """The models that are installed, their cards, and which of them made the newest result."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,6 +14,7 @@ from sqlalchemy import select
 
 from appliance import doctor
 from appliance.tables import Analysis
+from pipelines.findings import model_digest
 from webui.resources import resources
 
 blueprint = Blueprint("models", __name__)
@@ -91,16 +91,13 @@ def _installed(folder: Path) -> Installed:
 
 
 def _digest(folder: Path) -> str:
-    """The digest that results name, of settings and weights together; "" where a sum lacks.
-
-    As `pipelines.weights.open_bundle` makes it, without the libraries that this needs.
-    """
+    """The digest that results name; "" where the file of checksums lacks one of the two files."""
     sums = folder / SUMS
     lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else ()
     digests = {name.strip(): digest for digest, _, name in (line.partition(" ") for line in lines)}
     if not {CONFIG, WEIGHTS} <= set(digests):
         return ""
-    return hashlib.sha256(f"{digests[CONFIG]}{digests[WEIGHTS]}".encode()).hexdigest()
+    return model_digest(digests[CONFIG], digests[WEIGHTS])
 
 
 def _rendered(text: str) -> Markup:
