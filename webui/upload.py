@@ -301,10 +301,10 @@ def _taken(upload: Upload, person: Person) -> dict[str, Any]:
     )
     others = (skipped for skipped in collected.skipped if skipped not in collected.refused)
     left_out = [*imported.refused, *others]
-    told = [*left_out, *imported.mended][:MOST_REASONS]
+    listed = [*left_out, *imported.mended][:MOST_REASONS]
     return {
         **{kind.value: imported.taken[kind] for kind in Recorded},
-        "left_out": [{"name": str(path), "reason": why} for path, why in told],
+        "left_out": [{"name": str(path), "reason": why} for path, why in listed],
         "left_out_count": len(left_out),
         "study_uids": list(imported.study_uids),
     }
